@@ -1,0 +1,62 @@
+# Two commands do everything: `make demo` and `make test`. `make help` lists the rest.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar off
+APP := $(VENV)/.app-installed
+DEV := $(VENV)/.dev-installed
+LOCK_VENV := .tools/lock
+CODE := serving predictor transformers cli tests
+TESTS ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint format lock clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(APP) ## Run the pair once: photos in, boxes out, pictures in demo-out/.
+	$(BIN)/saccade demo --out demo-out
+
+serve: $(APP) ## Run the pair until Ctrl-C; prints curl lines to paste.
+	$(BIN)/saccade up
+
+test: $(DEV) ## Run the tests (no cluster, soak or GPU).
+	$(BIN)/python -m pytest $(TESTS) -m "not cluster and not soak and not gpu"
+
+lint: $(DEV) ## Check format, style and types.
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+
+format: $(DEV) ## Bring the code into the one format.
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+lock: $(LOCK_VENV)/bin/uv ## Write requirements/*.txt from pyproject.toml (FLAGS=--upgrade for newer versions).
+	UV="$(LOCK_VENV)/bin/uv" FLAGS="$(FLAGS)" sh requirements/lock.sh
+
+clean: ## Remove everything that make created.
+	rm -rf $(VENV) .tools demo-out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@echo "creating $(VENV) with $(PYTHON)"
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else \
+	  f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; set PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(APP): requirements/app.txt pyproject.toml serving/saccade_serving/__init__.py | $(VENV)/bin/python
+	@echo "installing the locked requirements (about a minute; later calls reuse $(VENV))"
+	@$(PIP) --require-hashes -r requirements/app.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV): requirements/dev.txt $(APP)
+	@echo "installing the locked development requirements"
+	@$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(LOCK_VENV)/bin/uv: requirements/tools-lock.txt
+	@$(PYTHON) -m venv $(LOCK_VENV)
+	@$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r $<
+	@touch $@

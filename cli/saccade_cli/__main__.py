@@ -1,0 +1,254 @@
+"""The ``saccade`` command: what a person types."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Final, NoReturn
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from saccade_cli import demo as demo_run
+from saccade_cli.detect import DetectFailed, detect, summary
+from saccade_cli.pair import Pair, PairFailed, Ports
+from saccade_serving import __version__
+from saccade_serving.client import ConnectionFailed, Refused, RestClient
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Computer-vision serving on KServe: run the pair on this machine, ask it what it sees.",
+)
+console = Console()
+errors = Console(stderr=True)
+
+#: Set where the command runs from a source checkout, which holds the example model and photos.
+_EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
+_DEFAULT_REPOSITORY: Final = _EXAMPLES / "model-repository"
+
+Repository = Annotated[
+    Path, typer.Option("--model-repository", "-r", help="Triton model repository: <model>/<version>/model.onnx.")
+]
+Model = Annotated[str, typer.Option(help="Model to serve; may be omitted where the repository holds one.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Print the version, or let the command run."""
+    if version:
+        console.print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def up(
+    model_repository: Repository = _DEFAULT_REPOSITORY,
+    model: Model = "",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="REST port of the transformer.")] = 8080,
+    grpc_port: Annotated[int, typer.Option(min=1, max=65535, help="gRPC port of the transformer.")] = 8081,
+) -> None:
+    """Run transformer and predictor on this machine until Ctrl-C."""
+    name = _model_name(model_repository, model)
+    with _reporting():
+        ports = Ports.choose(host, rest=port, grpc=grpc_port)
+        pair = Pair(model_repository, name, host, ports)
+        asyncio.run(_run_up(pair))
+
+
+@app.command("detect")
+def detect_command(
+    images: Annotated[list[Path], typer.Argument(help="Pictures: JPEG, PNG, WebP or BMP.", show_default=False)],
+    url: Annotated[str, typer.Option(help="The transformer.")] = "http://127.0.0.1:8080",
+    save: Annotated[Path | None, typer.Option(help="Write pictures with boxes into this directory.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture.")] = False,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least score; the server's default if omitted.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for each answer.")] = 30.0,
+) -> None:
+    """Ask a running transformer what is in some pictures."""
+    failed = asyncio.run(_run_detect(images, url, save, as_json, threshold, timeout))
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def demo(
+    model_repository: Repository = _DEFAULT_REPOSITORY,
+    model: Model = "",
+    images: Annotated[Path, typer.Option(help="Directory of photos.")] = _EXAMPLES / "images",
+    out: Annotated[Path, typer.Option(help="Directory for the drawn pictures and the logs.")] = Path("demo-out"),
+) -> None:
+    """Run the pair once: photos by three protocols, a table, pictures with boxes."""
+    begun = time.monotonic()
+    name = _model_name(model_repository, model)
+    photos = [path for path in sorted(images.glob("*")) if path.suffix.lower() in demo_run.SUFFIXES]
+    if not photos:
+        _fail(f"{images} holds no .jpg or .png file")
+    with _reporting():
+        host = "127.0.0.1"
+        pair = Pair(model_repository, name, host, Ports.choose(host), log_dir=out / "logs")
+        asyncio.run(_run_demo(pair, photos, out))
+    console.print(f"Pictures with boxes: {out}/  ({time.monotonic() - begun:.1f} s in all)")
+
+
+async def _run_up(pair: Pair) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(sig, stop.set)
+    with _stopped_at_the_end(pair):
+        starting = asyncio.create_task(_start(pair))
+        waiting = asyncio.create_task(stop.wait())
+        await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            return
+        starting.result()
+        console.print(_how_to_call(pair), highlight=False, soft_wrap=True, markup=False)
+        while not stop.is_set():
+            pair.check()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), 0.5)
+        console.print("stopping")
+
+
+async def _run_demo(pair: Pair, photos: list[Path], out: Path) -> None:
+    table = Table("photo", "protocol", "detections", "ms")
+    table.columns[3].justify = "right"
+
+    def add(row: demo_run.Row) -> None:
+        table.add_row(row.photo, row.protocol, summary(row.detections), f"{row.milliseconds:.1f}")
+
+    with _stopped_at_the_end(pair):
+        await _start(pair)
+        with console.status("sending the photos"):
+            await demo_run.run(pair, photos, out, add)
+    console.print(table)
+
+
+async def _start(pair: Pair) -> None:
+    pair.start()
+    with console.status("starting") as status:
+
+        def step(text: str) -> None:
+            status.update(text)
+            if not console.is_terminal:
+                console.print(text)
+
+        await pair.wait_ready(step)
+
+
+async def _run_detect(
+    images: list[Path], url: str, save: Path | None, as_json: bool, threshold: float | None, timeout_s: float
+) -> bool:
+    client = RestClient(url)
+    failed = False
+    table = Table("picture", "detections", "cache", "saved to")
+    try:
+        for path in images:
+            try:
+                found = await detect(client, url.rstrip("/"), path, threshold, save is not None, timeout_s)
+            except DetectFailed as error:
+                failed = True
+                errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+                continue
+            saved = _save(save, path, found.picture)
+            if as_json:
+                print(orjson.dumps({"file": str(path), **found.answer}).decode())
+            else:
+                table.add_row(str(path), summary(found.answer["detections"]), found.answer["cache"], saved)
+    finally:
+        await client.close()
+    if table.row_count:
+        console.print(table)
+    return failed
+
+
+def _save(directory: Path | None, path: Path, picture: bytes | None) -> str:
+    if directory is None or picture is None:
+        return ""
+    directory.mkdir(parents=True, exist_ok=True)
+    target = directory / f"{path.stem}-{path.suffix.lstrip('.')}.jpg"
+    target.write_bytes(picture)
+    return str(target)
+
+
+@contextlib.contextmanager
+def _stopped_at_the_end(pair: Pair) -> Iterator[None]:
+    """Stop both processes whatever happens; an unclean end of theirs is an error."""
+    try:
+        yield
+    finally:
+        codes = pair.stop()
+    if unclean := {name: code for name, code in codes.items() if code != 0}:
+        raise PairFailed(f"unclean shutdown: {unclean}")
+
+
+@contextlib.contextmanager
+def _reporting() -> Iterator[None]:
+    try:
+        yield
+    except (PairFailed, demo_run.DemoFailed, ConnectionFailed, Refused) as error:
+        _fail(str(error))
+
+
+def _model_name(repository: Path, model: str) -> str:
+    """The model asked for, or the only one."""
+    if not repository.is_dir():
+        _fail(f"model repository {repository} is not a directory; choose one with --model-repository")
+    names = sorted(child.name for child in repository.iterdir() if child.is_dir() and not child.name.startswith("."))
+    if model and model not in names:
+        _fail(f"model repository {repository} has no model {model!r} (found: {', '.join(names) or 'none'})")
+    if not model and len(names) != 1:
+        _fail(f"model repository {repository} holds {len(names)} models ({', '.join(names)}); choose one with --model")
+    return model or names[0]
+
+
+def _how_to_call(pair: Pair) -> str:
+    photo = _EXAMPLES / "images" / "astronaut.jpg"
+    with contextlib.suppress(ValueError):
+        photo = photo.relative_to(Path.cwd())
+    url, infer = pair.url, f"{pair.url}/v2/models/{pair.model}/infer"
+    return f"""
+Serving {pair.model} at {url} (gRPC {pair.host}:{pair.ports.grpc}). Paste one of these into another terminal:
+
+# boxes as JSON
+curl -s -F file=@{photo} {url}/detect
+
+# the picture with boxes drawn
+curl -s -H 'Content-Type: image/jpeg' -H 'Accept: image/jpeg' --data-binary @{photo} -o boxes.jpg {url}/detect
+
+# Open Inference Protocol (V2), JSON
+(printf '{{"inputs":[{{"name":"image","datatype":"BYTES","shape":[1],"data":["'; base64 < {photo} | tr -d '\\n'; \
+printf '"]}}]}}') | curl -s -H 'Content-Type: application/json' --data-binary @- {infer}
+
+# metrics
+curl -s http://{pair.host}:{pair.ports.metrics}/metrics
+
+Ctrl-C stops both processes."""
+
+
+def _fail(message: str) -> NoReturn:
+    errors.print(f"[red]error:[/red] {message}", highlight=False, soft_wrap=True)
+    sys.exit(1)
+
+
+def main() -> None:
+    """Entry point of the ``saccade`` script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The predictor: serves the models of a Triton model repository over V2, with dynamic batching."""

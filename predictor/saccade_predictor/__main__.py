@@ -1,0 +1,44 @@
+"""``saccade-predictor``: serves the models of a repository over V2 REST and gRPC."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from pydantic import ValidationError
+
+from saccade_predictor.loading import load_engines
+from saccade_predictor.metrics import PredictorMetrics
+from saccade_predictor.model import PredictorModel
+from saccade_predictor.repository import RepositoryError, find_models
+from saccade_predictor.settings import PredictorSettings
+from saccade_serving.cpus import container_cpus
+from saccade_serving.server import SaccadeServer, argument_parser
+from saccade_serving.settings import explain
+from saccade_serving.telemetry import configure_logging
+
+
+def main() -> None:
+    """Run the predictor until it is told to stop."""
+    arguments = argument_parser("saccade-predictor", PredictorSettings, model_name=None).parse_args()
+    try:
+        settings = PredictorSettings()
+        directories = find_models(settings.model_repository, arguments.model_name)
+    except ValidationError as error:
+        sys.exit(explain(error, "SACCADE_PREDICTOR_"))
+    except RepositoryError as error:
+        sys.exit(str(error))
+    configure_logging(settings.log_level, settings.log_format)
+
+    metrics = PredictorMetrics()
+    load = partial(load_engines, threads=settings.engine_threads or max(1, container_cpus() - 1))
+    models = [PredictorModel(directory, load, settings.max_queue_size, metrics) for directory in directories]
+    metrics.watch_queues(
+        lambda: [((model.name, v.version), v.batcher.depth) for model in models for v in model.loaded()],
+        lambda: [((model.name, v.version), v.batcher.oldest_s()) for model in models for v in model.loaded()],
+    )
+    SaccadeServer(arguments, settings, metrics).start(models)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From an exported ONNX file to what the predictor serves."""

@@ -1,0 +1,1 @@
+"""Engines: what runs a batch. The Protocols stand in ``engine.py``, one adapter a file beside it."""

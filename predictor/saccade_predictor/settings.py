@@ -1,0 +1,32 @@
+"""The predictor's settings: environment variables with the prefix ``SACCADE_PREDICTOR_``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from saccade_serving.settings import ServiceSettings
+
+
+class PredictorSettings(ServiceSettings):
+    """What the predictor can be told beyond KServe's flags."""
+
+    model_config = SettingsConfigDict(env_prefix="SACCADE_PREDICTOR_")
+
+    model_repository: Path = Field(
+        Path("/mnt/models"), description="Triton model repository; KServe's storage initializer fills /mnt/models"
+    )
+    max_queue_size: int = Field(
+        1024,
+        ge=1,
+        le=1_000_000,
+        description="requests that may wait for one model where its config.pbtxt sets no max_queue_size",
+    )
+    engine_threads: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="threads of one CPU engine instance; 0 is the container's CPUs less one, at least 1",
+    )

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Writes the hashed locks from pyproject.toml: dev.txt first, the others constrained to its versions.
+# FLAGS=--upgrade takes the newest versions that pyproject.toml allows.
+# No index URL is written, so that a lock says what to install and not from where.
+set -eu
+compile() {
+    out=$1
+    shift
+    echo "locking requirements/$out"
+    "$UV" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+        --no-annotate --custom-compile-command "make lock" --output-file "requirements/$out" ${FLAGS:-} "$@" >/dev/null
+}
+compile dev.txt pyproject.toml --all-extras --group build --group dev
+for extra in predictor transformer; do
+    compile "$extra.txt" pyproject.toml --extra "$extra" --constraint requirements/dev.txt
+done
+compile app.txt pyproject.toml --all-extras --group build --constraint requirements/dev.txt
+compile build.txt --group build --constraint requirements/dev.txt
+echo "uv>=0.9" | compile tools-lock.txt -

@@ -1,0 +1,44 @@
+"""What both clients offer, and the two ways in which a call fails besides ``TimeoutError``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata
+
+
+class ConnectionFailed(Exception):
+    """No connection, or it broke off before the answer was complete."""
+
+
+class Refused(Exception):
+    """The server answered with an error.
+
+    Attributes:
+        status: HTTP status; gRPC codes are translated by the table of ``saccade_serving.errors``.
+        retry_after_s: when a retry is worth while, if the server said so.
+    """
+
+    def __init__(self, status: int, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class V2Client(Protocol):
+    """A pooled client of one server. Every call may raise ConnectionFailed, Refused or TimeoutError."""
+
+    async def infer(
+        self, request: InferRequest, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> InferResponse:
+        """Send one request and await its answer for at most ``timeout_s`` seconds."""
+
+    async def metadata(self, model: str, timeout_s: float) -> ModelMetadata:
+        """Ask what the model's tensors are."""
+
+    async def is_ready(self, model: str, timeout_s: float) -> bool:
+        """Whether the model answers requests; False where the server cannot be reached."""
+
+    async def close(self) -> None:
+        """Close all connections."""

@@ -1,0 +1,116 @@
+"""V2 over gRPC, on one multiplexed channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from saccade_serving.client.client import ConnectionFailed, Refused
+from saccade_serving.errors import InvalidRequest
+from saccade_serving.oip import grpc_codec, proto
+from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata
+
+#: gRPC code -> HTTP status, the inverse of the table in ``saccade_serving.errors``.
+_STATUS: Final = {
+    "INVALID_ARGUMENT": 400,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 413,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+
+_OPTIONS: Final = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # The default backs off up to two minutes after a server's restart.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+
+class GrpcClient:
+    """Speaks V2 gRPC with one server.
+
+    Args:
+        address: ``host:port``.
+        tls: use TLS with the system's certificates.
+    """
+
+    def __init__(self, address: str, tls: bool = False) -> None:
+        self._address = address
+        self._tls = tls
+        self._channel: Any = None
+        self._calls: dict[str, Any] = {}
+
+    async def infer(
+        self, request: InferRequest, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> InferResponse:
+        """Send one inference request; see ``V2Client``."""
+        answer = await self._call("ModelInfer", grpc_codec.encode_request(request), timeout_s, headers)
+        try:
+            return grpc_codec.decode_response(answer)
+        except InvalidRequest as error:
+            raise ConnectionFailed(f"the server's answer cannot be read: {error}") from error
+
+    async def metadata(self, model: str, timeout_s: float) -> ModelMetadata:
+        """Ask what the model's tensors are; see ``V2Client``."""
+        answer = await self._call("ModelMetadata", proto.ModelMetadataRequest(name=model), timeout_s)
+        return grpc_codec.decode_metadata(answer)
+
+    async def is_ready(self, model: str, timeout_s: float) -> bool:
+        """Whether the model says it is ready."""
+        try:
+            answer = await self._call("ModelReady", proto.ModelReadyRequest(name=model), timeout_s)
+        except (ConnectionFailed, Refused, TimeoutError):
+            return False
+        return bool(answer.ready)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+            self._calls.clear()
+
+    async def _call(
+        self, method: str, message: Any, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        try:
+            return await self._method(method)(
+                message, timeout=max(timeout_s, 1e-3), metadata=tuple((headers or {}).items())
+            )
+        except grpc.aio.AioRpcError as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: Any) -> Exception:
+        code = error.code().name
+        trailing = dict(error.trailing_metadata() or ())
+        reason, retry_after = trailing.get("saccade-reason"), trailing.get("retry-after")
+        if code == "UNAVAILABLE" and reason is None:  # the channel's own word, not the server's
+            return ConnectionFailed(f"{self._address} cannot be reached: {error.details()}")
+        if code == "DEADLINE_EXCEEDED" and reason is None:
+            return TimeoutError(error.details())
+        status = 502 if reason == "predictor_unavailable" else _STATUS.get(code, 500)
+        return Refused(status, error.details(), float(retry_after) if retry_after else None)
+
+    def _method(self, name: str) -> Any:
+        if self._channel is None:
+            self._channel = (
+                grpc.aio.secure_channel(self._address, grpc.ssl_channel_credentials(), _OPTIONS)
+                if self._tls
+                else grpc.aio.insecure_channel(self._address, _OPTIONS)
+            )
+        call = self._calls.get(name)
+        if call is None:
+            request, response = proto.METHODS[name]
+            call = self._calls[name] = self._channel.unary_unary(
+                f"/{proto.SERVICE}/{name}",
+                request_serializer=request.SerializeToString,
+                response_deserializer=response.FromString,
+            )
+        return call

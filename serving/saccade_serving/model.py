@@ -1,0 +1,98 @@
+"""What the server expects of a model: ready or not, described, asked. Each service brings its own.
+
+A ``ServedModel`` is a ``kserve.Model``: KServe's repository and its list routes see it. Inference does not take
+KServe's ``preprocess``/``predict``/``postprocess`` hooks, because those are tied to KServe's own request types,
+whose REST decoder reads tensors element by element.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from kserve import Model
+
+from saccade_serving.connection.exchange import Exchange
+from saccade_serving.errors import ModelNotFound, Overloaded, Unimplemented
+from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, TensorMetadata
+
+
+class ServedModel(Model):
+    """A model behind the V2 routes of both protocols."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        #: Why the model is not ready, in words for the client.
+        self.not_ready_because = "it is still loading"
+
+    @abstractmethod
+    async def prepare(self) -> None:
+        """Load, warm up with a real inference, then set ``ready``. Runs while the server already listens.
+
+        Raises:
+            Exception: the model can never become ready; the message goes to the log.
+        """
+
+    @abstractmethod
+    def metadata(self, version: str = "") -> ModelMetadata:
+        """Describe the model.
+
+        Raises:
+            ModelNotFound: there is no such version.
+            Overloaded: it is not known yet.
+        """
+
+    @abstractmethod
+    async def infer(self, request: InferRequest, exchange: Exchange) -> InferResponse:
+        """Answer one request. May be cancelled at any await: the client has left."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Free everything. Called once, after the last answer."""
+
+    @abstractmethod
+    def versions(self) -> list[str]:
+        """Versions served at present."""
+
+    def check_ready(self, version: str = "") -> None:
+        """Refuse politely while the model cannot answer.
+
+        Raises:
+            Overloaded: not ready; the message says why.
+            ModelNotFound: ready, but without that version.
+        """
+        if not self.ready:
+            raise Overloaded(f"model {self.name!r} is not ready: {self.not_ready_because}")
+        if version and version not in self.versions():
+            raise ModelNotFound(self.name, version, self.versions())
+
+    def check_probe(self, version: str = "") -> None:
+        """What readiness probes ask; may be stricter than what requests need.
+
+        Raises:
+            As ``check_ready``.
+        """
+        self.check_ready(version)
+
+    def start(self) -> None:
+        """KServe's hook; readiness is ``prepare``'s to decide."""
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Inputs in the form KServe's own metadata uses."""
+        return [_as_dict(tensor) for tensor in self.metadata().inputs]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """Outputs in the form KServe's own metadata uses."""
+        return [_as_dict(tensor) for tensor in self.metadata().outputs]
+
+    async def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
+        """KServe's v1 and explain entry; a model that serves v1 brings its own route.
+
+        Raises:
+            Unimplemented: always.
+        """
+        raise Unimplemented(f"model {self.name!r} serves the V2 protocol only; use POST /v2/models/{self.name}/infer")
+
+
+def _as_dict(tensor: TensorMetadata) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}

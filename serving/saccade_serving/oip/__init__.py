@@ -1,0 +1,1 @@
+"""The Open Inference Protocol (V2): messages and their three encodings (JSON, binary extension, gRPC)."""

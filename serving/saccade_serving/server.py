@@ -1,0 +1,384 @@
+"""The server of both services: KServe's ``ModelServer`` with our infer routes, gRPC service and life cycle.
+
+KServe's flags, its v1 and list routes and its metrics stay. Replaced are: the V2 infer path (codecs), the gRPC
+service (KServe's knows no versions and maps errors to the wrong codes), logging per request, and signal handling
+(KServe's and uvicorn's close the listener at once; here a drain finishes what was accepted).
+
+Life cycle: bind, listen, prepare models (readiness turns true), serve; SIGTERM or SIGINT: readiness turns false,
+requests are answered until none has come for ``drain_quiet_s``, listeners close, models close, exit 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import kserve.model_server
+import uvicorn
+from fastapi import FastAPI
+from kserve import errors as kserve_errors
+from kserve.metrics import POST_HIST_TIME, PRE_HIST_TIME, PREDICT_HIST_TIME
+from kserve.protocol.rest.server import RESTServer
+from prometheus_client import REGISTRY, start_http_server
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from saccade_serving import __version__
+from saccade_serving.connection.exchange import Exchange
+from saccade_serving.connection.gate import Gate
+from saccade_serving.connection.grpc_port import GrpcPort
+from saccade_serving.connection.rest import (
+    RestPort,
+    V2Routes,
+    as_saccade_error,
+    error_response,
+    json_response,
+    metrics_endpoint,
+)
+from saccade_serving.metrics import Metrics
+from saccade_serving.model import ServedModel
+from saccade_serving.settings import ServiceSettings, describe
+
+log = logging.getLogger("saccade.server")
+
+#: KServe's default gRPC message limit; a single 640x640 FP32 image is over half of it.
+KSERVE_GRPC_LIMIT: Final = 8 * 2**20
+#: Stages that KServe's own histograms ``request_*_seconds`` cover.
+KSERVE_STAGES: Final = {
+    "decode": PRE_HIST_TIME,
+    "predict": PREDICT_HIST_TIME,
+    "compute": PREDICT_HIST_TIME,
+    "postprocess": POST_HIST_TIME,
+}
+_LAG_INTERVAL_S: Final = 0.5
+
+
+def argument_parser(service: str, settings: type[ServiceSettings], **defaults: Any) -> argparse.ArgumentParser:
+    """KServe's command line with our description, and our environment variables in ``--help``."""
+    parser = argparse.ArgumentParser(
+        prog=service,
+        parents=[kserve.model_server.parser],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        conflict_handler="resolve",
+        description=f"Saccade {__version__}: {service}. The flags are KServe's.",
+        epilog=f"environment variables:\n{describe(settings)}",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.set_defaults(**defaults)
+    return parser
+
+
+class SaccadeServer(kserve.ModelServer):
+    """Serves models over REST and gRPC.
+
+    Args:
+        arguments: parsed KServe flags.
+        settings: the service's settings.
+        metrics: the service's metrics.
+        extra_routes: builds further routes, given the port their requests must pass.
+    """
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        settings: ServiceSettings,
+        metrics: Metrics,
+        extra_routes: Callable[[RestPort], Sequence[BaseRoute]] = lambda port: (),
+    ) -> None:
+        super().__init__(
+            http_port=arguments.http_port,
+            grpc_port=arguments.grpc_port,
+            workers=1,
+            enable_grpc=arguments.enable_grpc,
+            enable_docs_url=arguments.enable_docs_url,
+            enable_latency_logging=False,
+            access_log_format=arguments.access_log_format,
+            event_loop=arguments.event_loop,
+            timeout_keep_alive=arguments.timeout_keep_alive,
+            ssl_certfile=arguments.ssl_certfile,
+            ssl_keyfile=arguments.ssl_keyfile,
+        )
+        if arguments.workers != 1:
+            # KServe's controller passes --workers=<containerConcurrency> to custom transformers.
+            log.warning("workers_ignored", extra={"asked": arguments.workers, "used": 1})
+        self.settings = settings
+        self.metrics = metrics
+        self.gate = Gate(self.registered_models.get_models(), settings, metrics, _observe_kserve_stages)
+        self._grpc_limits = [
+            max(settings.max_request_bytes, 4 * 2**20) if limit == KSERVE_GRPC_LIMIT else limit
+            for limit in (arguments.grpc_max_receive_message_length, arguments.grpc_max_send_message_length)
+        ]
+        self._extra_routes = extra_routes
+        self._stopping = asyncio.Event()
+        self._failed = False
+
+    def start(self, models: Sequence[ServedModel]) -> None:
+        """Serve until a signal. Returns after a clean shutdown.
+
+        Raises:
+            SystemExit: 1 if a port cannot be bound or no model could be prepared.
+        """
+        for model in models:
+            self.register_model(model)
+        with asyncio.Runner(loop_factory=_loop_factory(self.event_loop)) as runner:
+            runner.run(self._run(models))
+        if self._failed:
+            raise SystemExit(1)
+
+    def stop(self, sig: int) -> None:
+        """Begin the drain; a second signal ends the process at once."""
+        if self._stopping.is_set():
+            log.warning("stopped_at_once", extra={"signal": sig})
+            os._exit(128 + sig)
+        log.info("draining", extra={"signal": sig, "inflight": self.metrics.inflight})
+        self.gate.draining = True
+        self._stopping.set()
+
+    async def _run(self, models: Sequence[ServedModel]) -> None:
+        loop = asyncio.get_running_loop()
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sig, self.stop, sig)
+        REGISTRY.register(self.metrics)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(REGISTRY.unregister, self.metrics)
+            for model in models:
+                stack.push_async_callback(model.close)
+            try:
+                await self._listen(stack)
+            except OSError as error:
+                log.error("cannot_listen", extra={"why": str(error)})
+                self._failed = True
+                return
+            preparing = asyncio.create_task(self._prepare(models))
+            lag = asyncio.create_task(self._watch_loop_lag())
+            await self._stopping.wait()
+            await self._drain()
+            for task in (preparing, lag):
+                task.cancel()
+            await asyncio.gather(preparing, lag, return_exceptions=True)
+        log.info("stopped")
+
+    async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self.settings
+        listener = _bind(settings.host, self.http_port)
+        stack.callback(listener.close)
+        rest = _RestServer(self, self._application(), listener)
+        if self.enable_grpc:
+            grpc = GrpcPort(self.gate, *self._grpc_limits)
+            await grpc.start(settings.host, self.grpc_port)
+            stack.push_async_callback(grpc.stop, settings.drain_grace_s)
+        if settings.metrics_port:
+            _bind(settings.host, settings.metrics_port).close()  # a clear error rather than a traceback
+            exporter, thread = start_http_server(settings.metrics_port, settings.host)
+            stack.callback(thread.join, 5)
+            stack.callback(exporter.server_close)
+            stack.callback(exporter.shutdown)
+        await rest.start()
+        stack.push_async_callback(rest.stop)
+        log.info(
+            "listening",
+            extra={
+                "rest": f"{settings.host}:{self.http_port}",
+                "grpc": f"{settings.host}:{self.grpc_port}" if self.enable_grpc else "off",
+                "metrics": settings.metrics_port or "off",
+            },
+        )
+
+    async def _prepare(self, models: Sequence[ServedModel]) -> None:
+        """Prepare all models; without a single one the service has no purpose and ends."""
+        results = await asyncio.gather(*(model.prepare() for model in models), return_exceptions=True)
+        for model, result in zip(models, results, strict=True):
+            if isinstance(result, BaseException):
+                model.not_ready_because = "it could not be loaded; the server's log has the cause"
+                log.error(
+                    "model_failed",
+                    extra={"model": model.name, "why": str(result)},
+                    exc_info=_unexpected(result),
+                )
+            else:
+                log.info("model_ready", extra={"model": model.name, "versions": model.versions()})
+        if not any(model.ready for model in models):
+            self._failed = True
+            self._stopping.set()
+
+    async def _drain(self) -> None:
+        """Wait until nothing is in flight and nothing has come for ``drain_quiet_s``; at most the grace."""
+        if self._failed:
+            return
+        loop = asyncio.get_running_loop()
+        limit = loop.time() + self.settings.drain_grace_s
+        self.gate.last_seen = max(self.gate.last_seen, loop.time())
+        while loop.time() < limit:
+            quiet_in_s = self.gate.last_seen + self.settings.drain_quiet_s - loop.time()
+            if self.metrics.inflight == 0 and quiet_in_s <= 0:
+                return
+            await asyncio.sleep(max(0.01, min(quiet_in_s, 0.1)))
+        log.warning("drain_grace_over", extra={"inflight": self.metrics.inflight})
+
+    async def _watch_loop_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_INTERVAL_S
+            await asyncio.sleep(_LAG_INTERVAL_S)
+            self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
+
+    def _application(self) -> ASGIApp:
+        """Our routes first, then KServe's, all errors in the V2 form."""
+        app = FastAPI(
+            title="Saccade",
+            version=__version__,
+            docs_url="/docs" if self.enable_docs_url else None,
+            redoc_url=None,
+        )
+        port = RestPort(self.gate)
+        app.router.routes += V2Routes(self.gate, port).routes()
+        app.router.routes += self._extra_routes(port)
+        if self.settings.metrics_on_http:
+            app.router.routes.append(Route("/metrics", metrics_endpoint))
+        else:
+            app.router.routes.append(Route("/metrics", _not_here))
+        _KServeRoutes(self.dataplane, self.model_repository_extension, app).register()
+        for handled in (HTTPException, Exception, *_KSERVE_STATUS):
+            app.add_exception_handler(handled, _answer_exception)
+        return _ConnectionCloser(app, self.gate)
+
+
+class _KServeRoutes(RESTServer):
+    """Registers KServe's own routes on our application; its server is not started."""
+
+    def __init__(self, dataplane: Any, repository: Any, app: FastAPI) -> None:
+        self.dataplane, self.model_repository_extension, self._app = dataplane, repository, app
+
+    def register(self) -> None:
+        self._register_endpoints(self._app)
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its signal handlers, which close the listener at once."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _RestServer:
+    """Runs the application on a socket that is already bound, so that a port in use is found at once."""
+
+    def __init__(self, server: SaccadeServer, app: ASGIApp, listener: socket.socket) -> None:
+        self._listener = listener
+        self._server = _Uvicorn(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                timeout_keep_alive=server.timeout_keep_alive,
+                timeout_graceful_shutdown=max(1, int(server.settings.drain_grace_s)),
+                ssl_certfile=server.ssl_certfile,
+                ssl_keyfile=server.ssl_keyfile,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen and return when connections are accepted."""
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        while not self._server.started:
+            if self._task.done():
+                self._task.result()
+                raise OSError("the HTTP server ended while it started")
+            await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """Close the listener, finish open requests."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+
+
+class _ConnectionCloser:
+    """While draining, answers carry ``Connection: close``, so that clients move to another replica."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self._app, self._gate = app, gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def closing_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, receive, closing_send if self._gate.draining else send)
+
+
+_KSERVE_STATUS: Final[dict[type[Exception], int]] = {
+    kserve_errors.InvalidInput: 400,
+    kserve_errors.ModelNotFound: 404,
+    kserve_errors.ModelNotReady: 503,
+    kserve_errors.ServerNotReady: 503,
+    kserve_errors.UnsupportedProtocol: 501,
+    NotImplementedError: 501,
+}
+
+
+async def _answer_exception(request: Request, error: Exception) -> Response:
+    """Answer what a KServe route or the router raised, in the V2 form."""
+    if isinstance(error, HTTPException):
+        text = f"{request.method} {request.url.path[:200]} is not served here: {error.detail}"
+        return json_response({"error": text}, error.headers, error.status_code)
+    for kind, status in _KSERVE_STATUS.items():
+        if isinstance(error, kind):
+            return json_response({"error": str(error)}, status=status)
+    return error_response(as_saccade_error(error))
+
+
+async def _not_here(_request: Request) -> Response:
+    raise HTTPException(404, "metrics are on the metrics port")
+
+
+def _observe_kserve_stages(exchange: Exchange) -> None:
+    """Feed KServe's own histograms, which existing dashboards read."""
+    for stage, histogram in KSERVE_STAGES.items():
+        if exchange.model and stage in exchange.stages:
+            histogram.labels(model_name=exchange.model).observe(exchange.stages[stage])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Bind a listening socket.
+
+    Raises:
+        OSError: the sentence names the address and what to do.
+    """
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}; choose another port") from error
+
+
+def _loop_factory(event_loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop where it is installed and not switched off."""
+    if event_loop != "asyncio" and sys.platform == "linux":
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+        return factory
+    return None
+
+
+def _unexpected(error: BaseException) -> BaseException | None:
+    """Errors whose message is not enough: anything but our own and the operator's."""
+    return None if isinstance(error, (ValueError, OSError)) else error

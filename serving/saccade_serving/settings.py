@@ -1,0 +1,76 @@
+"""Settings that both services share, read once from the environment in ``__main__`` and passed down.
+
+Each service adds its own fields and its prefix. KServe's command-line flags (ports, model name, predictor host,
+TLS) are not repeated here: they keep working and win.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """Fields both services have. Frozen: a running service never changes its mind."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_ignore_empty=True)
+
+    host: str = Field("0.0.0.0", description="address that REST, gRPC and metrics listen on")  # noqa: S104
+    max_request_bytes: int = Field(
+        64 * 2**20, ge=1024, le=2**30, description="largest request body, REST and gRPC (bytes)"
+    )
+    max_json_bytes: int = Field(
+        16 * 2**20,
+        ge=1024,
+        le=2**30,
+        description="largest JSON part of a request (bytes); tensors in binary are not JSON",
+    )
+    default_timeout_s: float = Field(
+        30.0, gt=0, le=600, description="time a request has when it states no deadline (seconds)"
+    )
+    receive_timeout_s: float = Field(
+        60.0, gt=0, le=600, description="time in which a request body has to arrive (seconds)"
+    )
+    max_inflight_requests: int = Field(
+        1024,
+        ge=1,
+        le=65536,
+        description="requests being received or answered at once; more are refused with 503",
+    )
+    drain_quiet_s: float = Field(
+        2.0,
+        ge=0,
+        le=60,
+        description="after SIGTERM: time without any request after which the listener closes (seconds)",
+    )
+    drain_grace_s: float = Field(
+        30.0,
+        ge=0,
+        le=600,
+        description="after SIGTERM: longest time before the listener closes all the same (seconds)",
+    )
+    metrics_port: int = Field(9095, ge=0, le=65535, description="port of /metrics; 0 switches it off")
+    metrics_on_http: bool = Field(True, description="serve /metrics on the REST port too")
+    request_log: bool = Field(False, description="one log line per request")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
+    log_format: Literal["json", "text"] = Field("json", description="one JSON object or one plain line per event")
+
+
+def explain(error: ValidationError, prefix: str) -> str:
+    """Turn pydantic's report into one line per wrong variable, named as the operator wrote it."""
+    lines = []
+    for problem in error.errors():
+        field = "_".join(str(part) for part in problem["loc"]).upper()
+        lines.append(f"{prefix}{field}={problem.get('input')!r}: {problem['msg']}")
+    return "\n".join(lines)
+
+
+def describe(settings: type[ServiceSettings]) -> str:
+    """List every environment variable with its default, for ``--help`` and the documentation."""
+    prefix = settings.model_config.get("env_prefix", "")
+    return "\n".join(
+        f"  {prefix}{name.upper()} (default {field.default!r}): {field.description}"
+        for name, field in settings.model_fields.items()
+    )

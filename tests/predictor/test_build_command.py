@@ -1,0 +1,325 @@
+"""The command saccade-build: every wrong input ends in one clear line, and a good one in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner, Result
+
+from saccade_predictor.build.__main__ import app
+
+Shape = list[str | int | None]
+
+
+def write_model(
+    path: Path,
+    input_shape: Shape | None = None,
+    output_shape: Shape | None = None,
+    input_type: int = TensorProto.FLOAT,
+    output_type: int = TensorProto.FLOAT,
+    opset: int = 18,
+) -> Path:
+    """Write a model that ignores its input; its declared tensors are what a test makes of them."""
+    output_shape = output_shape or ["batch", 9, 40]
+    rank = len(output_shape)
+    data = np.full([1] * rank, 0.25, np.float32 if output_type == TensorProto.FLOAT else np.float16)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Shape", ["images"], ["shape"]),
+            helper.make_node("Gather", ["shape", "first"], ["batch"]),
+            helper.make_node("Concat", ["batch", "rest"], ["target"], axis=0),
+            helper.make_node("Expand", ["data", "target"], ["output0"]),
+        ],
+        "constant",
+        [helper.make_tensor_value_info("images", input_type, input_shape or ["batch", 3, 64, 64])],
+        [helper.make_tensor_value_info("output0", output_type, output_shape)],
+        [
+            numpy_helper.from_array(data, "data"),
+            numpy_helper.from_array(np.array([0], np.int64), "first"),
+            numpy_helper.from_array(
+                np.array([dim if isinstance(dim, int) else 1 for dim in output_shape[1:]], np.int64), "rest"
+            ),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
+    return path
+
+
+def build(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["ready", *map(str, arguments)])
+
+
+def error_line(result: Result) -> str:
+    """The only line that comes out."""
+    assert result.exit_code in (1, 2), result.output
+    assert isinstance(result.exception, SystemExit), "no other exception leaves the command"
+    assert result.output.startswith("Error: ")
+    assert result.output.count("\n") == 1
+    assert result.output == result.stderr
+    return result.output.rstrip()
+
+
+def usage_line(result: Result) -> str:
+    """The line of the option parser that says what is wrong; a hint at --help stands above it."""
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    return line
+
+
+def test_a_good_model_becomes_a_ready_graph(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "in.onnx")
+    target = tmp_path / "out.onnx"
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a\nb\nc\nd\ne\n")
+    result = build(source, target, "--head", "yolov8", "--candidates", 20, "--min-score", 0.1, "--labels", labels)
+    assert result.exit_code == 0, result.output
+    assert result.output == (
+        f"{target}: image UINT8 [batch, 64, 64, 3] -> candidates FP32 [batch, 20, 6],"
+        f" 5 classes, 40 anchors, {target.stat().st_size} bytes\n"
+    )
+    model = onnx.load(target)
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert properties["saccade.source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert (properties["saccade.candidates"], properties["saccade.min_score"]) == ("20", "0.1")
+
+
+def test_the_defaults_are_1000_candidates_over_5_percent(tmp_path: Path) -> None:
+    target = tmp_path / "out.onnx"
+    result = build(write_model(tmp_path / "in.onnx"), target, "--head", "yolov8")
+    assert result.exit_code == 0, result.output
+    assert "the last 960 of the 1000 rows are always zero; --candidates 40" in result.output
+    properties = {entry.key: entry.value for entry in onnx.load(target).metadata_props}
+    assert (properties["saccade.candidates"], properties["saccade.min_score"]) == ("1000", "0.05")
+
+
+def test_building_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path: Path) -> None:
+    source, target = write_model(tmp_path / "in.onnx"), tmp_path / "out.onnx"
+    target.write_text("an older build")
+    assert build(source, target, "--head", "yolov8").exit_code == 0
+    first = target.read_bytes()
+    assert build(source, target, "--head", "yolov8").exit_code == 0
+    assert target.read_bytes() == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.onnx", "out.onnx"]
+
+
+def test_the_file_written_has_ordinary_permissions(tmp_path: Path) -> None:
+    target, ordinary = tmp_path / "out.onnx", tmp_path / "ordinary"
+    ordinary.write_text("")
+    assert build(write_model(tmp_path / "in.onnx"), target, "--head", "yolov8").exit_code == 0
+    assert stat.S_IMODE(target.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+
+
+def test_a_failed_build_leaves_the_older_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    target = tmp_path / "out.onnx"
+    target.write_text("an older build")
+    source = write_model(tmp_path / "in.onnx")
+    monkeypatch.setattr(os, "fsync", full)
+    assert "cannot write" in error_line(result := build(source, target, "--head", "yolov8"))
+    assert "No space left on device" in result.output
+    assert target.read_text() == "an older build"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.onnx", "out.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (lambda path: write_model(path, ["batch", 3, 64]), ["'images' is FP32 [batch, 3, 64];", "height, width"]),
+        (
+            lambda path: write_model(path, input_type=TensorProto.FLOAT16),
+            ["'images' is FP16 [batch, 3, 64, 64];", "FP32"],
+        ),
+        (
+            lambda path: write_model(path, ["batch", 1, 64, 64]),
+            ["FP32 [batch, 1, 64, 64];", "[batch, 3, height, width]"],
+        ),
+        (lambda path: write_model(path, ["batch", 64, 64, 3]), ["FP32 [batch, 64, 64, 3];"]),
+        (
+            lambda path: write_model(path, ["batch", 3, "height", "width"]),
+            ["[batch, 3, height, width];", "a fixed height and width", "dynamic_axes={'images': {0: 'batch'}"],
+        ),
+        (
+            lambda path: write_model(path, [1, 3, 64, 64]),
+            ["[1, 3, 64, 64];", "a dynamic first dimension", "dynamic_axes"],
+        ),
+        (
+            lambda path: write_model(path, input_type=TensorProto.UINT8, input_shape=["batch", 64, 64, 3]),
+            ["UINT8 [batch, 64, 64, 3];", "ready already?"],
+        ),
+        (
+            lambda path: write_model(path, output_shape=["batch", 4, 40]),
+            ["'output0' is FP32 [batch, 4, 40];", "at least one class"],
+        ),
+        (
+            lambda path: write_model(path, output_shape=["batch", 84, "anchors"]),
+            ["'output0' is FP32 [batch, 84, anchors];", "both numbers fixed"],
+        ),
+        (lambda path: write_model(path, output_shape=["batch", 40]), ["'output0' is FP32 [batch, 40];"]),
+        (lambda path: write_model(path, output_shape=["batch", 8400, 84]), ["is it transposed?"]),
+        (
+            lambda path: write_model(path, output_type=TensorProto.FLOAT16),
+            ["'output0' is FP16 [batch, 9, 40];", "expected FP32"],
+        ),
+        (lambda path: write_model(path, opset=12), ["opset is 12;", "13.."]),
+        (lambda path: write_model(path, opset=999), ["opset is 999;", "older than the model"]),
+    ],
+)
+def test_a_model_of_another_layout_is_refused_in_one_line(
+    tmp_path: Path, make: Callable[[Path], Path], parts: list[str]
+) -> None:
+    source, target = make(tmp_path / "in.onnx"), tmp_path / "out.onnx"
+    result = build(source, target, "--head", "yolov8")
+    line = error_line(result)
+    assert result.exit_code == 1
+    for part in (str(source), *parts):
+        assert part in line
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not an ONNX file at all", bytes(range(256)) * 40, b'{"json": true}'])
+def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    source = tmp_path / "in.onnx"
+    source.write_bytes(content)
+    result = build(source, tmp_path / "out.onnx", "--head", "yolov8")
+    assert "not an ONNX" in error_line(result)
+    assert result.exit_code == 1
+
+
+def test_a_model_cut_short_is_refused_in_one_line(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "in.onnx")
+    source.write_bytes(source.read_bytes()[:-20])
+    error_line(build(source, tmp_path / "out.onnx", "--head", "yolov8"))
+
+
+def test_several_inputs_or_outputs_are_refused_by_name(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "in.onnx")
+    model = onnx.load(source)
+    model.graph.output.append(helper.make_tensor_value_info("shape", TensorProto.INT64, [4]))
+    onnx.save(model, source)
+    line = error_line(build(source, tmp_path / "out.onnx", "--head", "yolov8"))
+    assert "the list of outputs is 'output0', 'shape'; expected exactly one output" in line
+
+
+def test_a_graph_that_is_not_valid_is_refused_in_one_line(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "in.onnx")
+    model = onnx.load(source)
+    model.graph.node[0].op_type = "Shapes"
+    onnx.save(model, source)
+    assert "not valid ONNX" in error_line(build(source, tmp_path / "out.onnx", "--head", "yolov8"))
+
+
+def test_a_graph_whose_output_is_not_what_it_declares_is_refused(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "in.onnx")
+    model = onnx.load(source)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((1, 7, 1), np.float32), "data"))
+    onnx.save(model, source)
+    assert "the ready graph is not valid" in error_line(build(source, tmp_path / "out.onnx", "--head", "yolov8"))
+
+
+def test_weights_in_separate_files_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    source = tmp_path / "in.onnx"
+    model = onnx.load(write_model(source))
+    onnx.save(model, source, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    line = error_line(build(source, tmp_path / "out.onnx", "--head", "yolov8"))
+    assert "separate files" in line
+    assert "onnx.save(onnx.load(path), new_path)" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--candidates", "0"], "candidates is 0; expected 1..3840, what TensorRT's TopK can do"),
+        (["--candidates", "3841"], "candidates is 3841; expected 1..3840, what TensorRT's TopK can do"),
+        (["--min-score", "-0.1"], "min-score is -0.1; expected 0..1"),
+        (["--min-score", "2"], "min-score is 2.0; expected 0..1"),
+        (["--min-score", "nan"], "min-score is nan; expected 0..1"),
+    ],
+)
+def test_an_option_out_of_range_is_refused_in_one_line(tmp_path: Path, options: list[str], expected: str) -> None:
+    result = build(write_model(tmp_path / "in.onnx"), tmp_path / "out.onnx", "--head", "yolov8", *options)
+    assert error_line(result) == f"Error: {expected}"
+    assert result.exit_code == 2
+    assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ([], ["--head"]),
+        (["--head", "ssd"], ["--head", "ssd", "yolov8"]),
+        (["--head", "yolov8", "--candidates", "many"], ["--candidates"]),
+        (["--head", "yolov8", "--classes", "3"], ["--classes"]),
+    ],
+)
+def test_an_option_that_cannot_be_read_is_named(tmp_path: Path, options: list[str], parts: list[str]) -> None:
+    line = usage_line(build(write_model(tmp_path / "in.onnx"), tmp_path / "out.onnx", *options))
+    for part in parts:
+        assert part in line
+
+
+def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    source, target = write_model(tmp_path / "in.onnx"), tmp_path / "out.onnx"
+
+    def sentence(*arguments: object) -> str:
+        result = build(*arguments, "--head", "yolov8")
+        assert result.exit_code == 2
+        return error_line(result)
+
+    missing = tmp_path / "missing.onnx"
+    assert sentence(missing, target) == f"Error: cannot read {missing}: No such file or directory"
+    assert sentence(tmp_path, target) == f"Error: cannot read {tmp_path}: Is a directory"
+    assert "detector/1 of the output does not exist" in sentence(source, tmp_path / "detector" / "1" / "model.onnx")
+    assert "is a directory; name a file" in sentence(source, tmp_path)
+    assert sentence(source, source) == "Error: the output is the input itself; name another file"
+    (tmp_path / "link.onnx").symlink_to(source)
+    assert "the output is the input itself" in sentence(source, tmp_path / "link.onnx")
+    assert "cannot read" in sentence(source, target, "--labels", tmp_path / "none.txt")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    assert "is not UTF-8 text" in sentence(source, target, "--labels", tmp_path / "binary.txt")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [("a\nb\n", "has 2 lines; the model has 5 classes"), ("a\nb\n\nd\ne\n", "line 3 is empty")],
+)
+def test_labels_that_do_not_fit_the_classes_are_refused(tmp_path: Path, text: str, part: str) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text(text)
+    result = build(write_model(tmp_path / "in.onnx"), tmp_path / "out.onnx", "--head", "yolov8", "--labels", labels)
+    assert part in error_line(result)
+    assert result.exit_code == 1
+
+
+def test_help_says_what_goes_in_and_what_comes_out() -> None:
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    assert "ready" in result.output
+    result = build("--help")
+    assert result.exit_code == 0
+    text = " ".join(result.output.split())
+    for part in (
+        "IN.onnx",
+        "OUT.onnx",
+        "--head",
+        "--candidates",
+        "--min-score",
+        "--labels",
+        "UINT8 [batch, H, W, 3]",
+        "FP32 [batch, 4 + classes, anchors]",
+        "[default: 1000]",
+        "1..3840",
+        "saccade-build ready yolov8m.onnx ready.onnx --head yolov8",
+    ):
+        assert part in text

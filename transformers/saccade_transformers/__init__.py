@@ -1,0 +1,1 @@
+"""The transformer: images in, detections out; calls the predictor over V2."""

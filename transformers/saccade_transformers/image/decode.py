@@ -1,0 +1,199 @@
+"""From the bytes of an encoded image to an upright RGB picture, and back to a JPEG for drawn ones.
+
+Size and pixels are checked before the decoder sees anything: a decompression bomb is refused from its header.
+What reaches OpenCV is one of the four formats of ``header.py`` and complete. OpenCV applies the EXIF
+orientation, turns grey, palette and CMYK/YCCK into RGB, drops alpha (colours as stored, not blended over a
+background) and keeps the upper 8 of 16 bits.
+
+Does not scale, cache or retry. Does not notice damage inside the compressed data of a JPEG that libjpeg conceals
+(it fills with grey): no decoder tells. Importing this module changes nothing in OpenCV: a service calls
+``configure_opencv`` once. OpenCV's own cap of 2^30 pixels (OPENCV_IO_MAX_IMAGE_PIXELS) is left alone: ours is
+smaller, comes first, and is a setting.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from saccade_serving.errors import InvalidImage, PayloadTooLarge
+from saccade_serving.oip.messages import Buffer
+from saccade_transformers.image.header import ImageFormat, check_complete, damaged, read_header
+
+#: Everything that is no base64 digit of either alphabet (RFC 4648, sections 4 and 5), no white space, no padding.
+_NOT_BASE64: Final = re.compile(rb"[^A-Za-z0-9+/\-_= \t\r\n]")
+_WHITESPACE: Final = b" \t\r\n"
+_URLSAFE_TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
+#: The longest header of a data: URL that is looked at.
+_DATA_URL_HEADER: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """The largest image that is decoded.
+
+    Attributes:
+        max_bytes: of the encoded image.
+        max_pixels: width times height of the picture; it takes 3 bytes per pixel once decoded.
+    """
+
+    max_bytes: int
+    max_pixels: int
+
+    def check_bytes(self, size: int) -> None:
+        """Raise ``PayloadTooLarge`` if an encoded image of ``size`` bytes is over the limit."""
+        if size > self.max_bytes:
+            raise PayloadTooLarge("the image", size, self.max_bytes)
+
+    def check_pixels(self, width: int, height: int, what: str = "image") -> None:
+        """Raise ``PayloadTooLarge`` if a picture of ``width`` x ``height`` pixels is over the limit."""
+        if width * height > self.max_pixels:
+            raise PayloadTooLarge(f"the {width}x{height} {what}", width * height, self.max_pixels, "pixels")
+
+
+def configure_opencv() -> None:
+    """Set OpenCV up for a service; once per process, before the first decode.
+
+    One thread: the workers that decode are the parallelism, and OpenCV's own pool would fight with them. No
+    log: a client's broken image is the client's error, not a line on stderr. libpng and libjpeg write a
+    line of their own on damaged data, which no setting of OpenCV stops.
+    """
+    cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def decode(data: Buffer, limits: ImageLimits) -> NDArray[np.uint8]:
+    """Decode an encoded image.
+
+    Args:
+        data: JPEG, PNG, still WebP or BMP; contiguous, not copied. Bytes after the image's end are ignored.
+        limits: what is refused unread.
+
+    Returns:
+        [h, w, 3] RGB, 0..255, upright (EXIF orientation applied), C-contiguous and the caller's own.
+
+    Raises:
+        InvalidImage: empty, damaged or truncated.
+        UnsupportedMedia: another format, an animation, or a kind of JPEG that is not decoded.
+        PayloadTooLarge: more bytes or pixels than ``limits`` allows.
+    """
+    view = memoryview(data).cast("B")
+    limits.check_bytes(len(view))
+    header = read_header(view)
+    limits.check_pixels(header.width, header.height, header.format)
+    check_complete(view, header)
+    picture = _decode_with_opencv(view, header.format)
+    limits.check_pixels(picture.shape[1], picture.shape[0], header.format)  # whatever the header said
+    return picture
+
+
+def _decode_with_opencv(view: memoryview, image_format: ImageFormat) -> NDArray[np.uint8]:
+    try:
+        picture = cv2.imdecode(np.frombuffer(view, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as err:
+        raise InvalidImage(f"the {image_format} is damaged or truncated: it cannot be decoded") from err
+    if picture is None:
+        damaged(image_format, "it cannot be decoded")
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise InvalidImage(f"the {image_format} cannot be brought to 8-bit RGB")
+    return picture.astype(np.uint8, copy=False)
+
+
+def encode_jpeg(image: NDArray[np.uint8], quality: int = 90) -> bytes:
+    """Encode a picture as a baseline JPEG.
+
+    Args:
+        image: [h, w, 3] RGB, 0..255; h and w from 1 to 65,500.
+        quality: 1 (small) to 100 (good).
+
+    Raises:
+        ValueError: ``quality`` is out of range, or the picture cannot be a JPEG.
+    """
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality is {quality}; expected 1 to 100")
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"the picture has shape {list(image.shape)}; expected [h, w, 3]")
+    try:
+        done, encoded = cv2.imencode(
+            ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+        )
+    except cv2.error as err:
+        raise ValueError(f"a picture of shape {list(image.shape)} cannot be a JPEG") from err
+    if not done:
+        raise ValueError(f"a picture of shape {list(image.shape)} cannot be a JPEG")
+    return encoded.tobytes()
+
+
+def decode_base64(text: Buffer | str, limits: ImageLimits) -> bytes:
+    """Decode the base64 text of an encoded image, as JSON carries it.
+
+    Accepted: the standard and the URL-safe alphabet (RFC 4648, sections 4 and 5), padding at the end
+    or none, a ``data:...;base64,`` prefix, and spaces or line breaks anywhere. Refused: any other character, padding
+    before the end, and a length that no byte string has. The media type of a prefix is not believed: the image's
+    magic bytes decide.
+
+    Args:
+        text: the base64 text.
+        limits: ``max_bytes`` holds for the decoded image and is checked before decoding.
+
+    Raises:
+        InvalidImage: not base64. The message gives the offset and the kind of the offending character; it never
+            repeats the text.
+        PayloadTooLarge: the decoded image would be over the limit.
+    """
+    encoded = _ascii(text)
+    start = _after_data_url_header(encoded)
+    body = encoded[start:] if start else encoded
+    if len(body) // 4 * 3 <= limits.max_bytes + 2:  # + 2: the last group may be padding
+        try:  # the usual text in one pass; whatever is unusual about another is looked at below
+            image = binascii.a2b_base64(body, strict_mode=True)
+        except binascii.Error:
+            image = b""
+        if image:
+            limits.check_bytes(len(image))
+            return image
+    junk = _NOT_BASE64.search(body)
+    if junk:
+        raise InvalidImage(f"the base64 text has {_kind(junk[0])} at offset {start + junk.start()}")
+    digits = body.translate(_URLSAFE_TO_STANDARD, _WHITESPACE).rstrip(b"=")
+    if not digits:
+        raise InvalidImage("the base64 text is empty")
+    if b"=" in digits:
+        raise InvalidImage(f"the base64 text has padding ('=') before its end, at offset {start + body.index(b'=')}")
+    if len(digits) % 4 == 1:
+        raise InvalidImage(f"the base64 text is cut off: {len(digits)} digits encode no whole number of bytes")
+    limits.check_bytes(len(digits) * 3 // 4)
+    return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4))
+
+
+def _ascii(text: Buffer | str) -> bytes:
+    if not isinstance(text, str):
+        return bytes(text)
+    try:
+        return text.encode("ascii")
+    except UnicodeEncodeError as err:
+        offset = err.start  # raised outside of the handler: err holds the payload
+    raise InvalidImage(f"the base64 text has a character outside ASCII at offset {offset}")
+
+
+def _after_data_url_header(encoded: bytes) -> int:
+    """Offset of the base64 digits behind a ``data:`` URL's header; 0 where there is none (RFC 2397)."""
+    if encoded[:5].lower() != b"data:":
+        return 0
+    header, comma, _ = encoded[:_DATA_URL_HEADER].partition(b",")
+    if not comma or not header.lower().endswith(b";base64"):
+        raise InvalidImage("the data: URL of the image does not begin with 'data:<type>;base64,'")
+    return len(header) + 1
+
+
+def _kind(character: bytes) -> str:
+    code = character[0]
+    if code >= 0x80:
+        return "a character outside ASCII"
+    return "a control character" if code < 0x20 or code == 0x7F else "a punctuation character"

@@ -1,0 +1,126 @@
+"""Letterboxing: fits a picture into a model's input without distorting it, and maps boxes back.
+
+The picture is scaled by one factor so that it just fits, centred, and framed with grey. Its scaled sides are whole
+pixels, so the two axes' true scales differ a little from the common factor (a lot for a picture of 1 x 5000):
+the mapping keeps the true ones. Coordinates are continuous: x = 0 is the left edge of the first pixel, x = width the
+right edge of the last one.
+
+Does not decode, and knows nothing of what the boxes mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from saccade_serving.errors import InvalidImage
+
+#: Grey level of the frame; what YOLO-style detectors are trained with.
+PADDING: Final = 114
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """Where a picture lies in a model's input: ``x_input = x_image * scale_x + pad_x``, the same for y.
+
+    Attributes:
+        image_size: (width, height) of the picture in pixels, each at least 1.
+        input_size: (width, height) of the model's input in pixels.
+        scale_x: input pixels per image pixel, exactly: scaled width / image width.
+        scale_y: the same for the height.
+        pad_x: whole input pixels of frame on the left.
+        pad_y: whole input pixels of frame above.
+    """
+
+    image_size: tuple[int, int]
+    input_size: tuple[int, int]
+    scale_x: float
+    scale_y: float
+    pad_x: int
+    pad_y: int
+
+    @classmethod
+    def fit(cls, image_size: tuple[int, int], input_size: tuple[int, int]) -> Letterbox:
+        """Place a picture of ``image_size`` (width, height) in an input of ``input_size``, centred.
+
+        Raises:
+            InvalidImage: the picture has a side of 0 pixels.
+            ValueError: the input has one.
+        """
+        if min(image_size) < 1:
+            raise InvalidImage(f"the image is {image_size[0]}x{image_size[1]} pixels; each side must be at least 1")
+        if min(input_size) < 1:
+            raise ValueError(f"the model's input is {input_size[0]}x{input_size[1]} pixels")
+        scale = min(input_size[0] / image_size[0], input_size[1] / image_size[1])
+        width = min(max(round(image_size[0] * scale), 1), input_size[0])
+        height = min(max(round(image_size[1] * scale), 1), input_size[1])
+        return cls(
+            image_size,
+            input_size,
+            scale_x=width / image_size[0],
+            scale_y=height / image_size[1],
+            pad_x=(input_size[0] - width) // 2,
+            pad_y=(input_size[1] - height) // 2,
+        )
+
+    @property
+    def scaled_size(self) -> tuple[int, int]:
+        """(width, height) of the scaled picture inside the input, in pixels."""
+        return round(self.image_size[0] * self.scale_x), round(self.image_size[1] * self.scale_y)
+
+    def to_image(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map boxes from the model's input to the picture.
+
+        Args:
+            boxes: [m, 4] as x1, y1, x2, y2 in input pixels.
+
+        Returns:
+            A new array [m, 4] in image pixels, clipped to the picture. A box that lies in the frame has no area.
+        """
+        offset = np.array([self.pad_x, self.pad_y] * 2, np.float64)
+        scale = np.array([self.scale_x, self.scale_y] * 2, np.float64)
+        limit = np.array(self.image_size * 2, np.float64)
+        return np.clip((boxes - offset) / scale, 0, limit).astype(np.float32)
+
+
+def letterbox(image: NDArray[np.uint8], out: NDArray[np.uint8]) -> Letterbox:
+    """Write a letterboxed picture into a model's input.
+
+    Shrinks with INTER_AREA (every source pixel counts, so small objects do not flicker), enlarges with INTER_LINEAR.
+
+    Args:
+        image: [h, w, 3] RGB, 0..255.
+        out: [H, W, 3], C-contiguous; overwritten completely, whatever it held.
+
+    Returns:
+        The mapping, for ``to_image``.
+
+    Raises:
+        InvalidImage: the picture has a side of 0 pixels.
+        ValueError: a shape or dtype is not as above.
+    """
+    for name, array in (("image", image), ("out", out)):
+        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}; expected uint8 [height, width, 3]")
+    if not out.flags.c_contiguous:
+        raise ValueError("out is not C-contiguous")
+    box = Letterbox.fit((image.shape[1], image.shape[0]), (out.shape[1], out.shape[0]))
+    width, height = box.scaled_size
+    inner = out[box.pad_y : box.pad_y + height, box.pad_x : box.pad_x + width]
+    if (width, height) == box.image_size:
+        inner[...] = image
+    else:
+        shrinks = width * height < image.shape[1] * image.shape[0]
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        scaled = cv2.resize(image, (width, height), dst=inner, interpolation=how)
+        if scaled is not inner:  # OpenCV writes in place where size and type fit, which they do
+            inner[...] = scaled
+    out[: box.pad_y] = PADDING
+    out[box.pad_y + height :] = PADDING
+    out[box.pad_y : box.pad_y + height, : box.pad_x] = PADDING
+    out[box.pad_y : box.pad_y + height, box.pad_x + width :] = PADDING
+    return box

@@ -1,0 +1,290 @@
+"""The transformer's model: images in by V2, detections out. The routes for v1 and ``/detect`` use it too."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from saccade_serving.connection.exchange import Exchange
+from saccade_serving.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    PayloadTooLarge,
+    PredictorUnavailable,
+    SaccadeError,
+    UnknownTensor,
+    WrongShape,
+    short,
+)
+from saccade_serving.model import ServedModel
+from saccade_serving.oip.messages import (
+    InferRequest,
+    InferResponse,
+    ModelMetadata,
+    Parameters,
+    Tensor,
+    TensorMetadata,
+)
+from saccade_transformers.image.decode import encode_jpeg
+from saccade_transformers.pipeline import Answered, Encoded, Pipeline, Raw, Source
+from saccade_transformers.predictor import Predictor, PredictorContract
+from saccade_transformers.tasks.task import Task
+from saccade_transformers.workers import ImageWorkers
+
+log = logging.getLogger("saccade.transformer")
+
+INPUT: Final = "image"
+CACHE_MODES: Final = ("use", "bypass", "refresh")
+#: Request parameters that are passed on to the predictor's scheduler.
+PASSED_ON: Final = ("priority",)
+
+_WARMUP_TIMEOUT_S: Final = 30.0
+_RETRY_S: Final = (0.1, 2.0)  # first and longest pause between attempts to reach the predictor
+_PROBE_S: Final = 2.0
+
+MakeTask = Callable[[PredictorContract], Task[Any, Any]]
+
+
+class TransformerModel(ServedModel):
+    """Serves images.
+
+    Args:
+        name: the model's name towards clients.
+        predictor: where the model runs.
+        pipeline: answers single images.
+        workers: the threads the pipeline uses; for drawing.
+        make_task: builds the task from what the predictor's model says of itself.
+        max_images: images in one request.
+        probe_predictor: readiness also asks the predictor (KServe's ``--enable_predictor_health_check``).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        predictor: Predictor,
+        pipeline: Pipeline,
+        workers: ImageWorkers,
+        make_task: MakeTask,
+        max_images: int,
+        probe_predictor: bool = False,
+    ) -> None:
+        super().__init__(name)
+        self._predictor = predictor
+        self._pipeline = pipeline
+        self._workers = workers
+        self._make_task = make_task
+        self._max_images = max_images
+        self._known: tuple[PredictorContract, Task[Any, Any]] | None = None
+        self._probing: asyncio.Task[None] | None = None
+        self._predictor_ready = True
+        self._probe_predictor = probe_predictor
+
+    async def prepare(self) -> None:
+        """Reach the predictor, however long that takes, and send one image all the way through."""
+        pause_s, longest_s = _RETRY_S
+        while True:
+            exchange = Exchange.begin("warmup", {}, _WARMUP_TIMEOUT_S)
+            try:
+                await self.answer([Raw(np.full((64, 64, 3), 114, np.uint8))], {}, exchange)
+                break
+            except SaccadeError as error:
+                if str(error) != self.not_ready_because:
+                    log.warning("waiting_for_predictor", extra={"why": str(error), "cause": repr(error.__cause__)})
+                self.not_ready_because = str(error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, longest_s)
+        if self._probe_predictor:
+            self._probing = asyncio.create_task(self._watch_predictor())
+        self.ready = True
+
+    async def infer(self, request: InferRequest, exchange: Exchange) -> InferResponse:
+        """Answer a V2 request: input ``image`` BYTES [n] (encoded) or UINT8 [n, h, w, 3] (RGB)."""
+        sources = self._sources(request)
+        task = await self.task(exchange)
+        known = [tensor.name for tensor in self._outputs(task)]
+        for requested in request.outputs:
+            if requested.name not in known:
+                raise UnknownTensor(requested.name, known, "output")
+        answered = await self.answer(sources, request.parameters, exchange, model_version=request.model_version)
+        cache = Tensor.of_bytes("cache", (len(answered),), [one.cache.encode() for one in answered])
+        return InferResponse(
+            model_name=self.name,
+            model_version=",".join(sorted({one.version for one in answered})),
+            id=request.id,
+            outputs=[*task.to_v2([one.answer for one in answered]), cache],
+        )
+
+    async def answer(
+        self,
+        sources: Sequence[Source],
+        parameters: Parameters,
+        exchange: Exchange,
+        *,
+        model_version: str = "",
+        keep_picture: bool = False,
+    ) -> list[Answered]:
+        """Answer the images of one request, all or none.
+
+        Each image is a request of its own to the predictor, whose batcher puts them together as it sees fit.
+
+        Raises:
+            SaccadeError: the first image that failed, named by its index where there are several.
+        """
+        if len(sources) > self._max_images:
+            raise PayloadTooLarge("the request", len(sources), self._max_images, "images")
+        contract, task = await self._contract(exchange)
+        options = task.options(parameters)
+        cache = _cache_outcome(parameters)
+        passed_on = {key: parameters[key] for key in PASSED_ON if key in parameters}
+        return await _all_or_none(
+            [
+                self._pipeline.answer(
+                    source,
+                    task,
+                    options,
+                    contract,
+                    passed_on,
+                    exchange,
+                    model_version=model_version,
+                    cache=cache,
+                    keep_picture=keep_picture,
+                )
+                for source in sources
+            ]
+        )
+
+    async def draw(self, answered: Answered, exchange: Exchange) -> bytes:
+        """Draw an answer into its picture; returns a JPEG."""
+        picture = answered.picture
+        if picture is None:
+            raise ValueError("the picture was not kept")
+        task = await self.task(exchange)
+        with exchange.stage("draw"):
+            return await self._workers.run(lambda: encode_jpeg(task.draw(picture, answered.answer)))
+
+    async def task(self, exchange: Exchange) -> Task[Any, Any]:
+        """The task of the predictor's present model."""
+        return (await self._contract(exchange))[1]
+
+    def metadata(self, version: str = "") -> ModelMetadata:
+        """Inputs and outputs as DESIGN states them; the labels and limits of the predictor's model as properties."""
+        if self._known is None:
+            raise Overloaded(f"model {self.name!r} is not ready: {self.not_ready_because}")
+        contract, task = self._known
+        if version and version not in contract.versions:
+            raise ModelNotFound(self.name, version, list(contract.versions))
+        return ModelMetadata(
+            name=self.name,
+            versions=[version] if version else list(contract.versions),
+            platform="saccade_transformer",
+            inputs=[TensorMetadata(INPUT, "BYTES", (-1,))],
+            outputs=self._outputs(task),
+            properties={
+                "saccade.also_accepts": f"{INPUT} UINT8 [-1, -1, -1, 3] RGB",
+                **{k: v for k, v in contract.properties.items() if k in ("saccade.labels", "saccade.min_score")},
+            },
+        )
+
+    def versions(self) -> list[str]:
+        """Versions of the predictor's model, as it last stated them."""
+        return list(self._known[0].versions) if self._known is not None else []
+
+    def check_probe(self, version: str = "") -> None:
+        """Also refuses while the predictor is not ready, where that is asked for."""
+        self.check_ready(version)
+        if not self._predictor_ready:
+            raise Overloaded(f"model {self.name!r} is not ready: the predictor is not ready")
+
+    async def close(self) -> None:
+        """Close connections and threads."""
+        self.ready = False
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
+        await self._predictor.close()
+        await asyncio.to_thread(self._workers.close)
+
+    async def _contract(self, exchange: Exchange) -> tuple[PredictorContract, Task[Any, Any]]:
+        contract = await self._predictor.contract(exchange.remaining_s())
+        if self._known is None or self._known[0] is not contract:
+            try:
+                self._known = (contract, self._make_task(contract))
+            except (KeyError, ValueError) as error:
+                raise PredictorUnavailable(
+                    f"the predictor's model {self._predictor.model!r} does not fit this transformer: {error}"
+                ) from error
+        return self._known
+
+    async def _watch_predictor(self) -> None:
+        while True:
+            self._predictor_ready = await self._predictor.is_ready(_PROBE_S)
+            await asyncio.sleep(_PROBE_S)
+
+    def _sources(self, request: InferRequest) -> list[Source]:
+        """Read the images of a V2 request.
+
+        Raises:
+            UnknownTensor, InvalidRequest, WrongShape: not exactly one input of one of the two forms.
+        """
+        for tensor in request.inputs:
+            if tensor.name != INPUT:
+                raise UnknownTensor(tensor.name, [INPUT])
+        if len(request.inputs) != 1:
+            raise InvalidRequest(f"{len(request.inputs)} inputs were sent; expected exactly one, {INPUT!r}")
+        tensor = request.inputs[0]
+        expected = "expected BYTES [n] (encoded images) or UINT8 [n, height, width, 3] (RGB)"
+        if tensor.datatype not in ("BYTES", "UINT8"):
+            raise WrongShape(f"input {INPUT!r} is {tensor.datatype}; {expected}")
+        fits = (
+            len(tensor.shape) == 1 if tensor.datatype == "BYTES" else len(tensor.shape) == 4 and tensor.shape[3] == 3
+        )
+        if not fits or 0 in tensor.shape:
+            raise WrongShape(f"input {INPUT!r} is {tensor.datatype} of shape {list(tensor.shape)}; {expected}")
+        if tensor.datatype == "BYTES":
+            return [Encoded(element, tensor.is_text) for element in tensor.elements]
+        return [Raw(picture) for picture in tensor.array]
+
+    def _outputs(self, task: Task[Any, Any]) -> list[TensorMetadata]:
+        return [*task.schema(), TensorMetadata("cache", "BYTES", (-1,))]
+
+
+def v1_answer(task: Task[Any, Any], answered: Answered, name: str) -> dict[str, Any]:
+    """One image's answer as ``/detect`` and v1 give it."""
+    return {
+        "detections": task.to_v1(answered.answer),
+        "image": {"width": answered.width, "height": answered.height},
+        "cache": answered.cache,
+        "model": {"name": name, "version": answered.version},
+    }
+
+
+def _cache_outcome(parameters: Mapping[str, Any]) -> str:
+    """Validate the ``cache`` parameter; returns what happened: nothing was looked up, so a miss or a bypass."""
+    mode = parameters.get("cache", "use")
+    if mode not in CACHE_MODES:
+        raise InvalidRequest(f"parameter 'cache' is {short(str(mode))}; expected one of {', '.join(CACHE_MODES)}")
+    return "bypass" if mode == "bypass" else "miss"
+
+
+async def _all_or_none(work: Sequence[Coroutine[Any, Any, Answered]]) -> list[Answered]:
+    """Await all; the first failure cancels the rest and is raised, named by its index."""
+    if len(work) == 1:
+        return [await work[0]]
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for index, task in enumerate(tasks):
+            if task.done() and (error := task.exception()) is not None:
+                if isinstance(error, SaccadeError):
+                    error.args = (f"image {index}: {error}",)
+                raise error
+        return [task.result() for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

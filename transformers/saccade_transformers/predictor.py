@@ -1,0 +1,177 @@
+"""The predictor as the transformer sees it: what its model expects, and one image's tensor through it.
+
+Keeps no connection state of its own: a predictor that goes and comes back is found again by the next request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saccade_serving.client import ConnectionFailed, Refused, V2Client
+from saccade_serving.connection.exchange import DEADLINE_HEADER, Exchange
+from saccade_serving.errors import DeadlineExceeded, Overloaded, PredictorUnavailable
+from saccade_serving.metrics import Histogram
+from saccade_serving.oip.messages import InferRequest, ModelMetadata, Parameters, Tensor
+
+log = logging.getLogger("saccade.predictor")
+
+#: The one wire layout this transformer writes; the ready graph names its own.
+WIRE_LAYOUT = "rgb_nhwc"
+
+
+@dataclass(frozen=True, slots=True)
+class PredictorContract:
+    """What the predictor's model says of itself, as far as the transformer needs it.
+
+    Attributes:
+        input_name: name of the UINT8 image tensor.
+        input_size: (width, height) in pixels.
+        versions: the versions it states.
+        properties: the ready graph's metadata (``saccade.*``).
+    """
+
+    input_name: str
+    input_size: tuple[int, int]
+    versions: tuple[str, ...]
+    properties: Mapping[str, str]
+
+    @classmethod
+    def of(cls, metadata: ModelMetadata) -> PredictorContract:
+        """Read the contract from V2 model metadata.
+
+        Raises:
+            PredictorUnavailable: the model is no ready graph; the sentence says what is expected.
+        """
+        expected = (
+            f"one UINT8 input [-1, height, width, 3] and saccade.input={WIRE_LAYOUT}, as saccade-build writes them"
+        )
+        layout = metadata.properties.get("saccade.input")
+        if len(metadata.inputs) != 1 or layout != WIRE_LAYOUT:
+            raise PredictorUnavailable(
+                f"the predictor's model {metadata.name!r} has {len(metadata.inputs)} inputs and "
+                f"saccade.input={layout}; expected {expected}"
+            )
+        tensor = metadata.inputs[0]
+        if tensor.datatype != "UINT8" or len(tensor.shape) != 4 or tensor.shape[3] != 3 or min(tensor.shape[1:]) < 1:
+            raise PredictorUnavailable(
+                f"the predictor's model {metadata.name!r} takes {tensor.datatype} {list(tensor.shape)}; "
+                f"expected {expected}"
+            )
+        return cls(tensor.name, (tensor.shape[2], tensor.shape[1]), tuple(metadata.versions), metadata.properties)
+
+    @property
+    def labels(self) -> list[str]:
+        """Class names, empty if the model states none."""
+        names = json.loads(self.properties.get("saccade.labels", "[]"))
+        return [str(name) for name in names]
+
+
+class Predictor:
+    """Calls one model of one predictor.
+
+    Args:
+        client: speaks V2 with the predictor.
+        model: the model's name there.
+        seconds: histogram of the calls' duration, labelled by model.
+    """
+
+    def __init__(self, client: V2Client, model: str, seconds: Histogram) -> None:
+        self.model = model
+        self._client = client
+        self._seconds = seconds
+        self._contract: PredictorContract | None = None
+        self._asking = asyncio.Lock()
+
+    async def contract(self, timeout_s: float) -> PredictorContract:
+        """What the model expects; asked once, then remembered.
+
+        Raises:
+            PredictorUnavailable, Overloaded, DeadlineExceeded: it cannot be asked now.
+        """
+        if self._contract is None:
+            try:
+                async with asyncio.timeout(timeout_s), self._asking:
+                    if self._contract is None:
+                        self._contract = PredictorContract.of(await self._client.metadata(self.model, timeout_s))
+            except (ConnectionFailed, Refused, TimeoutError) as error:
+                raise _translate(error) from error
+        return self._contract
+
+    async def infer(
+        self,
+        image: NDArray[np.uint8],
+        contract: PredictorContract,
+        parameters: Parameters,
+        exchange: Exchange,
+        reserve_s: float = 0.0,
+        version: str = "",
+    ) -> tuple[dict[str, NDArray[Any]], str]:
+        """Infer one image.
+
+        Args:
+            image: [1, height, width, 3], the contract's size.
+            contract: what the model expects.
+            parameters: request parameters passed on (``priority``); the remaining time is added as ``timeout``.
+            exchange: gives the deadline and the headers to forward.
+            reserve_s: time to keep for what comes after the answer.
+            version: the version to ask for; empty for the predictor's choice.
+
+        Returns:
+            The outputs of the image and the version that answered.
+
+        Raises:
+            PredictorUnavailable, Overloaded, DeadlineExceeded.
+        """
+        remaining_s = exchange.remaining_s() - reserve_s
+        if remaining_s <= 0:
+            raise exchange.too_late("before the predictor was asked")
+        request = InferRequest(
+            model_name=self.model,
+            model_version=version,
+            inputs=[Tensor.of(contract.input_name, image)],
+            parameters={**parameters, "timeout": max(1, int(remaining_s * 1e6))},
+            binary_output=True,
+        )
+        headers = {**exchange.forwarded, DEADLINE_HEADER: f"{remaining_s * 1e3:.3f}"}
+        begun = time.monotonic()
+        try:
+            answer = await self._client.infer(request, remaining_s, headers)
+        except (ConnectionFailed, Refused, TimeoutError) as error:
+            if isinstance(error, Refused) and error.status in (400, 404):
+                self._contract = None  # another model may stand there now: ask again
+            raise _translate(error) from error
+        finally:
+            self._seconds.observe(time.monotonic() - begun, (self.model,))
+        return {
+            tensor.name: tensor.array for tensor in answer.outputs if tensor.datatype != "BYTES"
+        }, answer.model_version
+
+    async def is_ready(self, timeout_s: float) -> bool:
+        """Whether the predictor's model says it is ready."""
+        return await self._client.is_ready(self.model, timeout_s)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+
+def _translate(error: ConnectionFailed | Refused | TimeoutError) -> Exception:
+    """The predictor's failures as our client shall see them. The predictor's address stays in the log."""
+    if isinstance(error, TimeoutError):
+        return DeadlineExceeded("the predictor did not answer within the request's deadline")
+    if isinstance(error, ConnectionFailed):
+        return PredictorUnavailable("the predictor cannot be reached; try again later")
+    if error.status == 503:
+        return Overloaded(f"the predictor refused: {error}", error.retry_after_s or 1.0)
+    if error.status == 504:
+        return DeadlineExceeded(f"the predictor gave up: {error}")
+    return PredictorUnavailable(f"the predictor answered with an error ({error.status}): {error}")
