@@ -16,7 +16,7 @@ from saccade_predictor import warmup
 from saccade_predictor.batcher import Batcher, BatchingRules
 from saccade_predictor.engines.engine import Engine, EngineDescription, Inputs, Outputs
 from saccade_predictor.metrics import PredictorMetrics
-from saccade_predictor.modelconfig import ModelConfig
+from saccade_predictor.modelconfig import ModelConfig, TensorConfig
 from saccade_predictor.repository import ModelDirectory
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import ModelNotFound, Overloaded
@@ -145,17 +145,22 @@ class PredictorModel(ServedModel):
         properties = {key: value for key, value in description.properties.items() if key.startswith("saccade.")}
         for output in config.outputs:
             if output.label_filename:
-                properties["saccade.labels"] = json.dumps(
-                    self._directory.labels(output.label_filename), ensure_ascii=False
-                )
+                labels = self._directory.labels(output.label_filename)
+                properties["saccade.labels"] = json.dumps(labels, ensure_ascii=False)
         return ModelMetadata(
             name=self.name,
             versions=[version],
             platform=description.platform,
-            inputs=description.inputs,
-            outputs=description.outputs,
+            inputs=[_metadata(tensor, config) for tensor in config.inputs],
+            outputs=[_metadata(tensor, config) for tensor in config.outputs],
             properties=properties,
         )
+
+
+def _metadata(tensor: TensorConfig, config: ModelConfig) -> TensorMetadata:
+    """A tensor as clients see it: a batched model's dims are those of one row."""
+    batch = (-1,) if config.max_batch_size else ()
+    return TensorMetadata(tensor.name, tensor.datatype, (*batch, *tensor.dims))
 
 
 def _arrays(request: InferRequest) -> Inputs:

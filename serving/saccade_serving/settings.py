@@ -39,6 +39,9 @@ class ServiceSettings(BaseSettings):
         le=65536,
         description="requests being received or answered at once; more are refused with 503",
     )
+    max_inflight_bytes: int = Field(
+        2**30, ge=2**20, le=2**40, description="bytes of all REST request bodies in flight; more are refused with 503"
+    )
     drain_quiet_s: float = Field(
         2.0,
         ge=0,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner, Result
@@ -147,7 +148,7 @@ def test_a_failed_build_leaves_the_older_file_as_it_was(tmp_path: Path, monkeypa
         (lambda path: write_model(path, ["batch", 64, 64, 3]), ["FP32 [batch, 64, 64, 3];"]),
         (
             lambda path: write_model(path, ["batch", 3, "height", "width"]),
-            ["[batch, 3, height, width];", "a fixed height and width", "dynamic_axes={'images': {0: 'batch'}"],
+            ["[batch, 3, height, width];", "a fixed height and width", "--size"],
         ),
         (
             lambda path: write_model(path, [1, 3, 64, 64]),
@@ -323,3 +324,70 @@ def test_help_says_what_goes_in_and_what_comes_out() -> None:
         "saccade-build ready yolov8m.onnx ready.onnx --head yolov8",
     ):
         assert part in text
+
+
+def write_open_model(path: Path, batch: int | str = "batch") -> Path:
+    """Write a detector whose height and width are open: one anchor per pixel, scores from the red channel."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Reshape", ["images", "flat"], ["pixels"]),
+            helper.make_node("Slice", ["pixels", "zero", "one", "axis"], ["red"]),
+            helper.make_node("Concat", ["red"] * 6, ["output0"], axis=1),
+        ],
+        "open",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, "height", "width"])],
+        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [batch, "rows", "anchors"])],
+        [
+            numpy_helper.from_array(np.array([0 if batch == "batch" else 1, 3, -1], np.int64), "flat"),
+            numpy_helper.from_array(np.array([0], np.int64), "zero"),
+            numpy_helper.from_array(np.array([1], np.int64), "one"),
+            numpy_helper.from_array(np.array([1], np.int64), "axis"),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+    return path
+
+
+def test_a_model_of_open_size_is_given_the_size_it_will_be_served_in(tmp_path: Path) -> None:
+    target = tmp_path / "out.onnx"
+    result = build(write_open_model(tmp_path / "in.onnx"), target, "--head", "yolov8", "--size", "32x64")
+    assert result.exit_code == 0, result.output
+    assert "image UINT8 [batch, 32, 64, 3]" in result.output
+    assert "2 classes, 2048 anchors" in result.output
+    session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
+    (table,) = session.run(None, {"image": np.full((3, 32, 64, 3), 255, np.uint8)})
+    assert table.shape == (3, 1000, 6)
+    assert (table[:, :, 4] == 1).all()
+
+
+def test_a_model_of_open_size_without_a_size_is_told_about_the_option(tmp_path: Path) -> None:
+    result = build(write_open_model(tmp_path / "in.onnx"), tmp_path / "out.onnx", "--head", "yolov8")
+    assert result.exit_code == 1
+    assert "give it one with --size" in error_line(result)
+
+
+@pytest.mark.parametrize(
+    ("size", "code", "part"),
+    [
+        ("640x", 2, "--size is '640x'; expected 640, or HEIGHTxWIDTH"),
+        ("16", 2, "each 32..8192"),
+        ("32x32x3", 2, "expected 640, or HEIGHTxWIDTH"),
+    ],
+)
+def test_a_size_that_is_none_is_refused(tmp_path: Path, size: str, code: int, part: str) -> None:
+    result = build(write_open_model(tmp_path / "in.onnx"), tmp_path / "out.onnx", "--head", "yolov8", "--size", size)
+    assert result.exit_code == code
+    assert part in error_line(result)
+
+
+def test_a_size_that_contradicts_a_fixed_model_is_refused(tmp_path: Path) -> None:
+    result = build(write_model(tmp_path / "in.onnx"), tmp_path / "out.onnx", "--head", "yolov8", "--size", "640")
+    assert result.exit_code == 1
+    assert "fixed at 64x64" in error_line(result)
+
+
+def test_a_model_whose_graph_holds_one_image_only_is_refused_when_it_is_sized(tmp_path: Path) -> None:
+    source = write_open_model(tmp_path / "in.onnx", batch=1)
+    result = build(source, tmp_path / "out.onnx", "--head", "yolov8", "--size", "64")
+    assert result.exit_code == 1
+    assert "one that runs on 2 images of 64x64" in error_line(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tracemalloc
 from typing import Any
@@ -271,3 +272,16 @@ def test_our_responses_are_read_by_tritons_client(binary: bool) -> None:
     assert result.as_numpy("labels").tolist() == expected
     assert result.as_numpy("none").shape == (0, 4)
     assert result.get_response()["id"] == "r-9"
+
+
+def test_a_bytes_tensor_of_very_many_small_elements_is_refused_before_they_become_objects() -> None:
+    count = 2**16 + 1
+    header = json.dumps(
+        {
+            "inputs": [
+                {"name": "x", "datatype": "BYTES", "shape": [count], "parameters": {"binary_data_size": 4 * count}}
+            ]
+        }
+    ).encode()
+    with pytest.raises(WrongShape, match="has 65537 BYTES elements; the limit is 65536"):
+        decode_request("m", "", header + bytes(4 * count), len(header))

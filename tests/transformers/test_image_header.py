@@ -250,6 +250,35 @@ def test_a_damaged_header_says_what_is_wrong(data: bytes, why: str) -> None:
         read_header(data)
 
 
+def test_markers_without_a_length_are_stepped_over() -> None:
+    whole = SAMPLES["progressive JPEG"]
+    last_scan = whole.rfind(b"\xff\xda")
+    data = whole[:2] + b"\xff\x01" + whole[2:last_scan] + b"\xff\xff\xff\x01" + whole[last_scan:]
+    header = read_header(data)
+    assert header == ImageHeader("JPEG", 64, 48)
+    check_complete(data, header)
+
+
+def test_a_second_frame_header_is_damage() -> None:
+    whole = SAMPLES["baseline JPEG"]
+    at = whole.index(b"\xff\xc0")
+    with pytest.raises(InvalidImage, match="two frame headers"):
+        read_header(whole[:at] + whole[at : at + 19] + whole[at:])
+
+
+def test_countless_segments_between_scans_are_refused() -> None:
+    whole = SAMPLES["progressive JPEG"]
+    last_scan = whole.rfind(b"\xff\xda")
+    data = whole[:last_scan] + b"\xff\xe0\x00\x02" * 100_000 + whole[last_scan:]
+    with pytest.raises(InvalidImage, match="segments"):
+        check_complete(data, read_header(data))
+
+
+def test_a_bmp_header_of_another_kind_is_damage() -> None:
+    with pytest.raises(InvalidImage, match="a header of 20 bytes is not known"):
+        read_header(SAMPLES["BMP"][:14] + struct.pack("<I", 20) + SAMPLES["BMP"][18:])
+
+
 def test_a_second_picture_inside_the_first_one_is_damage() -> None:
     whole = SAMPLES["baseline JPEG"]
     data = whole[:-2] + whole

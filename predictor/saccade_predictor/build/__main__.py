@@ -21,6 +21,7 @@ from saccade_predictor.build.graph import (
     check_table,
     make_ready,
 )
+from saccade_predictor.build.sizing import fix_size, parse_size
 from saccade_predictor.build.source import GraphError, Head, read_layout
 
 #: Exit codes: the files or options cannot be used as given; the model cannot be converted.
@@ -78,6 +79,14 @@ def ready(
             help="Rows with a lower score, 0..1, become zero rows, so no request can ask for them later.",
         ),
     ] = DEFAULT_MIN_SCORE,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="H[xW]",
+            show_default=False,
+            help="Size to serve a model in whose height and width are open (Ultralytics: dynamic=True), in pixels.",
+        ),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -100,6 +109,7 @@ def ready(
     """
     try:
         check_table(candidates, min_score)
+        sides = parse_size(size) if size is not None else None
     except GraphError as err:
         _fail(str(err), USAGE)
     try:
@@ -116,6 +126,8 @@ def ready(
     digest = hashlib.sha256(content).hexdigest()
     try:
         model = onnx.load_model_from_string(content)
+        if sides is not None:
+            model = fix_size(model, *sides)
         layout = read_layout(model, head)
         if labels is not None:
             _check_labels(labels, layout.classes)

@@ -76,7 +76,7 @@ def read_layout(model: onnx.ModelProto, head: Head) -> SourceLayout:
     batch, _, height, width = shape
     only_batch = f"export with dynamic_axes={{'{source.name}': {{0: 'batch'}}, '{output.name}': {{0: 'batch'}}}}"
     if not isinstance(height, int) or not isinstance(width, int):
-        raise GraphError(what, found, "a fixed height and width", only_batch)
+        raise GraphError(what, found, "a fixed height and width", "give it one with --size")
     if isinstance(batch, int):
         raise GraphError(what, found, "a dynamic first dimension, so that batches can form", only_batch)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from starlette.types import Receive
 
-from saccade_serving.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, short
+from saccade_serving.errors import DeadlineExceeded, InvalidRequest, Overloaded, PayloadTooLarge, short
 
 #: How long and how much of a refused body is read and thrown away before the refusal is answered. A client that
 #: still sends does not read; closing at once would lose the answer.
@@ -20,55 +20,82 @@ class ClientLeft(Exception):
     """The client closed the connection before its answer; nobody is there to be told."""
 
 
+class ByteBudget:
+    """Bytes of request bodies that all requests together may hold.
+
+    Args:
+        limit: bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def take(self, size: int) -> None:
+        """Account for ``size`` further bytes.
+
+        Raises:
+            Overloaded: they would not fit; nothing is taken.
+        """
+        if self.used + size > self.limit:
+            raise Overloaded(f"the requests in flight hold {self.used} bytes; the limit is {self.limit}")
+        self.used += size
+
+    def give_back(self, size: int) -> None:
+        """Return bytes that were taken."""
+        self.used -= size
+
+
 class Body:
-    """The body of one request.
+    """The body of one request. ``release`` returns its bytes to the budget.
 
     Attributes:
         size: bytes received so far.
         complete: the last byte has arrived.
     """
 
-    def __init__(self, receive: Receive, headers: Mapping[str, str], limit: int) -> None:
+    def __init__(self, receive: Receive, headers: Mapping[str, str], limit: int, budget: ByteBudget) -> None:
         self.size = 0
         self.complete = False
         self._receive = receive
         self._limit = limit
         self._declared = headers.get("content-length")
+        self._budget = budget
+        self._taken = 0
 
     async def read(self, timeout_s: float) -> bytes | bytearray:
-        """Receive the whole body.
+        """Receive the whole body. Memory grows with what comes, not with what a client announces.
 
         Raises:
             PayloadTooLarge: it is, or says it is, over the limit; found out at the earliest byte.
+            Overloaded: all bodies in flight together are over the budget.
             DeadlineExceeded: it did not arrive within ``timeout_s``.
             ClientLeft: the connection broke off.
         """
-        buffer = bytearray(self._check_declared())
-        view = memoryview(buffer)
+        self._check_declared()
+        buffer = bytearray()
         try:
             async with asyncio.timeout(timeout_s):
                 while not self.complete:
                     chunk = await self._next()
-                    end = self.size + len(chunk)
-                    if end > self._limit:
+                    self.size += len(chunk)
+                    if self.size > self._limit:
                         raise PayloadTooLarge("the request body", None, self._limit)
-                    if self.size == 0 and self.complete:
-                        self.size = end
+                    self._budget.take(len(chunk))
+                    self._taken += len(chunk)
+                    if self.complete and not buffer:
                         return chunk  # came in one piece: no copy
-                    if end > len(buffer):  # chunked, or more than declared
-                        view.release()
-                        buffer.extend(bytes(min(self._limit, max(end, 2 * len(buffer))) - len(buffer)))
-                        view = memoryview(buffer)
-                    view[self.size : end] = chunk
-                    self.size = end
+                    buffer += chunk
         except TimeoutError:
             raise DeadlineExceeded(
                 f"the request body did not arrive within {timeout_s:g} s ({self.size} bytes came)"
             ) from None
-        view.release()
-        if self.size < len(buffer):
-            del buffer[self.size :]
         return buffer
+
+    def release(self) -> None:
+        """Return the body's bytes to the budget, once the request is answered."""
+        self._budget.give_back(self._taken)
+        self._taken = 0
 
     async def discard(self) -> None:
         """Throw away what a refused client still sends, for a bounded time and amount."""
@@ -93,13 +120,11 @@ class Body:
         chunk: bytes = message.get("body", b"")
         return chunk
 
-    def _check_declared(self) -> int:
-        """Return the declared size, 0 if none is declared."""
+    def _check_declared(self) -> None:
         if self._declared is None:
-            return 0
+            return
         if not (self._declared.isascii() and self._declared.isdigit()):
             raise InvalidRequest(f"header content-length is {short(self._declared)}; expected a number of bytes")
         size = int(self._declared[:20])
         if size > self._limit:
             raise PayloadTooLarge("the request body", size, self._limit)
-        return size

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from saccade_serving.connection.body import ByteBudget
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import ModelNotFound, Overloaded
 from saccade_serving.metrics import Metrics
@@ -25,6 +26,7 @@ class Gate:
     """Admission and accounting shared by all protocols of one server.
 
     Attributes:
+        budget: bytes that the bodies of all REST requests together may hold.
         draining: set at SIGTERM; readiness turns false while requests are still answered.
         last_seen: when a request last arrived or was answered (``time.monotonic()``).
     """
@@ -39,6 +41,7 @@ class Gate:
         self.models = models
         self.settings = settings
         self.metrics = metrics
+        self.budget = ByteBudget(settings.max_inflight_bytes)
         self.draining = False
         self.last_seen = time.monotonic()
         self._on_finish = on_finish

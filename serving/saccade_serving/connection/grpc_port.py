@@ -48,7 +48,8 @@ class GrpcPort:
         Raises:
             OSError: the port is in use or may not be bound.
         """
-        self._server = grpc.aio.server(options=self._options)
+        limit = self._gate.settings.max_inflight_requests
+        self._server = grpc.aio.server(options=self._options, maximum_concurrent_rpcs=limit)
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
                 getattr(self, f"_{name}"),

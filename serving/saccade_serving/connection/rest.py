@@ -143,7 +143,7 @@ class RestPort:
 
     async def _answer(self, request: Request, protocol: str, handler: Handler) -> Response:
         gate = self.gate
-        body = Body(request.receive, request.headers, gate.settings.max_request_bytes)
+        body = Body(request.receive, request.headers, gate.settings.max_request_bytes, gate.budget)
         exchange: Exchange | None = None
         code, sent = CLIENT_LEFT, 0
         try:
@@ -163,6 +163,7 @@ class RestPort:
                 await body.discard()
             response = error_response(failure)
         finally:
+            body.release()
             gate.finish(exchange, protocol, code, body.size, sent)
         if exchange is not None:
             response.headers[REQUEST_ID_HEADER] = exchange.request_id

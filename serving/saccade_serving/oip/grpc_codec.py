@@ -27,6 +27,7 @@ from saccade_serving.oip.messages import (
 )
 from saccade_serving.oip.raw import byte_view, decode_raw, encode_raw
 from saccade_serving.oip.rules import (
+    check_bytes_count,
     check_count,
     check_datatype,
     check_names,
@@ -187,8 +188,11 @@ def _decode_typed(label: str, entry: Any, shape: tuple[int, ...], filled: list[s
         raise InvalidRequest(f"{label} has datatype {datatype}, which has no typed contents; send raw contents")
     if filled not in ([], [expected]):
         raise InvalidRequest(f"{label} of datatype {datatype} has {', '.join(filled)}; expected {expected}")
-    values = list(getattr(entry.contents, expected))
-    check_count(label, shape, len(values))
+    sent = getattr(entry.contents, expected)
+    check_count(label, shape, len(sent))
+    if datatype == BYTES:
+        check_bytes_count(label, len(sent))
+    values = list(sent)
     if datatype == BYTES:
         return Tensor(entry.name, datatype, shape, values, parameters)
     dtype = NUMPY_DTYPES[datatype]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from saccade_serving.errors import InvalidRequest, WrongShape
 from saccade_serving.oip.datatypes import BYTES, NUMPY_DTYPES
 from saccade_serving.oip.messages import Buffer, ParameterValue, Tensor
-from saccade_serving.oip.rules import check_count, label_of
+from saccade_serving.oip.rules import check_bytes_count, check_count, label_of
 
 _LENGTH: Final = struct.Struct("<I")
 
@@ -124,6 +124,7 @@ def _read_elements(label: str, shape: tuple[int, ...], data: memoryview) -> list
             f"{label} of datatype BYTES and shape {list(shape)} needs at least {count * _LENGTH.size} bytes "
             f"for its length prefixes; {size} were sent"
         )
+    check_bytes_count(label, count)
     elements: list[Buffer] = []
     offset = 0
     for index in range(count):

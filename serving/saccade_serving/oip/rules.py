@@ -24,6 +24,8 @@ MAX_RANK: Final = 32
 MAX_DIMENSION: Final = 2**31 - 1
 #: Largest product of the dimensions that are not 0: 8 TiB of FP64, far from an overflow of numpy's sizes.
 MAX_ELEMENTS: Final = 2**40
+#: Most elements of one BYTES tensor: each becomes an object, so that small elements cost far more than they weigh.
+MAX_BYTES_ELEMENTS: Final = 2**16
 #: Largest and smallest integer that all encodings can carry as a parameter (uint64_param, int64_param).
 MAX_PARAMETER: Final = 2**64 - 1
 MIN_PARAMETER: Final = -(2**63)
@@ -91,6 +93,16 @@ def check_shape(label: str, shape: Iterable[Any]) -> tuple[int, ...]:
     if math.prod(size for size in sizes if size) > MAX_ELEMENTS:
         raise WrongShape(f"{label} has shape {list(sizes)}; the limit is {MAX_ELEMENTS} elements")
     return sizes
+
+
+def check_bytes_count(label: str, count: int) -> None:
+    """Refuse a BYTES tensor of too many elements.
+
+    Raises:
+        WrongShape: more than ``MAX_BYTES_ELEMENTS``.
+    """
+    if count > MAX_BYTES_ELEMENTS:
+        raise WrongShape(f"{label} has {count} BYTES elements; the limit is {MAX_BYTES_ELEMENTS}")
 
 
 def check_count(label: str, shape: tuple[int, ...], sent: int) -> None:

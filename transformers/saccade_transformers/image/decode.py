@@ -14,6 +14,7 @@ smaller, comes first, and is a setting.
 from __future__ import annotations
 
 import binascii
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -30,6 +31,7 @@ from saccade_transformers.image.header import ImageFormat, check_complete, damag
 _NOT_BASE64: Final = re.compile(rb"[^A-Za-z0-9+/\-_= \t\r\n]")
 _WHITESPACE: Final = b" \t\r\n"
 _URLSAFE_TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
+_LOG_LEVEL_SILENT: Final = 0
 #: The longest header of a data: URL that is looked at.
 _DATA_URL_HEADER: Final = 256
 
@@ -65,7 +67,8 @@ def configure_opencv() -> None:
     line of their own on damaged data, which no setting of OpenCV stops.
     """
     cv2.setNumThreads(1)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    logging = getattr(cv2.utils, "logging", cv2)  # before OpenCV 5 the function stands in cv2 itself
+    logging.setLogLevel(_LOG_LEVEL_SILENT)
 
 
 def decode(data: Buffer, limits: ImageLimits) -> NDArray[np.uint8]:
@@ -100,8 +103,6 @@ def _decode_with_opencv(view: memoryview, image_format: ImageFormat) -> NDArray[
         raise InvalidImage(f"the {image_format} is damaged or truncated: it cannot be decoded") from err
     if picture is None:
         damaged(image_format, "it cannot be decoded")
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise InvalidImage(f"the {image_format} cannot be brought to 8-bit RGB")
     return picture.astype(np.uint8, copy=False)
 
 
@@ -119,12 +120,10 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int = 90) -> bytes:
         raise ValueError(f"quality is {quality}; expected 1 to 100")
     if image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"the picture has shape {list(image.shape)}; expected [h, w, 3]")
-    try:
-        done, encoded = cv2.imencode(
-            ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-        )
-    except cv2.error as err:
-        raise ValueError(f"a picture of shape {list(image.shape)} cannot be a JPEG") from err
+    done, encoded = False, np.empty(0, np.uint8)
+    with contextlib.suppress(cv2.error):  # some versions raise, some say no
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        done, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise ValueError(f"a picture of shape {list(image.shape)} cannot be a JPEG")
     return encoded.tobytes()

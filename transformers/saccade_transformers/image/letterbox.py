@@ -116,9 +116,7 @@ def letterbox(image: NDArray[np.uint8], out: NDArray[np.uint8]) -> Letterbox:
     else:
         shrinks = width * height < image.shape[1] * image.shape[0]
         how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        scaled = cv2.resize(image, (width, height), dst=inner, interpolation=how)
-        if scaled is not inner:  # OpenCV writes in place where size and type fit, which they do
-            inner[...] = scaled
+        cv2.resize(image, (width, height), dst=inner, interpolation=how)  # in place: size and type fit
     out[: box.pad_y] = PADDING
     out[box.pad_y + height :] = PADDING
     out[box.pad_y : box.pad_y + height, : box.pad_x] = PADDING

@@ -209,25 +209,21 @@ class DetectionTask:
         for i in worst_first:
             x1, y1, x2, y2 = (int(v) for v in np.rint(answer.boxes[i]))
             corner = (min(x2, width - 1), min(y2, height - 1))
+            cv2.rectangle(picture, (x1, y1), corner, _BLACK, line + 2)  # an outline, for any background
             cv2.rectangle(picture, (x1, y1), corner, _colour(int(answer.class_ids[i])), line)
         for i in worst_first:
             class_id = int(answer.class_ids[i])
             text = f"{self._label(class_id)} {answer.scores[i]:.2f}"
-            _write(picture, text, answer.boxes[i], _colour(class_id), max(9.0, side / 60), line)
+            _write(picture, text, answer.boxes[i], _colour(class_id), max(10.0, side / 60), line)
         return picture
 
     def to_v1(self, answer: Detections) -> list[dict[str, Any]]:
         """Return ``{"box": [x1, y1, x2, y2], "score", "class_id", "label"}`` per detection; boxes to 0.01 pixels."""
+        boxes = answer.boxes.astype(np.float64).round(2).tolist()
+        scores = answer.scores.astype(np.float64).round(4).tolist()
         return [
-            {
-                "box": [round(v, 2) for v in box],
-                "score": round(score, 4),
-                "class_id": class_id,
-                "label": self._label(class_id),
-            }
-            for box, score, class_id in zip(
-                answer.boxes.tolist(), answer.scores.tolist(), answer.class_ids.tolist(), strict=True
-            )
+            {"box": box, "score": score, "class_id": class_id, "label": self._label(class_id)}
+            for box, score, class_id in zip(boxes, scores, answer.class_ids.tolist(), strict=True)
         ]
 
     def to_v2(self, answers: Sequence[Detections]) -> list[Tensor]:
@@ -313,8 +309,8 @@ def _has_area(boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 def _colour(class_id: int) -> tuple[int, int, int]:
     """A saturated colour per class; steps of the golden ratio keep neighbouring classes far apart."""
-    hue = (0.05 + class_id * 0.618034) % 1.0
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85 if class_id % 2 else 0.7, 1.0 if class_id % 3 else 0.8)
+    hue = (0.35 + class_id * 0.618034) % 1.0
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.7 if class_id % 2 else 0.85, 0.8 if class_id % 3 == 2 else 1.0)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
