@@ -34,6 +34,8 @@ REPOSITORY = ROOT / "examples" / "model-repository"
 CLIENTS = ROOT / "tests" / "integration" / "clients"
 HOST = "127.0.0.1"
 MODEL = "detector"
+INFER = f"/v2/models/{MODEL}/infer"
+PHOTOS = sorted(path.name for path in (ROOT / "examples" / "images").glob("*.[jp][pn]g"))
 #: For whatever normally takes well under a second; generous, since the machine may be busy.
 SOON_S = 30.0
 
@@ -383,9 +385,7 @@ def from_v2_json(content: Mapping[str, Any]) -> list[list[Detection]]:
 
 def from_detect(content: Mapping[str, Any]) -> list[Detection]:
     """The detections of a ``/detect`` answer, or of one v1 prediction."""
-    return [
-        Detection(one["label"], one["class_id"], one["score"], tuple(one["box"])) for one in content["detections"]
-    ]
+    return [Detection(one["label"], one["class_id"], one["score"], tuple(one["box"])) for one in content["detections"]]
 
 
 def check_same(

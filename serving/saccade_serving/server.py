@@ -16,36 +16,20 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import kserve.model_server
-import uvicorn
-from fastapi import FastAPI
-from kserve import errors as kserve_errors
 from kserve.metrics import POST_HIST_TIME, PRE_HIST_TIME, PREDICT_HIST_TIME
-from kserve.protocol.rest.server import RESTServer
 from prometheus_client import REGISTRY, start_http_server
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from saccade_serving import __version__
+from saccade_serving.application import ExtraRoutes, build_application
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.connection.gate import Gate
 from saccade_serving.connection.grpc_port import GrpcPort
-from saccade_serving.connection.rest import (
-    RestPort,
-    V2Routes,
-    as_saccade_error,
-    error_response,
-    json_response,
-    metrics_endpoint,
-)
+from saccade_serving.listener import HttpListener, bind
 from saccade_serving.metrics import Metrics
 from saccade_serving.model import ServedModel
 from saccade_serving.settings import ServiceSettings, describe
@@ -94,7 +78,7 @@ class SaccadeServer(kserve.ModelServer):
         arguments: argparse.Namespace,
         settings: ServiceSettings,
         metrics: Metrics,
-        extra_routes: Callable[[RestPort], Sequence[BaseRoute]] = lambda port: (),
+        extra_routes: ExtraRoutes = lambda port: (),
     ) -> None:
         super().__init__(
             http_port=arguments.http_port,
@@ -171,15 +155,22 @@ class SaccadeServer(kserve.ModelServer):
 
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
-        listener = _bind(settings.host, self.http_port)
+        listener = bind(settings.host, self.http_port)
         stack.callback(listener.close)
-        rest = _RestServer(self, self._application(), listener)
+        rest = HttpListener(
+            build_application(self, self.gate, self._extra_routes),
+            listener,
+            settings.drain_grace_s,
+            timeout_keep_alive=self.timeout_keep_alive,
+            ssl_certfile=self.ssl_certfile,
+            ssl_keyfile=self.ssl_keyfile,
+        )
         if self.enable_grpc:
             grpc = GrpcPort(self.gate, *self._grpc_limits)
             await grpc.start(settings.host, self.grpc_port)
             stack.push_async_callback(grpc.stop, settings.drain_grace_s)
         if settings.metrics_port:
-            _bind(settings.host, settings.metrics_port).close()  # a clear error rather than a traceback
+            bind(settings.host, settings.metrics_port).close()  # a clear error rather than a traceback
             exporter, thread = start_http_server(settings.metrics_port, settings.host)
             stack.callback(thread.join, 5)
             stack.callback(exporter.server_close)
@@ -233,140 +224,12 @@ class SaccadeServer(kserve.ModelServer):
             await asyncio.sleep(_LAG_INTERVAL_S)
             self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
 
-    def _application(self) -> ASGIApp:
-        """Our routes first, then KServe's, all errors in the V2 form."""
-        app = FastAPI(
-            title="Saccade",
-            version=__version__,
-            docs_url="/docs" if self.enable_docs_url else None,
-            redoc_url=None,
-        )
-        port = RestPort(self.gate)
-        app.router.routes += V2Routes(self.gate, port).routes()
-        app.router.routes += self._extra_routes(port)
-        if self.settings.metrics_on_http:
-            app.router.routes.append(Route("/metrics", metrics_endpoint))
-        else:
-            app.router.routes.append(Route("/metrics", _not_here))
-        _KServeRoutes(self.dataplane, self.model_repository_extension, app).register()
-        for handled in (HTTPException, Exception, *_KSERVE_STATUS):
-            app.add_exception_handler(handled, _answer_exception)
-        return _ConnectionCloser(app, self.gate)
-
-
-class _KServeRoutes(RESTServer):
-    """Registers KServe's own routes on our application; its server is not started."""
-
-    def __init__(self, dataplane: Any, repository: Any, app: FastAPI) -> None:
-        self.dataplane, self.model_repository_extension, self._app = dataplane, repository, app
-
-    def register(self) -> None:
-        self._register_endpoints(self._app)
-
-
-class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers, which close the listener at once."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-class _RestServer:
-    """Runs the application on a socket that is already bound, so that a port in use is found at once."""
-
-    def __init__(self, server: SaccadeServer, app: ASGIApp, listener: socket.socket) -> None:
-        self._listener = listener
-        self._server = _Uvicorn(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                lifespan="off",
-                timeout_keep_alive=server.timeout_keep_alive,
-                timeout_graceful_shutdown=max(1, int(server.settings.drain_grace_s)),
-                ssl_certfile=server.ssl_certfile,
-                ssl_keyfile=server.ssl_keyfile,
-            )
-        )
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Listen and return when connections are accepted."""
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
-        while not self._server.started:
-            if self._task.done():
-                self._task.result()
-                raise OSError("the HTTP server ended while it started")
-            await asyncio.sleep(0.01)
-
-    async def stop(self) -> None:
-        """Close the listener, finish open requests."""
-        self._server.should_exit = True
-        if self._task is not None:
-            await self._task
-
-
-class _ConnectionCloser:
-    """While draining, answers carry ``Connection: close``, so that clients move to another replica."""
-
-    def __init__(self, app: ASGIApp, gate: Gate) -> None:
-        self._app, self._gate = app, gate
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def closing_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
-            await send(message)
-
-        await self._app(scope, receive, closing_send if self._gate.draining else send)
-
-
-_KSERVE_STATUS: Final[dict[type[Exception], int]] = {
-    kserve_errors.InvalidInput: 400,
-    kserve_errors.ModelNotFound: 404,
-    kserve_errors.ModelNotReady: 503,
-    kserve_errors.ServerNotReady: 503,
-    kserve_errors.UnsupportedProtocol: 501,
-    NotImplementedError: 501,
-}
-
-
-async def _answer_exception(request: Request, error: Exception) -> Response:
-    """Answer what a KServe route or the router raised, in the V2 form."""
-    if isinstance(error, HTTPException):
-        text = f"{request.method} {request.url.path[:200]} is not served here: {error.detail}"
-        return json_response({"error": text}, error.headers, error.status_code)
-    for kind, status in _KSERVE_STATUS.items():
-        if isinstance(error, kind):
-            return json_response({"error": str(error)}, status=status)
-    return error_response(as_saccade_error(error))
-
-
-async def _not_here(_request: Request) -> Response:
-    raise HTTPException(404, "metrics are on the metrics port")
-
 
 def _observe_kserve_stages(exchange: Exchange) -> None:
     """Feed KServe's own histograms, which existing dashboards read."""
     for stage, histogram in KSERVE_STAGES.items():
         if exchange.model and stage in exchange.stages:
             histogram.labels(model_name=exchange.model).observe(exchange.stages[stage])
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """Bind a listening socket.
-
-    Raises:
-        OSError: the sentence names the address and what to do.
-    """
-    try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
-        )
-    except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}; choose another port") from error
 
 
 def _loop_factory(event_loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:

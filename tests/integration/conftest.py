@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from integration_support import HOST, INFER, MODEL, PHOTOS, REPOSITORY, ROOT, Address, Detection, from_v2, v2_binary
 from saccade_cli.pair import Pair, Ports
 
-ROOT = Path(__file__).resolve().parents[2]
-HOST = "127.0.0.1"
+from saccade_serving.oip import binary_codec
 
 
 @pytest.fixture(scope="session")
@@ -22,13 +22,7 @@ def images() -> Path:
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Transformer and predictor, ready; stopped cleanly at the end of the run."""
-    running = Pair(
-        ROOT / "examples" / "model-repository",
-        "detector",
-        HOST,
-        Ports.choose(HOST),
-        log_dir=tmp_path_factory.mktemp("pair-logs"),
-    )
+    running = Pair(REPOSITORY, MODEL, HOST, Ports.choose(HOST), log_dir=tmp_path_factory.mktemp("pair-logs"))
     running.start()
     try:
         asyncio.run(running.wait_ready())
@@ -36,3 +30,44 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     finally:
         codes = running.stop()
     assert codes == {"transformer": 0, "predictor": 0}
+
+
+@pytest.fixture(scope="session")
+def transformer(pair: Pair) -> Address:
+    """Where the pair's transformer listens."""
+    return Address(pair.ports.rest, pair.ports.grpc, pair.ports.metrics)
+
+
+@pytest.fixture(scope="session")
+def predictor(pair: Pair) -> Address:
+    """Where the pair's predictor listens."""
+    return Address(pair.ports.predictor_rest, pair.ports.predictor_grpc, pair.ports.predictor_metrics)
+
+
+@pytest.fixture(scope="session")
+def photos(images: Path) -> dict[str, bytes]:
+    """The example photos' bytes by file name."""
+    return {name: (images / name).read_bytes() for name in PHOTOS}
+
+
+@pytest.fixture(scope="session")
+def expected(transformer: Address, photos: dict[str, bytes]) -> dict[str, list[Detection]]:
+    """What the pair finds in each photo by V2 REST with binary tensors; all else is held against it."""
+    found = {}
+    for name, image in photos.items():
+        answer = transformer.http(INFER, *v2_binary(image))
+        assert answer.status == 200, answer.body
+        response = binary_codec.decode_response(answer.body, answer.headers["inference-header-content-length"])
+        [found[name]] = from_v2(response)
+    return found
+
+
+@pytest.fixture(scope="session")
+def choose_address() -> Callable[[], Address]:
+    """Make addresses on free ports."""
+
+    def choose() -> Address:
+        ports = Ports.choose(HOST)
+        return Address(ports.rest, ports.grpc, ports.metrics)
+
+    return choose

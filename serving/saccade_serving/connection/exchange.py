@@ -64,8 +64,10 @@ class Exchange:
             InvalidRequest: ``x-deadline-ms`` is not a positive number.
         """
         started = time.monotonic() if started is None else started
-        request_id = headers.get(REQUEST_ID_HEADER, "")[:_MAX_ID_CHARS] or secrets.token_hex(8)
-        forwarded = {name: headers[name] for name in FORWARDED_HEADERS if name in headers}
+        request_id = headers.get(REQUEST_ID_HEADER, "")[:_MAX_ID_CHARS]
+        if not _can_travel(request_id):
+            request_id = secrets.token_hex(8)
+        forwarded = {name: headers[name] for name in FORWARDED_HEADERS if _can_travel(headers.get(name, ""))}
         forwarded[REQUEST_ID_HEADER] = request_id
         exchange = cls(protocol, started + timeout_s, request_id, forwarded, started)
         if stated := headers.get(DEADLINE_HEADER):
@@ -122,6 +124,11 @@ class Exchange:
             yield
         finally:
             self.spent(name, time.monotonic() - begun)
+
+
+def _can_travel(value: str) -> bool:
+    """Whether a value may be a header in HTTP and metadata in gRPC alike: printable ASCII."""
+    return bool(value) and value.isascii() and value.isprintable()
 
 
 def _positive_number(text: str) -> float:

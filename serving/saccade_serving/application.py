@@ -1,0 +1,104 @@
+"""The ASGI application of both services: our routes first, then KServe's, every error in the V2 form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from fastapi import FastAPI
+from kserve import errors as kserve_errors
+from kserve.protocol.rest.server import RESTServer
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from saccade_serving import __version__
+from saccade_serving.connection.gate import Gate
+from saccade_serving.connection.rest import (
+    RestPort,
+    V2Routes,
+    as_saccade_error,
+    error_response,
+    json_response,
+    metrics_endpoint,
+)
+
+if TYPE_CHECKING:
+    from kserve import ModelServer
+
+ExtraRoutes = Callable[[RestPort], Sequence[BaseRoute]]
+
+#: What KServe's routes raise, and the status it means.
+_KSERVE_STATUS: Final[dict[type[Exception], int]] = {
+    kserve_errors.InvalidInput: 400,
+    kserve_errors.ModelNotFound: 404,
+    kserve_errors.ModelNotReady: 503,
+    kserve_errors.ServerNotReady: 503,
+    kserve_errors.UnsupportedProtocol: 501,
+    NotImplementedError: 501,
+}
+
+
+def build_application(server: ModelServer, gate: Gate, extra_routes: ExtraRoutes) -> ASGIApp:
+    """Assemble the application.
+
+    Args:
+        server: KServe's server, whose remaining routes are kept.
+        gate: admission and accounting.
+        extra_routes: builds a service's own routes, given the port their requests must pass.
+    """
+    app = FastAPI(
+        title="Saccade", version=__version__, docs_url="/docs" if server.enable_docs_url else None, redoc_url=None
+    )
+    port = RestPort(gate)
+    app.router.routes += V2Routes(gate, port).routes()
+    app.router.routes += extra_routes(port)
+    app.router.routes.append(Route("/metrics", metrics_endpoint if gate.settings.metrics_on_http else _not_here))
+    _KServeRoutes(server, app).register()
+    for handled in (HTTPException, Exception, *_KSERVE_STATUS):
+        app.add_exception_handler(handled, _answer_exception)
+    return _ConnectionCloser(app, gate)
+
+
+class _KServeRoutes(RESTServer):
+    """Registers KServe's own routes on our application; its server is not started."""
+
+    def __init__(self, server: ModelServer, app: FastAPI) -> None:
+        self.dataplane: Any = server.dataplane
+        self.model_repository_extension: Any = server.model_repository_extension
+        self._app = app
+
+    def register(self) -> None:
+        self._register_endpoints(self._app)
+
+
+class _ConnectionCloser:
+    """While draining, answers carry ``Connection: close``, so that clients move to another replica."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self._app, self._gate = app, gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def closing_send(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._gate.draining:
+                message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, receive, closing_send)
+
+
+async def _answer_exception(request: Request, error: Exception) -> Response:
+    """Answer what a KServe route or the router raised, in the V2 form."""
+    if isinstance(error, HTTPException):
+        text = f"{request.method} {request.url.path[:200]} is not served here: {error.detail}"
+        return json_response({"error": text}, error.headers, error.status_code)
+    for kind, status in _KSERVE_STATUS.items():
+        if isinstance(error, kind):
+            return json_response({"error": str(error)}, status=status)
+    return error_response(as_saccade_error(error))
+
+
+async def _not_here(_request: Request) -> Response:
+    raise HTTPException(404, "metrics are on the metrics port")

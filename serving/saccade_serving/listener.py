@@ -1,0 +1,79 @@
+"""Listening: a socket bound before anything else, and KServe's uvicorn on it without its signal handling."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from kserve.protocol.rest.server import _RefreshingServer
+from starlette.types import ASGIApp
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Bind a listening socket.
+
+    Raises:
+        OSError: the sentence names the address and what to do.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}; choose another port") from error
+
+
+class _Uvicorn(_RefreshingServer):
+    """KServe's uvicorn (it reads renewed TLS certificates) without the signal handlers, which close at once."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HttpListener:
+    """Runs an application on a bound socket.
+
+    Args:
+        app: the application.
+        listener: from ``bind``; closed by its owner.
+        grace_s: longest time that open requests have when it stops.
+        options: further options of ``uvicorn.Config``.
+    """
+
+    def __init__(self, app: ASGIApp, listener: socket.socket, grace_s: float, **options: Any) -> None:
+        self._listener = listener
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=max(1, int(grace_s)),
+            **options,
+        )
+        self._server = _Uvicorn(config)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen and return when connections are accepted.
+
+        Raises:
+            OSError: the server ended while it started.
+        """
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        while not self._server.started:
+            if self._task.done():
+                self._task.result()
+                raise OSError("the HTTP server ended while it started")
+            await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """Close the listener, finish open requests."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
