@@ -161,6 +161,7 @@ class Samples:
     """What ``/metrics`` says at one moment."""
 
     def __init__(self, text: str) -> None:
+        self.text = text
         self._values: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:

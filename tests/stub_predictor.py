@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -107,14 +108,14 @@ class StubPredictor:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 if self.path.endswith("/ready"):
                     self._send(Reply(200, {"content-type": "application/json"}, b"{}"))
                 else:
                     content = orjson.dumps(json_codec.encode_metadata(stub.metadata))
                     self._send(Reply(200, {"content-type": "application/json"}, content))
 
-            def do_POST(self) -> None:  # noqa: N802
+            def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 headers = {name.lower(): ",".join(self.headers.get_all(name, [])) for name in self.headers}
                 request = binary_codec.decode_request(
@@ -130,8 +131,9 @@ class StubPredictor:
                 self.send_response(reply.status)
                 for name, value in {**reply.headers, "content-length": str(len(reply.body))}.items():
                     self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(reply.body)
+                with contextlib.suppress(ConnectionError):  # whoever has left will not read it
+                    self.end_headers()
+                    self.wfile.write(reply.body)
 
             def log_message(self, *_arguments: Any) -> None:
                 pass

@@ -254,7 +254,7 @@ def test_a_service_explains_itself_in_its_clean_environment(environments: dict[s
 @if_asked
 @pytest.mark.parametrize(
     ("target", "absent"),
-    [("transformer", ["onnxruntime", "onnx", "tritonclient", "pytest"]), ("predictor", ["cv2", "PIL", "pytest"])],
+    [("transformer", ["onnxruntime", "onnx", "tritonclient", "pytest"]), ("predictor", ["cv2", "pytest"])],
 )
 def test_an_environment_has_only_its_own_services_requirements(
     environments: dict[str, Path], target: str, absent: list[str]

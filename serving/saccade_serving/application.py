@@ -15,6 +15,8 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from saccade_serving import __version__
+from saccade_serving.connection.body import Body
+from saccade_serving.connection.exchange import Exchange
 from saccade_serving.connection.gate import Gate
 from saccade_serving.connection.rest import (
     RestPort,
@@ -24,6 +26,7 @@ from saccade_serving.connection.rest import (
     json_response,
     metrics_endpoint,
 )
+from saccade_serving.errors import SaccadeError, Unimplemented
 
 if TYPE_CHECKING:
     from kserve import ModelServer
@@ -55,9 +58,13 @@ def build_application(server: ModelServer, gate: Gate, extra_routes: ExtraRoutes
     port = RestPort(gate)
     app.router.routes += V2Routes(gate, port).routes()
     app.router.routes += extra_routes(port)
+    # KServe's own read a body of any size before they find that the model has no answer.
+    app.router.routes += [
+        port.route(f"/v1/models/{{model_name}}:{verb}", "v1", _v2_only) for verb in ("predict", "explain")
+    ]
     app.router.routes.append(Route("/metrics", metrics_endpoint if gate.settings.metrics_on_http else _not_here))
     _KServeRoutes(server, app).register()
-    for handled in (HTTPException, Exception, *_KSERVE_STATUS):
+    for handled in (HTTPException, SaccadeError, Exception, *_KSERVE_STATUS):
         app.add_exception_handler(handled, _answer_exception)
     return _ConnectionCloser(app, gate)
 
@@ -98,6 +105,10 @@ async def _answer_exception(request: Request, error: Exception) -> Response:
         if isinstance(error, kind):
             return json_response({"error": str(error)}, status=status)
     return error_response(as_saccade_error(error))
+
+
+async def _v2_only(request: Request, _exchange: Exchange, _body: Body) -> Response:
+    raise Unimplemented(f"{request.url.path[:200]} is not served here; use POST /v2/models/<model>/infer")
 
 
 async def _not_here(_request: Request) -> Response:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from integration_support import HOST, INFER, MODEL, PHOTOS, REPOSITORY, ROOT, Address, Detection, from_v2, v2_binary
 from saccade_cli.pair import Pair, Ports
-
 from saccade_serving.oip import binary_codec
 
 

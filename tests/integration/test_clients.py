@@ -14,6 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from numpy.typing import NDArray
+from PIL import Image
+from tritonclient.utils import InferenceServerException
+
 from integration_support import (
     HOST,
     INFER,
@@ -34,10 +38,6 @@ from integration_support import (
     v2_grpc,
     v2_json,
 )
-from numpy.typing import NDArray
-from PIL import Image
-from tritonclient.utils import InferenceServerException
-
 from saccade_serving.oip import proto
 
 OUTPUTS = ["num_detections", "boxes", "scores", "class_ids", "labels", "cache"]
@@ -79,8 +79,8 @@ def pixels(photo: bytes, size: tuple[int, int] | None = None) -> NDArray[np.uint
 def read(result: Any) -> list[list[Detection]]:
     arrays = {name: result.as_numpy(name) for name in OUTPUTS}
     labels = [label if isinstance(label, str) else label.decode() for label in arrays["labels"].ravel()]
-    rows = (arrays[name].tolist() for name in ("num_detections", "boxes", "scores", "class_ids"))
-    return from_arrays(*rows, labels)
+    counts, boxes, scores, class_ids = (arrays[name].tolist() for name in OUTPUTS[:4])
+    return from_arrays(counts, boxes, scores, class_ids, labels)
 
 
 def of_report(images: list[dict[str, Any]] | dict[str, dict[str, Any]]) -> list[list[Detection]]:
@@ -100,6 +100,24 @@ def test_the_photos_show_what_people_see_in_them(expected: Expected) -> None:
         assert "person" in seen[f"grace_hopper.{suffix}"]
         assert "cat" in seen[f"chelsea.{suffix}"]
         assert seen[f"coffee.{suffix}"] & {"cup", "dining table"}
+
+
+@pytest.fixture(scope="module")
+def triton_grpc(transformer: Address, images: Path) -> Any:
+    """What a process with tritonclient.grpc found out."""
+    return run_client("triton_grpc.py", f"{HOST}:{transformer.grpc}", MODEL, *(str(images / name) for name in PHOTOS))
+
+
+@pytest.fixture(scope="module")
+def kserve_rest(transformer: Address, images: Path) -> Any:
+    """What a process with kserve's REST client found out."""
+    return run_client("kserve_rest.py", transformer.url, MODEL, *(str(images / name) for name in PHOTOS))
+
+
+@pytest.fixture(scope="module")
+def kserve_grpc(transformer: Address, images: Path) -> Any:
+    """What a process with kserve's gRPC client found out."""
+    return run_client("kserve_grpc.py", f"{HOST}:{transformer.grpc}", MODEL, *(str(images / name) for name in PHOTOS))
 
 
 class TestTritonHttp:
@@ -225,37 +243,36 @@ class TestTritonHttp:
 
 
 class TestTritonGrpc:
-    @pytest.fixture(scope="class")
-    def report(self, transformer: Address, images: Path) -> Any:
-        """What a process with tritonclient.grpc found out."""
-        return run_client(
-            "triton_grpc.py", f"{HOST}:{transformer.grpc}", MODEL, *(str(images / name) for name in PHOTOS)
+    def test_encoded_photos(self, triton_grpc: Any, expected: Expected) -> None:
+        check_all(of_report(triton_grpc["bytes"]), expected)
+
+    def test_decoded_pixels(self, triton_grpc: Any, expected: Expected) -> None:
+        check_all(of_report(triton_grpc["uint8"]), {name: expected[name] for name in PNGS})
+
+    def test_a_batch_of_pictures_of_different_sizes(self, triton_grpc: Any, expected: Expected) -> None:
+        check_all(of_report(triton_grpc["batch"]), expected)
+
+    def test_live_ready_and_versions(self, triton_grpc: Any) -> None:
+        assert (
+            triton_grpc["live"]
+            is triton_grpc["ready"]
+            is triton_grpc["model_ready"]
+            is triton_grpc["version_ready"]
+            is True
         )
+        assert triton_grpc["unknown_version_ready"] is False
+        assert triton_grpc["version"] == "1"
 
-    def test_encoded_photos(self, report: Any, expected: Expected) -> None:
-        check_all(of_report(report["bytes"]), expected)
+    def test_metadata(self, triton_grpc: Any) -> None:
+        assert triton_grpc["server"]["name"] == "saccade"
+        assert [one["name"] for one in triton_grpc["metadata"]["outputs"]] == OUTPUTS
+        assert triton_grpc["metadata"]["versions"] == ["1"]
+        assert triton_grpc["metadata_of_version"] == triton_grpc["metadata"]
 
-    def test_decoded_pixels(self, report: Any, expected: Expected) -> None:
-        check_all(of_report(report["uint8"]), {name: expected[name] for name in PNGS})
-
-    def test_a_batch_of_pictures_of_different_sizes(self, report: Any, expected: Expected) -> None:
-        check_all(of_report(report["batch"]), expected)
-
-    def test_live_ready_and_versions(self, report: Any) -> None:
-        assert report["live"] is report["ready"] is report["model_ready"] is report["version_ready"] is True
-        assert report["unknown_version_ready"] is False
-        assert report["version"] == "1"
-
-    def test_metadata(self, report: Any) -> None:
-        assert report["server"]["name"] == "saccade"
-        assert [one["name"] for one in report["metadata"]["outputs"]] == OUTPUTS
-        assert report["metadata"]["versions"] == ["1"]
-        assert report["metadata_of_version"] == report["metadata"]
-
-    def test_requested_outputs_request_id_and_parameters(self, report: Any) -> None:
-        assert report["subset"] == ["scores", "cache"]
-        assert report["id"] == "r-7"
-        assert report["above_threshold"] == []
+    def test_requested_outputs_request_id_and_parameters(self, triton_grpc: Any) -> None:
+        assert triton_grpc["subset"] == ["scores", "cache"]
+        assert triton_grpc["id"] == "r-7"
+        assert triton_grpc["above_threshold"] == []
 
     @pytest.mark.parametrize(
         ("what", "code", "sentence"),
@@ -274,42 +291,30 @@ class TestTritonGrpc:
             ("unload", "UNIMPLEMENTED", "loading and unloading on request is off"),
         ],
     )
-    def test_errors_have_a_code_and_a_sentence(self, report: Any, what: str, code: str, sentence: str) -> None:
-        error = report["errors"][what]
+    def test_errors_have_a_code_and_a_sentence(self, triton_grpc: Any, what: str, code: str, sentence: str) -> None:
+        error = triton_grpc["errors"][what]
         assert error["status"] == f"StatusCode.{code}"
         assert sentence in error["message"]
 
 
 class TestKServe:
-    @pytest.fixture(scope="class")
-    def rest(self, transformer: Address, images: Path) -> Any:
-        """What a process with kserve's REST client found out."""
-        return run_client("kserve_rest.py", transformer.url, MODEL, *(str(images / name) for name in PHOTOS))
-
-    @pytest.fixture(scope="class")
-    def grpc(self, transformer: Address, images: Path) -> Any:
-        """What a process with kserve's gRPC client found out."""
-        return run_client(
-            "kserve_grpc.py", f"{HOST}:{transformer.grpc}", MODEL, *(str(images / name) for name in PHOTOS)
-        )
-
     @pytest.mark.parametrize("way", ["binary", "json", "batch"])
-    def test_v2_rest(self, rest: Any, expected: Expected, way: str) -> None:
-        check_all(of_report(rest[way]), expected)
+    def test_v2_rest(self, kserve_rest: Any, expected: Expected, way: str) -> None:
+        check_all(of_report(kserve_rest[way]), expected)
 
-    def test_v1_predict(self, rest: Any, expected: Expected) -> None:
-        for found, wanted in zip(of_report(rest["v1"]), expected.values(), strict=True):
+    def test_v1_predict(self, kserve_rest: Any, expected: Expected) -> None:
+        for found, wanted in zip(of_report(kserve_rest["v1"]), expected.values(), strict=True):
             check_rounded(found, wanted)
 
     @pytest.mark.parametrize("way", ["bytes", "batch"])
-    def test_v2_grpc(self, grpc: Any, expected: Expected, way: str) -> None:
-        check_all(of_report(grpc[way]), expected)
+    def test_v2_grpc(self, kserve_grpc: Any, expected: Expected, way: str) -> None:
+        check_all(of_report(kserve_grpc[way]), expected)
 
-    def test_health(self, rest: Any, grpc: Any) -> None:
-        for report in (rest, grpc):
+    def test_health(self, kserve_rest: Any, kserve_grpc: Any) -> None:
+        for report in (kserve_rest, kserve_grpc):
             assert report["live"] is report["ready"] is report["model_ready"] is True
-        assert rest["v1_model_ready"] is True
-        assert rest["unknown_model_ready"] is False
+        assert kserve_rest["v1_model_ready"] is True
+        assert kserve_rest["unknown_model_ready"] is False
 
     @pytest.mark.parametrize(
         ("what", "status", "sentence"),
@@ -321,9 +326,9 @@ class TestKServe:
             ("unknown model by v1", "404", "model 'absent' is not served here"),
         ],
     )
-    def test_rest_errors(self, rest: Any, what: str, status: str, sentence: str) -> None:
-        assert rest["errors"][what]["status"] == status
-        assert sentence in rest["errors"][what]["message"]
+    def test_rest_errors(self, kserve_rest: Any, what: str, status: str, sentence: str) -> None:
+        assert kserve_rest["errors"][what]["status"] == status
+        assert sentence in kserve_rest["errors"][what]["message"]
 
     @pytest.mark.parametrize(
         ("what", "code"),
@@ -335,8 +340,8 @@ class TestKServe:
             ("timeout", "DEADLINE_EXCEEDED"),
         ],
     )
-    def test_grpc_errors(self, grpc: Any, what: str, code: str) -> None:
-        assert grpc["errors"][what]["status"] == code
+    def test_grpc_errors(self, kserve_grpc: Any, what: str, code: str) -> None:
+        assert kserve_grpc["errors"][what]["status"] == code
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")

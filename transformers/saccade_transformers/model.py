@@ -214,7 +214,8 @@ class TransformerModel(ServedModel):
         if self._known is None or self._known[0] is not contract:
             try:
                 self._known = (contract, self._make_task(contract))
-            except (KeyError, ValueError) as error:
+            except (KeyError, TypeError, ValueError) as error:
+                self._predictor.forget()
                 raise PredictorUnavailable(
                     f"the predictor's model {self._predictor.model!r} does not fit this transformer: {error}"
                 ) from error

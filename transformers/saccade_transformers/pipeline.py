@@ -127,7 +127,13 @@ class Pipeline:
             )
         with exchange.stage("postprocess"):
             begun = time.monotonic()
-            answer = await self._workers.run(lambda: _read(task, outputs, options, prepared.mapping))
+            try:
+                answer = await self._workers.run(lambda: _read(task, outputs, options, prepared.mapping))
+            except ContractBroken as error:
+                self._predictor.forget()
+                raise PredictorUnavailable(
+                    f"the predictor's answer is not what its model promises: {error}"
+                ) from error
             self._postprocess_s += _SMOOTHING * (time.monotonic() - begun - self._postprocess_s)
         if task.is_full(answer):
             self._metrics.candidates_full.add((exchange.model, version))
@@ -151,8 +157,5 @@ class Pipeline:
 
 def _read(task: Task[Any, Any], outputs: dict[str, NDArray[Any]], options: Options, mapping: Letterbox) -> Any:
     """Turn the predictor's outputs into an answer; runs in a worker thread."""
-    try:
-        rows = {name: array[0] for name, array in outputs.items() if array.ndim and len(array) == 1}
-        return task.to_image(task.read(rows, options), mapping)
-    except ContractBroken as error:
-        raise PredictorUnavailable(f"the predictor's answer is not what its model promises: {error}") from error
+    rows = {name: array[0] for name, array in outputs.items() if array.ndim and len(array) == 1}
+    return task.to_image(task.read(rows, options), mapping)

@@ -147,13 +147,17 @@ class Predictor:
             answer = await self._client.infer(request, remaining_s, headers)
         except (ConnectionFailed, Refused, TimeoutError) as error:
             if isinstance(error, Refused) and error.status in (400, 404):
-                self._contract = None  # another model may stand there now: ask again
+                self.forget()
             raise _translate(error) from error
         finally:
             self._seconds.observe(time.monotonic() - begun, (self.model,))
         return {
             tensor.name: tensor.array for tensor in answer.outputs if tensor.datatype != "BYTES"
         }, answer.model_version
+
+    def forget(self) -> None:
+        """Ask for the contract anew at the next request: another model may stand there now."""
+        self._contract = None
 
     async def is_ready(self, timeout_s: float) -> bool:
         """Whether the predictor's model says it is ready."""

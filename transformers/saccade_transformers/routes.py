@@ -16,6 +16,7 @@ from saccade_serving.connection.body import Body
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.connection.rest import PartsResponse, RestPort, content_type, json_response
 from saccade_serving.errors import InvalidImage, InvalidRequest, UnsupportedMedia, short
+from saccade_serving.oip.body import check_json_size
 from saccade_serving.oip.messages import Buffer, ParameterValue
 from saccade_transformers.model import TransformerModel, v1_answer
 from saccade_transformers.pipeline import Encoded
@@ -73,7 +74,7 @@ class ImageRoutes:
         if kind.startswith("image/"):
             sources = [Encoded(data)]
         elif kind in ("", "application/json", "application/x-www-form-urlencoded"):
-            self._port.check_json_size(len(data))
+            check_json_size("the request", len(data), self._port.gate.settings.max_json_bytes)
             sources, parameters = read_instances(data)
         else:
             raise UnsupportedMedia(

@@ -80,12 +80,15 @@ class GrpcClient:
     async def _call(
         self, method: str, message: Any, timeout_s: float, headers: Mapping[str, str] | None = None
     ) -> Any:
+        # gRPC metadata is printable ASCII; a REST client's headers need not be, and are not worth failing for.
+        metadata = tuple((k, v) for k, v in (headers or {}).items() if v.isascii() and v.isprintable())
         try:
-            return await self._method(method)(
-                message, timeout=max(timeout_s, 1e-3), metadata=tuple((headers or {}).items())
-            )
+            answer = await self._method(method)(message, timeout=max(timeout_s, 1e-3), metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from error
+        if answer is None:  # grpcio's way to say that it is no such message
+            raise ConnectionFailed(f"the answer of {self._address} cannot be read")
+        return answer
 
     def _translate(self, error: Any) -> Exception:
         code = error.code().name
@@ -96,7 +99,7 @@ class GrpcClient:
         if code == "DEADLINE_EXCEEDED" and reason is None:
             return TimeoutError(error.details())
         status = 502 if reason == "predictor_unavailable" else _STATUS.get(code, 500)
-        return Refused(status, error.details(), float(retry_after) if retry_after else None)
+        return Refused(status, error.details(), _seconds(retry_after))
 
     def _method(self, name: str) -> Any:
         if self._channel is None:
@@ -114,3 +117,11 @@ class GrpcClient:
                 response_deserializer=response.FromString,
             )
         return call
+
+
+def _seconds(text: str | None) -> float | None:
+    """The server's ``retry-after``, None if it is missing or no number."""
+    try:
+        return float(text or "")
+    except ValueError:
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -97,10 +98,11 @@ class RestClient:
         Raises:
             ConnectionFailed: no connection, or it broke off. A request on a kept-alive connection that the server
                 had already closed is sent once more: inference may safely be repeated.
-            TimeoutError: the answer did not come in time.
+            TimeoutError: the answer did not come in time, both attempts together.
         """
-        timeout = aiohttp.ClientTimeout(total=max(timeout_s, 1e-3))
+        deadline = time.monotonic() + timeout_s
         for attempt in (1, 2):
+            timeout = aiohttp.ClientTimeout(total=max(deadline - time.monotonic(), 1e-3))
             try:
                 async with self._open().request(
                     method, self._base_url + path, data=body, headers=headers, timeout=timeout, allow_redirects=False
@@ -137,4 +139,4 @@ def _raise_for_status(status: int, headers: Mapping[str, str], body: bytes) -> N
     except (orjson.JSONDecodeError, KeyError, TypeError):
         message = f"HTTP status {status}"
     retry_after = headers.get("retry-after", "")
-    raise Refused(status, message, float(retry_after) if retry_after.isdigit() else None)
+    raise Refused(status, message, float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None)

@@ -110,7 +110,7 @@ class Exchange:
     def too_late(self, where: str) -> DeadlineExceeded:
         """Build the error for a deadline that passed ``where``."""
         given_ms = (self.deadline - self.started) * 1e3
-        return DeadlineExceeded(f"the request's {given_ms:.0f} ms were over {where}")
+        return DeadlineExceeded(f"the request's {given_ms:.6g} ms were over {where}")
 
     def spent(self, stage: str, seconds: float) -> None:
         """Add time to a stage."""

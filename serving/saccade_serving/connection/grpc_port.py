@@ -26,6 +26,8 @@ log = logging.getLogger("saccade.grpc")
 
 #: Trailing metadata that tells our errors from the channel's own.
 REASON_KEY = "saccade-reason"
+#: Calls that are no inferences and may run beside them.
+_PROBES = 64
 
 Context = Any  # grpc.aio.ServicerContext; grpcio carries no types
 
@@ -48,8 +50,10 @@ class GrpcPort:
         Raises:
             OSError: the port is in use or may not be bound.
         """
-        limit = self._gate.settings.max_inflight_requests
-        self._server = grpc.aio.server(options=self._options, maximum_concurrent_rpcs=limit)
+        # Above the gate's own limit, whose refusal says when to come back; grpcio's has the wrong code, and would
+        # refuse probes too.
+        most = 2 * self._gate.settings.max_inflight_requests + _PROBES
+        self._server = grpc.aio.server(options=self._options, maximum_concurrent_rpcs=most)
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
                 getattr(self, f"_{name}"),

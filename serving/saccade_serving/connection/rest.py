@@ -26,7 +26,6 @@ from saccade_serving.connection.gate import CLIENT_LEFT, Gate
 from saccade_serving.errors import (
     EngineFailed,
     InvalidRequest,
-    PayloadTooLarge,
     SaccadeError,
     Unimplemented,
     UnsupportedMedia,
@@ -110,17 +109,9 @@ class RestPort:
         Raises:
             As ``Body.read``; DeadlineExceeded also when the request's own deadline comes first.
         """
+        exchange.check_deadline("before its body was received")
         with exchange.stage("receive"):
             return await body.read(min(self.gate.settings.receive_timeout_s, max(0.0, exchange.remaining_s())))
-
-    def check_json_size(self, size: int, what: str = "the JSON part of the request") -> None:
-        """Refuse JSON that would hold up the event loop.
-
-        Raises:
-            PayloadTooLarge: over ``max_json_bytes``.
-        """
-        if size > self.gate.settings.max_json_bytes:
-            raise PayloadTooLarge(what, size, self.gate.settings.max_json_bytes)
 
     async def until_client_leaves(self, work: Coroutine[Any, Any, T], body: Body) -> T:
         """Await ``work``, and cancel it when the client closes the connection.
@@ -230,8 +221,8 @@ class V2Routes:
         data = await self._port.read(body, exchange)
         if not data:
             raise InvalidRequest("the request body is empty; expected a V2 inference request")
-        self._port.check_json_size(int(json_length[:12]) if json_length and json_length.isdigit() else len(data))
-        infer_request = binary_codec.decode_request(name, version, data, json_length)
+        limit = self._gate.settings.max_json_bytes
+        infer_request = binary_codec.decode_request(name, version, data, json_length, limit)
         exchange.tighten_by_parameter(infer_request.parameters)
         answer = await self._port.until_client_leaves(model.infer(infer_request, exchange), body)
         encoded = binary_codec.encode_response(infer_request, answer)

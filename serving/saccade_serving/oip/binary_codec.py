@@ -32,7 +32,13 @@ from saccade_serving.oip.selection import select_outputs
 __all__ = ["EncodedBody", "decode_request", "decode_response", "encode_request", "encode_response"]
 
 
-def decode_request(model_name: str, model_version: str, body: Buffer, json_length: int | str | None) -> InferRequest:
+def decode_request(
+    model_name: str,
+    model_version: str,
+    body: Buffer,
+    json_length: int | str | None,
+    max_json_bytes: int | None = None,
+) -> InferRequest:
     """Read an inference request.
 
     Args:
@@ -40,12 +46,14 @@ def decode_request(model_name: str, model_version: str, body: Buffer, json_lengt
         model_version: from the path; empty for the model's own choice.
         body: the HTTP body. The tensors are views of it, so it must not change while they are in use.
         json_length: the value of ``Inference-Header-Content-Length``, None when the header is absent.
+        max_json_bytes: largest JSON that is parsed; None for any.
 
     Raises:
         InvalidRequest: the body contradicts the protocol (WrongShape for datatypes, shapes and sizes).
+        PayloadTooLarge: the JSON is over ``max_json_bytes``.
     """
     owner = "the request"
-    header, binary = split_body(body, json_length, owner)
+    header, binary = split_body(body, json_length, owner, max_json_bytes)
     parameters = field(header, "parameters", dict, owner, {})
     entries = objects(field(header, "inputs", list, owner), "input")
     if not entries:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from saccade_serving.errors import InvalidRequest
+from saccade_serving.errors import InvalidRequest, PayloadTooLarge
 from saccade_serving.oip.json_codec import dump_object, parse_object
 from saccade_serving.oip.messages import Buffer
 from saccade_serving.oip.raw import byte_view
@@ -49,22 +49,27 @@ class EncodedBody:
         return {"content-type": "application/octet-stream", HEADER_LENGTH: str(self.json_length)}
 
 
-def split_body(body: Buffer, json_length: int | str | None, owner: str) -> tuple[dict[str, Any], memoryview | None]:
+def split_body(
+    body: Buffer, json_length: int | str | None, owner: str, max_json_bytes: int | None = None
+) -> tuple[dict[str, Any], memoryview | None]:
     """Parse a body's JSON and find its binary data.
 
     Args:
         body: the whole body.
         json_length: the value of ``Inference-Header-Content-Length``, None when the header is absent.
         owner: what the body is, as the sentence calls it: ``the request``.
+        max_json_bytes: largest JSON that is parsed; None for any.
 
     Returns:
         The JSON object, and a read-only view of the bytes behind it; None for these without the header.
 
     Raises:
         InvalidRequest: the header is not a length within the body, or the JSON is not an object.
+        PayloadTooLarge: the JSON is over ``max_json_bytes``.
     """
     view = byte_view(body)
     if json_length is None:
+        check_json_size(owner, view.nbytes, max_json_bytes)
         return parse_object(view, owner), None
     length = _length_of(json_length)
     if length is None or length > view.nbytes:
@@ -74,7 +79,18 @@ def split_body(body: Buffer, json_length: int | str | None, owner: str) -> tuple
         raise InvalidRequest(
             "Inference-Header-Content-Length is 0; a body without JSON (a raw binary request) is not served"
         )
+    check_json_size(owner, length, max_json_bytes)
     return parse_object(view[:length], owner), view[length:]
+
+
+def check_json_size(owner: str, size: int, limit: int | None) -> None:
+    """Refuse JSON that would hold up the event loop for long.
+
+    Raises:
+        PayloadTooLarge: over the limit.
+    """
+    if limit is not None and size > limit:
+        raise PayloadTooLarge(f"the JSON of {owner}", size, limit)
 
 
 def join_body(header: dict[str, Any], buffers: Sequence[memoryview], owner: str) -> EncodedBody:

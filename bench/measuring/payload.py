@@ -1,0 +1,86 @@
+"""The requests that are sent, ready as bytes, and what a right answer looks like.
+
+All servers are sent the same tensor: UINT8 [1, H, W, 3], every byte of it 7, and answer FP32 [1] with that byte.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from typing import Final, Literal
+
+from servers.noop import INPUT, MODEL, OUTPUT
+
+from saccade_serving.oip import proto
+
+Protocol = Literal["rest", "grpc"]
+
+#: Name of a size -> shape of its tensor. "353B" is the whole REST body, "1.2MB" the tensor (1,228,800 bytes).
+SHAPES: Final[dict[str, tuple[int, ...]]] = {"353B": (1, 8, 8, 3), "1.2MB": (1, 640, 640, 3)}
+#: Bodies that are filled up with spaces between JSON and tensor.
+REST_BYTES: Final = {"353B": 353}
+
+GRPC_METHOD: Final = f"/{proto.SERVICE}/ModelInfer"
+ELEMENT: Final = 7
+#: The answer's one element as raw contents, and as JSON for a server that answers binary requests with it.
+RIGHT_ANSWERS: Final = (struct.pack("<f", ELEMENT), b"[7.0]")
+
+
+def is_right(answer: bytes) -> bool:
+    """Whether an answer's body holds the number that was asked for."""
+    return any(right in answer for right in RIGHT_ANSWERS)
+
+
+def rest_body(size: str) -> tuple[bytes, int]:
+    """A V2 request with a binary tensor.
+
+    The id is there because KServe's stock REST server answers 500 to a binary request without one.
+
+    Returns:
+        The body, and how much of it is JSON.
+    """
+    shape = SHAPES[size]
+    count = math.prod(shape)
+    tensor = {"name": INPUT, "datatype": "UINT8", "shape": shape, "parameters": {"binary_data_size": count}}
+    content = {"id": "1", "inputs": [tensor], "parameters": {"binary_data_output": True}}
+    text = json.dumps(content, separators=(",", ":")).encode()
+    text = text.ljust(REST_BYTES.get(size, 0) - count)
+    return text + bytes([ELEMENT]) * count, len(text)
+
+
+def rest_request(model: str, size: str) -> bytes:
+    """Head and body of the HTTP/1.1 request."""
+    body, json_length = rest_body(size)
+    head = (
+        f"POST /v2/models/{model}/infer HTTP/1.1\r\n"
+        "Host: 127.0.0.1\r\n"
+        "Content-Type: application/octet-stream\r\n"
+        f"Inference-Header-Content-Length: {json_length}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def grpc_request(model: str, size: str) -> bytes:
+    """The serialised ``ModelInferRequest``."""
+    shape = SHAPES[size]
+    message = proto.ModelInferRequest(model_name=model, id="1")
+    message.inputs.add(name=INPUT, datatype="UINT8", shape=shape)
+    message.raw_input_contents.append(bytes([ELEMENT]) * math.prod(shape))
+    serialised: bytes = message.SerializeToString()
+    return serialised
+
+
+def request(protocol: Protocol, model: str, size: str) -> bytes:
+    """The request in the protocol's form."""
+    return rest_request(model, size) if protocol == "rest" else grpc_request(model, size)
+
+
+def grpc_answer() -> bytes:
+    """A right ``ModelInferResponse``, for a server that does not compute it."""
+    message = proto.ModelInferResponse(model_name=MODEL, id="1")
+    message.outputs.add(name=OUTPUT, datatype="FP32", shape=[1])
+    message.raw_output_contents.append(RIGHT_ANSWERS[0])
+    serialised: bytes = message.SerializeToString()
+    return serialised

@@ -1,0 +1,61 @@
+"""KServe's stock server, with its defaults, around a model that does nothing.
+
+The only change: it listens on 127.0.0.1, where the stock server takes every address.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import grpc.aio
+import kserve
+import uvicorn
+from kserve import InferOutput, InferRequest, InferResponse
+from servers.noop import INPUT, MODEL, OUTPUT, first_byte
+
+HOST = "127.0.0.1"
+
+
+class NoopModel(kserve.Model):
+    """A custom model as KServe's documentation writes them."""
+
+    def __init__(self) -> None:
+        super().__init__(MODEL)
+        self.load()
+
+    async def predict(self, payload: InferRequest, *_args: Any, **_kwargs: Any) -> InferResponse:
+        """Read one byte."""
+        image = next(tensor for tensor in payload.inputs if tensor.name == INPUT).as_numpy()
+        output = InferOutput(OUTPUT, [1], "FP32")
+        output.set_data_from_numpy(first_byte(image))
+        return InferResponse(payload.id, self.name, [output])
+
+
+def listen_on_loopback() -> None:
+    """KServe writes 0.0.0.0 and [::] into its code; replace them where they arrive."""
+    configure, add_port = uvicorn.Config.__init__, grpc.aio.Server.add_insecure_port
+
+    def configure_loopback(self: Any, *args: Any, **kwargs: Any) -> None:
+        configure(self, *args, **{**kwargs, "host": HOST})
+
+    def add_loopback_port(self: Any, address: str) -> int:
+        bound: int = add_port(self, f"{HOST}:{address.rpartition(':')[2]}")
+        return bound
+
+    uvicorn.Config.__init__ = configure_loopback  # type: ignore[method-assign]
+    grpc.aio.Server.add_insecure_port = add_loopback_port
+
+
+def main() -> None:
+    """Serve on the given ports until SIGTERM."""
+    ports = argparse.ArgumentParser()
+    ports.add_argument("http_port", type=int)
+    ports.add_argument("grpc_port", type=int)
+    given = ports.parse_args()
+    listen_on_loopback()
+    kserve.ModelServer(http_port=given.http_port, grpc_port=given.grpc_port).start([NoopModel()])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Saccade's own server with two models that do nothing: ``noop`` straight behind it, ``noop_batched`` as the predictor.
+
+``noop`` is the least ``ServedModel`` there can be, and shows what the data plane costs. ``noop_batched`` takes the
+predictor's whole path (contract, batcher, metrics, an instance with its thread) to an engine that computes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from servers.noop import INPUT, MODEL, OUTPUT, first_byte
+
+from saccade_predictor.engines.engine import EngineDescription, Inputs, Outputs
+from saccade_predictor.engines.runner import RunnerInstance
+from saccade_predictor.metrics import PredictorMetrics
+from saccade_predictor.model import EngineFile, PredictorModel
+from saccade_predictor.modelconfig import DynamicBatching, ModelConfig, TensorConfig
+from saccade_predictor.repository import ModelDirectory
+from saccade_predictor.settings import PredictorSettings
+from saccade_serving.connection.exchange import Exchange
+from saccade_serving.model import ServedModel
+from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
+from saccade_serving.server import SaccadeServer, argument_parser
+from saccade_serving.telemetry import configure_logging
+
+BATCHED: Final = "noop_batched"
+MAX_BATCH_SIZE: Final = 8
+MAX_QUEUE_SIZE: Final = 1024
+
+_INPUTS: Final = (TensorMetadata(INPUT, "UINT8", (-1, -1, -1, 3)),)
+_OUTPUTS: Final = (TensorMetadata(OUTPUT, "FP32", (-1,)),)
+
+
+class NoopModel(ServedModel):
+    """Answers at once, on the event loop."""
+
+    async def prepare(self) -> None:
+        """Nothing to load."""
+        self.ready = True
+
+    def metadata(self, version: str = "") -> ModelMetadata:
+        """One version, which is never checked."""
+        return ModelMetadata(self.name, self.versions(), "noop", _INPUTS, _OUTPUTS)
+
+    async def infer(self, request: InferRequest, exchange: Exchange) -> InferResponse:
+        """Read one byte."""
+        output = Tensor.of(OUTPUT, first_byte(request.input(INPUT).array))
+        return InferResponse(self.name, [output], "1", request.id)
+
+    async def close(self) -> None:
+        """Nothing to free."""
+        self.ready = False
+
+    def versions(self) -> list[str]:
+        """The one there is."""
+        return ["1"]
+
+
+class NoopEngine:
+    """An engine of one instance, which hands every batch to its thread as the ONNX engine does."""
+
+    def __init__(self) -> None:
+        self._instance = RunnerInstance(self._run, BATCHED)
+
+    def describe(self) -> EngineDescription:
+        """Pictures of any size in, one number per row out."""
+        return EngineDescription("noop", _INPUTS, _OUTPUTS)
+
+    def instances(self) -> Sequence[RunnerInstance]:
+        """The one lane."""
+        return [self._instance]
+
+    def close(self) -> None:
+        """End the thread."""
+        self._instance.close()
+
+    @staticmethod
+    def _run(requests: Sequence[Inputs], rows: int) -> Outputs:
+        """Read one byte of every request; its other rows, which only the warm-up has, stay 0."""
+        answer = np.zeros(rows, np.float32)
+        at = 0
+        for inputs in requests:
+            image = inputs[INPUT]
+            answer[at : at + 1] = first_byte(image)
+            at += len(image)
+        return {OUTPUT: answer}
+
+
+def load(_directory: ModelDirectory) -> list[EngineFile]:
+    """One version, batched as ``config.pbtxt`` with an empty ``dynamic_batching`` says."""
+    config = ModelConfig(
+        name=BATCHED,
+        backend="onnxruntime",
+        max_batch_size=MAX_BATCH_SIZE,
+        inputs=(TensorConfig(INPUT, "UINT8", (-1, -1, 3)),),
+        outputs=(TensorConfig(OUTPUT, "FP32", ()),),
+        default_model_filename="",
+        dynamic_batching=DynamicBatching(),
+    )
+    return [EngineFile("1", config, NoopEngine())]
+
+
+def main() -> None:
+    """Serve both models on the given ports until SIGTERM."""
+    ports = argparse.ArgumentParser()
+    ports.add_argument("http_port")
+    ports.add_argument("grpc_port")
+    given = ports.parse_args()
+    arguments = argument_parser("saccade-noop", PredictorSettings).parse_args(
+        [f"--http_port={given.http_port}", f"--grpc_port={given.grpc_port}"]
+    )
+    settings = PredictorSettings(host="127.0.0.1", metrics_port=0, drain_quiet_s=0)
+    configure_logging("warning", "text")
+    metrics = PredictorMetrics()
+    models: list[ServedModel] = [
+        NoopModel(MODEL),
+        PredictorModel(ModelDirectory(BATCHED, Path()), load, MAX_QUEUE_SIZE, metrics),
+    ]
+    SaccadeServer(arguments, settings, metrics).start(models)
+
+
+if __name__ == "__main__":
+    main()

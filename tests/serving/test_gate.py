@@ -1,0 +1,190 @@
+"""The gate: who gets in, which model answers, and that the books balance whatever the outcome."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from saccade_serving.connection.exchange import Exchange
+from saccade_serving.connection.gate import Gate
+from saccade_serving.errors import InvalidRequest, ModelNotFound, Overloaded
+from saccade_serving.metrics import Metrics
+from saccade_serving.model import ServedModel
+from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata
+from saccade_serving.settings import ServiceSettings
+from saccade_serving.telemetry import configure_logging
+
+
+class StubModel(ServedModel):
+    """Ready or not, with one version."""
+
+    def __init__(self, name: str, ready: bool = True) -> None:
+        super().__init__(name)
+        self.ready = ready
+        self.probe: Overloaded | None = None
+
+    async def prepare(self) -> None:
+        self.ready = True
+
+    def metadata(self, version: str = "") -> ModelMetadata:
+        return ModelMetadata(self.name, self.versions(), "stub", [], [])
+
+    async def infer(self, request: InferRequest, exchange: Exchange) -> InferResponse:
+        return InferResponse(self.name, [])
+
+    async def close(self) -> None:
+        self.ready = False
+
+    def versions(self) -> list[str]:
+        return ["2"]
+
+    def check_probe(self, version: str = "") -> None:
+        super().check_probe(version)
+        if self.probe is not None:
+            raise self.probe
+
+
+class Accounts:
+    """A gate and what its metrics say."""
+
+    def __init__(self, *models: StubModel, limit: int = 2, request_log: bool = False) -> None:
+        self.metrics = Metrics()
+        self.registry = CollectorRegistry()
+        self.registry.register(self.metrics)
+        self.finished: list[Exchange] = []
+        settings = ServiceSettings(max_inflight_requests=limit, request_log=request_log)
+        self.gate = Gate({model.name: model for model in models}, settings, self.metrics, self.finished.append)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
+
+
+def test_a_request_is_in_flight_from_begin_to_finish() -> None:
+    books = Accounts(StubModel("m"))
+    exchange = books.gate.begin("rest", {})
+    assert books.value("saccade_inflight_requests") == 1
+    books.gate.find("m", "", exchange)
+    books.gate.finish(exchange, "rest", "200", received=10, sent=20)
+    assert books.value("saccade_inflight_requests") == 0
+    assert books.value("saccade_requests_total", model="m", protocol="rest", code="200") == 1
+    assert books.value("saccade_request_seconds_count", model="m", version="", stage="total") == 1
+    assert books.value("saccade_network_bytes_total", direction="received") == 10
+    assert books.value("saccade_network_bytes_total", direction="sent") == 20
+    assert books.finished == [exchange]
+
+
+def test_more_requests_than_the_limit_are_refused_until_one_ends() -> None:
+    books = Accounts(StubModel("m"), limit=2)
+    first, _second = books.gate.begin("rest", {}), books.gate.begin("grpc", {})
+    with pytest.raises(Overloaded, match="2 requests are in flight, which is the limit") as caught:
+        books.gate.begin("rest", {})
+    assert caught.value.retry_after_s
+    books.gate.finish(first, "rest", "200")
+    books.gate.begin("rest", {})
+
+
+def test_a_request_that_never_got_in_is_counted_but_not_taken_off_the_inflight_ones() -> None:
+    books = Accounts(StubModel("m"), limit=1)
+    books.gate.begin("rest", {})
+    books.gate.refuse(None, "overloaded")
+    books.gate.finish(None, "rest", "503")
+    assert books.value("saccade_inflight_requests") == 1
+    assert books.value("saccade_requests_total", model="", protocol="rest", code="503") == 1
+    assert books.value("saccade_rejected_requests_total", model="", reason="overloaded") == 1
+
+
+def test_a_deadline_header_that_cannot_be_read_does_not_count_as_in_flight() -> None:
+    books = Accounts(StubModel("m"))
+    with pytest.raises(InvalidRequest):
+        books.gate.begin("rest", {"x-deadline-ms": "never"})
+    assert books.value("saccade_inflight_requests") == 0
+
+
+def test_an_unknown_model_is_named_and_never_becomes_a_label() -> None:
+    books = Accounts(StubModel("m"), StubModel("a"))
+    exchange = books.gate.begin("rest", {})
+    with pytest.raises(ModelNotFound, match="model 'x' is not served here; available: a, m"):
+        books.gate.find("x", "", exchange)
+    books.gate.finish(exchange, "rest", "404")
+    assert books.value("saccade_requests_total", model="", protocol="rest", code="404") == 1
+
+
+def test_an_unknown_version_is_named() -> None:
+    books = Accounts(StubModel("m"))
+    books.gate.find("m", "2")
+    with pytest.raises(ModelNotFound, match="version '9' of model 'm' is not served here; available: 2"):
+        books.gate.find("m", "9")
+
+
+def test_a_model_that_is_not_ready_says_why() -> None:
+    model = StubModel("m", ready=False)
+    books = Accounts(model)
+    with pytest.raises(Overloaded, match="model 'm' is not ready: it is still loading"):
+        books.gate.find("m", "")
+    model.not_ready_because = "the moon is full"
+    with pytest.raises(Overloaded, match="the moon is full"):
+        books.gate.check_ready("m")
+
+
+def test_readiness_turns_false_while_draining_but_requests_are_still_served() -> None:
+    books = Accounts(StubModel("m"))
+    books.gate.check_ready("m")
+    books.gate.draining = True
+    with pytest.raises(Overloaded, match="shutting down"):
+        books.gate.check_ready("m")
+    assert books.gate.find("m", "").name == "m"
+
+
+def test_a_probe_may_be_stricter_than_what_requests_need() -> None:
+    model = StubModel("m")
+    model.probe = Overloaded("the predictor is not ready")
+    books = Accounts(model)
+    with pytest.raises(Overloaded, match="the predictor"):
+        books.gate.check_ready("m")
+    books.gate.find("m", "")
+
+
+def test_stages_are_observed_beside_the_total() -> None:
+    books = Accounts(StubModel("m"))
+    exchange = books.gate.begin("rest", {})
+    books.gate.find("m", "", exchange)
+    exchange.version = "2"
+    exchange.spent("decode", 0.25)
+    books.gate.finish(exchange, "rest", "200")
+    assert books.value("saccade_request_seconds_sum", model="m", version="2", stage="decode") == 0.25
+
+
+def test_arrivals_and_answers_move_the_quiet_clock() -> None:
+    books = Accounts(StubModel("m"))
+    books.gate.last_seen = 0
+    exchange = books.gate.begin("rest", {})
+    arrived = books.gate.last_seen
+    assert arrived == exchange.started > 0
+    books.gate.last_seen = 0
+    books.gate.finish(exchange, "rest", "200")
+    assert books.gate.last_seen >= arrived
+
+
+def test_a_request_is_logged_in_one_line_by_switch_only(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        configure_logging("info", "json")
+        for switch in (False, True):
+            books = Accounts(StubModel("m"), request_log=switch)
+            exchange = books.gate.begin("rest", {"x-request-id": "r1"})
+            books.gate.find("m", "", exchange)
+            exchange.spent("decode", 0.0125)
+            books.gate.finish(exchange, "rest", "200", received=5, sent=6)
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    [line] = capsys.readouterr().err.splitlines()
+    event = json.loads(line)
+    assert event["total_ms"] >= 0
+    wanted = {"event": "request", "request_id": "r1", "model": "m", "code": "200", "decode_ms": 12.5}
+    assert {key: event[key] for key in wanted} == wanted
+    assert (event["received_bytes"], event["sent_bytes"]) == (5, 6)
