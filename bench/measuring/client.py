@@ -77,7 +77,10 @@ def measure(load: Load) -> Sample:
         batch = client.send(load.requests, load.limit_s)
         client_cpu_s = time.process_time() - client_before
         time.sleep(_SETTLE_S)
-        return Sample(batch.latencies_s, batch.wall_s, total_cpu_s(server) - server_before, client_cpu_s)
+        server_cpu_s = total_cpu_s(server) - server_before
+        if server_cpu_s <= 0:
+            raise ClientError("a process of the server ended during the measurement")
+        return Sample(batch.latencies_s, batch.wall_s, server_cpu_s, client_cpu_s)
 
 
 def _serve(protocol: Protocol, pipe: Connection) -> None:

@@ -1,4 +1,4 @@
-"""The client of all gRPC servers: grpcio's blocking channel, serialised messages in and out, a thread per connection."""
+"""The client of all gRPC servers: grpcio's blocking channel, serialised messages, a thread per connection."""
 
 from __future__ import annotations
 

@@ -10,9 +10,8 @@ import math
 import struct
 from typing import Final, Literal
 
-from servers.noop import INPUT, MODEL, OUTPUT
-
 from saccade_serving.oip import proto
+from servers.noop import INPUT, MODEL, OUTPUT
 
 Protocol = Literal["rest", "grpc"]
 
@@ -75,6 +74,11 @@ def grpc_request(model: str, size: str) -> bytes:
 def request(protocol: Protocol, model: str, size: str) -> bytes:
     """The request in the protocol's form."""
     return rest_request(model, size) if protocol == "rest" else grpc_request(model, size)
+
+
+def request_bytes(size: str) -> dict[Protocol, int]:
+    """Bytes of the HTTP body, and of the gRPC message."""
+    return {"rest": len(rest_body(size)[0]), "grpc": len(grpc_request(MODEL, size))}
 
 
 def grpc_answer() -> bytes:

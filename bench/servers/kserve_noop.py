@@ -1,23 +1,26 @@
 """KServe's stock server, with its defaults, around a model that does nothing.
 
-The only change: it listens on 127.0.0.1, where the stock server takes every address.
+The only change: it listens on 127.0.0.1, where the stock server takes every address. With ``--quiet`` it does not log,
+which stock servers do for every request.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 from typing import Any
 
 import grpc.aio
 import kserve
 import uvicorn
 from kserve import InferOutput, InferRequest, InferResponse
+
 from servers.noop import INPUT, MODEL, OUTPUT, first_byte
 
 HOST = "127.0.0.1"
 
 
-class NoopModel(kserve.Model):
+class NoopModel(kserve.Model):  # type: ignore[misc]  # kserve has no types
     """A custom model as KServe's documentation writes them."""
 
     def __init__(self) -> None:
@@ -52,9 +55,15 @@ def main() -> None:
     ports = argparse.ArgumentParser()
     ports.add_argument("http_port", type=int)
     ports.add_argument("grpc_port", type=int)
+    ports.add_argument("--quiet", action="store_true")
     given = ports.parse_args()
     listen_on_loopback()
-    kserve.ModelServer(http_port=given.http_port, grpc_port=given.grpc_port).start([NoopModel()])
+    server = kserve.ModelServer(
+        http_port=given.http_port, grpc_port=given.grpc_port, enable_latency_logging=not given.quiet
+    )
+    if given.quiet:
+        logging.disable(logging.INFO)
+    server.start([NoopModel()])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Saccade's own server with two models that do nothing: ``noop`` straight behind it, ``noop_batched`` as the predictor.
+"""Saccade's own server with two models that do nothing: ``noop`` right behind it, ``noop_batched`` as the predictor.
 
 ``noop`` is the least ``ServedModel`` there can be, and shows what the data plane costs. ``noop_batched`` takes the
 predictor's whole path (contract, batcher, metrics, an instance with its thread) to an engine that computes nothing.
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from servers.noop import INPUT, MODEL, OUTPUT, first_byte
 
 from saccade_predictor.engines.engine import EngineDescription, Inputs, Outputs
 from saccade_predictor.engines.runner import RunnerInstance
@@ -26,6 +25,7 @@ from saccade_serving.model import ServedModel
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
 from saccade_serving.server import SaccadeServer, argument_parser
 from saccade_serving.telemetry import configure_logging
+from servers.noop import INPUT, MODEL, OUTPUT, first_byte
 
 BATCHED: Final = "noop_batched"
 MAX_BATCH_SIZE: Final = 8

@@ -37,7 +37,7 @@ async def detect(
     except OSError as error:
         raise DetectFailed(f"{path}: {error.strerror}") from error
     query = f"?score_threshold={threshold}" if threshold is not None else ""
-    answer = orjson.loads(await _post(client, url, path, image, query, "application/json", timeout_s))
+    answer = _answer(path, await _post(client, url, path, image, query, "application/json", timeout_s))
     picture = await _post(client, url, path, image, query, "image/jpeg", timeout_s) if draw else None
     return Found(path, answer, picture)
 
@@ -55,6 +55,18 @@ async def _post(
     if status != 200:
         raise DetectFailed(f"{path}: {_reason(status, body)}")
     return body
+
+
+def _answer(path: Path, body: bytes) -> dict[str, Any]:
+    """The answer as an object that has detections, whoever sent it."""
+    try:
+        answer: dict[str, Any] = orjson.loads(body)
+        summary(answer["detections"])
+        if isinstance(answer["cache"], str):
+            return answer
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        pass
+    raise DetectFailed(f"{path}: {_reason(200, b'')}")
 
 
 def _reason(status: int, body: bytes) -> str:

@@ -42,14 +42,19 @@ class Ports:
         """Use the given ports, check that they are free, and choose free ones for the rest.
 
         Raises:
-            PairFailed: a given port is in use.
+            PairFailed: a given port is in use, or given twice.
         """
+        given: set[int] = set()
         for name, port in fixed.items():
-            if not _is_free(host, port):
-                option = {"rest": "--port", "grpc": "--grpc-port"}.get(name, f"--{name}-port")
-                raise PairFailed(f"port {port} is in use; choose another with {option}")
+            option = {"rest": "--port", "grpc": "--grpc-port"}.get(name, f"--{name}-port")
+            if port in given or not _is_free(host, port):
+                why = "given twice" if port in given else "in use"
+                raise PairFailed(f"port {port} is {why}; choose another with {option}")
+            given.add(port)
         names = [name for name in cls.__dataclass_fields__ if name not in fixed]
-        return cls(**fixed, **dict(zip(names, _free_ports(host, len(names)), strict=True)))
+        # As many more as are given, since the system may name those too.
+        free = [port for port in _free_ports(host, len(names) + len(given)) if port not in given]
+        return cls(**fixed, **dict(zip(names, free, strict=False)))
 
 
 @dataclass(slots=True)

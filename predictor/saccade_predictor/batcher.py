@@ -55,11 +55,14 @@ class Waiting:
     signature: tuple[tuple[str, tuple[int, ...]], ...]
 
 
-def form_batch(queue: Iterable[Waiting], max_rows: int) -> list[Waiting]:
+def form_batch(queue: Iterable[Waiting], max_rows: int) -> tuple[list[Waiting], bool]:
     """Choose the next batch: the oldest request and those behind it with its signature, in order.
 
     Stops at the first that does not fit, so that a large request is never overtaken for ever. With ``max_rows`` 0
     the oldest runs alone.
+
+    Returns:
+        The batch, and whether it is complete: full, or followed by one that does not fit.
     """
     batch: list[Waiting] = []
     rows = 0
@@ -67,12 +70,12 @@ def form_batch(queue: Iterable[Waiting], max_rows: int) -> list[Waiting]:
         if batch and waiting.signature != batch[0].signature:
             continue
         if batch and rows + waiting.rows > max_rows:
-            break
+            return batch, True
         batch.append(waiting)
         rows += waiting.rows
         if rows >= max_rows:
-            break
-    return batch
+            return batch, True
+    return batch, False
 
 
 class Batcher:
@@ -104,7 +107,10 @@ class Batcher:
 
     def oldest_s(self) -> float:
         """Age of the oldest waiting request in seconds; 0 without one."""
-        return self._clock() - self._queue[0].enqueued if self._queue else 0.0
+        try:
+            return self._clock() - self._queue[0].enqueued
+        except IndexError:  # a scrape asks in another thread, so looking first would not help
+            return 0.0
 
     async def submit(self, inputs: Inputs, rows: int, exchange: Exchange) -> Outputs:
         """Queue a request and await its rows of the outputs.
@@ -161,9 +167,9 @@ class Batcher:
             self._timer.cancel()
             self._timer = None
         while self._free and self._queue:
-            batch = form_batch(self._queue, self._rules.max_rows)
+            batch, complete = form_batch(self._queue, self._rules.max_rows)
             wait_s = self._rules.max_delay_s - (self._clock() - batch[0].enqueued)
-            if wait_s > 0 and sum(w.rows for w in batch) < self._rules.max_rows:
+            if wait_s > 0 and not complete:
                 self._timer = asyncio.get_running_loop().call_later(wait_s, self._pump)
                 return
             for waiting in batch:
@@ -194,9 +200,11 @@ class Batcher:
         for waiting in batch:
             waiting.exchange.spent("queue", started - waiting.enqueued)
             waiting.exchange.spent("compute", elapsed)
-        error = done.exception()
-        if error is None:
+        error: BaseException | None
+        try:
             error = self._deliver(batch, rows, done.result())
+        except BaseException as raised:  # the engine's own error, or an answer that is none
+            error = raised
         if error is not None:
             self._fail(batch, error)
         self._pump()

@@ -19,7 +19,7 @@ from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.modelconfig import ModelConfig, TensorConfig
 from saccade_predictor.repository import ModelDirectory
 from saccade_serving.connection.exchange import Exchange
-from saccade_serving.errors import ModelNotFound, Overloaded
+from saccade_serving.errors import InvalidRequest, ModelNotFound, Overloaded
 from saccade_serving.model import ServedModel
 from saccade_serving.oip.contract import check_request, count_rows
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
@@ -168,11 +168,23 @@ def _arrays(request: InferRequest) -> Inputs:
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
-    """Numeric tensors as they are; BYTES as an object array."""
+    """Numeric tensors as they are; BYTES as an object array.
+
+    Raises:
+        InvalidRequest: a BYTES element is no text. The engine would find out too late, and fail the whole batch.
+    """
     if tensor.datatype != "BYTES":
         return tensor.array
+    elements = [bytes(element) for element in tensor.elements]
+    try:
+        for element in elements:
+            element.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(
+            f"input {tensor.name!r} has an element that is not UTF-8 text, which this model needs"
+        ) from None
     array = np.empty(tensor.element_count, dtype=object)
-    array[:] = [bytes(element) for element in tensor.elements]
+    array[:] = elements
     return array.reshape(tensor.shape)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+CONFIG_FILE = "config.pbtxt"
+
 
 class RepositoryError(ValueError):
     """The repository, or a model in it, is not laid out as expected. The message is for the operator."""
@@ -21,17 +23,20 @@ class ModelDirectory:
     name: str
     path: Path
 
+    def has_config(self) -> bool:
+        """Whether there is a ``config.pbtxt``; says nothing of what it holds."""
+        return (self.path / CONFIG_FILE).is_file()
+
     def config_text(self) -> str | None:
         """The text of ``config.pbtxt``, or None where there is none.
 
         Raises:
             RepositoryError: it is not UTF-8 text.
         """
-        file = self.path / "config.pbtxt"
-        if not file.is_file():
+        if not self.has_config():
             return None
         try:
-            return file.read_text(encoding="utf-8")
+            return (self.path / CONFIG_FILE).read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise RepositoryError(f"{self.name}/config.pbtxt is not UTF-8 text") from error
 
@@ -74,7 +79,7 @@ def find_models(repository: Path, only: str | None = None) -> list[ModelDirector
         for child in sorted(repository.iterdir())
         if child.is_dir() and not child.name.startswith(".")
     ]
-    models = [model for model in models if model.config_text() is not None or model.versions()]
+    models = [model for model in models if model.has_config() or model.versions()]
     names = ", ".join(model.name for model in models) or "none"
     if only is not None:
         models = [model for model in models if model.name == only]

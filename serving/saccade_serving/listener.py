@@ -63,8 +63,9 @@ class HttpListener:
         """Listen and return when connections are accepted.
 
         Raises:
-            OSError: the server ended while it started.
+            OSError: the certificate cannot be used, or the server ended while it started.
         """
+        _load(self._server.config)
         self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         while not self._server.started:
             if self._task.done():
@@ -77,3 +78,17 @@ class HttpListener:
         self._server.should_exit = True
         if self._task is not None:
             await self._task
+
+
+def _load(config: uvicorn.Config) -> None:
+    """Load a configuration, with it the certificate.
+
+    Raises:
+        OSError: the sentence names the flags.
+    """
+    try:
+        config.load()
+    except (OSError, AssertionError) as error:  # uvicorn asserts that there is a certificate to a key
+        why = getattr(error, "strerror", None) or "both are needed"
+        flags = f"--ssl_certfile={config.ssl_certfile} and --ssl_keyfile={config.ssl_keyfile}"
+        raise OSError(f"TLS is not possible with {flags}: {why}") from error

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from integration_support import HOST, INFER, MODEL, PHOTOS, REPOSITORY, ROOT, Address, Detection, from_v2, v2_binary
+from integration_support import (
+    HOST,
+    INFER,
+    MODEL,
+    PHOTOS,
+    REPOSITORY,
+    ROOT,
+    Address,
+    Detection,
+    Service,
+    from_v2,
+    v2_binary,
+)
 from saccade_cli.pair import Pair, Ports
 from saccade_serving.oip import binary_codec
+from stub_predictor import StubPredictor
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +85,25 @@ def choose_address() -> Callable[[], Address]:
         return Address(ports.rest, ports.grpc, ports.metrics)
 
     return choose
+
+
+@pytest.fixture
+def stub() -> Iterator[StubPredictor]:
+    made = StubPredictor()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(choose_address: Callable[[], Address], tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Start services that are killed after the test, whatever happens."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(name: str, *flags: str, model: str = MODEL, **settings: str) -> Service:
+            address = choose_address()
+            service = Service(name, address, tmp_path / f"{name}-{address.rest}.log", flags, settings)
+            stack.enter_context(service)
+            service.wait_ready(model)
+            return service
+
+        yield begin

@@ -23,6 +23,7 @@ from integration_support import (
     HOST,
     INFER,
     MODEL,
+    PREDICT,
     ROOT,
     SOON_S,
     Address,
@@ -44,7 +45,6 @@ from integration_support import (
 from saccade_cli.pair import Pair
 from saccade_serving.oip import binary_codec, proto
 
-PREDICT = f"/v1/models/{MODEL}:predict"
 JSON = {"content-type": "application/json"}
 #: What no answer may hold: code, paths of this machine, names of libraries.
 LEAKS = (

@@ -23,6 +23,7 @@ from integration_support import (
     INFER,
     MODEL,
     PHOTOS,
+    PREDICT,
     Address,
     Detection,
     check_rounded,
@@ -409,9 +410,7 @@ class TestCurl:
 class TestPlainHttp:
     @pytest.mark.parametrize("photo", PHOTOS)
     def test_v1_base64(self, transformer: Address, photos: Photos, expected: Expected, photo: str) -> None:
-        answer = transformer.http(
-            f"/v1/models/{MODEL}:predict", v1_json(photos[photo]), {"content-type": "application/json"}
-        )
+        answer = transformer.http(PREDICT, v1_json(photos[photo]), {"content-type": "application/json"})
         assert answer.status == 200
         [prediction] = answer.json["predictions"]
         check_rounded(from_detect(prediction), expected[photo])
@@ -420,11 +419,11 @@ class TestPlainHttp:
     def test_v1_takes_several_instances_parameters_and_data_urls(self, transformer: Address, photos: Photos) -> None:
         text = "data:image/jpeg;base64," + base64.b64encode(photos["grace_hopper.jpg"]).decode()
         body = {"instances": [{"image": {"b64": text}}] * 2, "parameters": {"max_detections": 1}}
-        answer = transformer.http(f"/v1/models/{MODEL}:predict", json.dumps(body).encode())
+        answer = transformer.http(PREDICT, json.dumps(body).encode())
         assert [len(one["detections"]) for one in answer.json["predictions"]] == [1, 1]
 
     def test_v1_takes_a_raw_image(self, transformer: Address, photos: Photos, expected: Expected) -> None:
-        answer = transformer.http(f"/v1/models/{MODEL}:predict", photos["chelsea.jpg"], {"content-type": "image/jpeg"})
+        answer = transformer.http(PREDICT, photos["chelsea.jpg"], {"content-type": "image/jpeg"})
         check_rounded(from_detect(answer.json["predictions"][0]), expected["chelsea.jpg"])
 
     @pytest.mark.parametrize("kind", ["image/jpeg", "application/octet-stream", "image/x-whatever", None])
@@ -519,7 +518,7 @@ class TestRequestIds:
             (INFER, *v2_binary(image)),
             (INFER, v2_json(image), {}),
             ("/detect", image, {}),
-            (f"/v1/models/{MODEL}:predict", v1_json(image), {}),
+            (PREDICT, v1_json(image), {}),
         ]
 
     def test_the_clients_id_comes_back(self, transformer: Address, photos: Photos) -> None:
@@ -534,6 +533,16 @@ class TestRequestIds:
         ]
         assert all(ids)
         assert len(set(ids)) == len(ids)
+
+    def test_a_long_one_is_cut_and_an_unprintable_one_replaced(self, transformer: Address, photos: Photos) -> None:
+        def returned(sent: str) -> str:
+            answer = transformer.http("/detect", photos["coffee.jpg"], {"x-request-id": sent})
+            assert answer.status == 200
+            return answer.headers["x-request-id"]
+
+        assert returned("x" * 300) == "x" * 128
+        assert returned("caf\u00e9").isalnum()
+        assert returned("caf\u00e9") != "caf\u00e9"
 
     def test_errors_carry_it_too(self, transformer: Address) -> None:
         for path, body, headers in self.routes(b"hello"):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,20 @@ from integration_support import (
     HOST,
     INFER,
     MODEL,
-    REPOSITORY,
+    PREDICT,
     SOON_S,
     Address,
     Answer,
     Detection,
     RpcAnswer,
     Service,
-    binary_request,
+    ask_all,
     check_rounded,
     check_same,
     eventually,
     from_detect,
     from_rpc,
+    grey_rows,
     v1_json,
     v2_binary,
     v2_grpc,
@@ -45,7 +47,6 @@ from saccade_serving.oip import proto
 from saccade_serving.oip.messages import InferRequest
 from stub_predictor import Reply, StubPredictor, answer
 
-PREDICT = f"/v1/models/{MODEL}:predict"
 READY = f"/v2/models/{MODEL}/ready"
 
 Choose = Callable[[], Address]
@@ -54,18 +55,6 @@ Choose = Callable[[], Address]
 def predictor_flags(address: Address, protocol: str = "v2") -> list[str]:
     port = address.rest if protocol == "v2" else address.grpc
     return [f"--predictor_host={HOST}:{port}", f"--predictor_protocol={protocol}"]
-
-
-def ask_all(address: Address, image: bytes, timeout_ms: int = 20_000) -> dict[str, Answer | RpcAnswer]:
-    """The same image by every route, each with the same deadline."""
-    headers = {"x-deadline-ms": str(timeout_ms)}
-    body, own = v2_binary(image)
-    return {
-        "rest": address.http(INFER, body, {**own, **headers}),
-        "v1": address.http(PREDICT, v1_json(image), headers),
-        "detect": address.http("/detect", image, headers),
-        "grpc": address.rpc("ModelInfer", v2_grpc(image), metadata=tuple(headers.items())),
-    }
 
 
 def check_all(answers: dict[str, Answer | RpcAnswer], status: int, code: str, words: str = "") -> None:
@@ -95,10 +84,10 @@ class Chain:
     alone: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def wait_served(self, image: bytes) -> None:
-        for service in self.transformers.values():
-            eventually(
-                "the predictor is found again", lambda s=service: s.address.http("/detect", image).status == 200
-            )
+        def found() -> bool:
+            return all(one.address.http("/detect", image).status == 200 for one in self.transformers.values())
+
+        eventually("the predictor is found again", found)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +109,7 @@ def running_chain(choose_address: Choose, tmp_path_factory: pytest.TempPathFacto
     }
     chain = Chain(predictor, transformers)
     with contextlib.ExitStack() as stack:
-        for name, service in transformers.items():
+        for service in transformers.values():
             stack.enter_context(service)
         for name, service in transformers.items():
             chain.alone[name] = what_it_says_alone(service)
@@ -215,21 +204,18 @@ class TestChain:
         self, chain: Chain, photos: dict[str, bytes]
     ) -> None:
         image = photos["coffee.jpg"]
-        waiting = [
-            one
-            for service in chain.transformers.values()
-            for one in load(8, lambda s=service: s.address.http("/detect", image).status)
-        ]
+        addresses = [service.address for service in chain.transformers.values()]
+        waiting = [one for address in addresses for one in load(8, partial(address.http, "/detect", image))]
         eventually(
             "requests are in the predictor",
             lambda: chain.predictor.address.scrape().total("saccade_inflight_requests") >= 4,
         )
         chain.predictor.kill()
-        statuses = [one.result(SOON_S) for one in waiting]
+        statuses = [one.result(SOON_S).status for one in waiting]
         assert set(statuses) <= {200, 502}
         assert 502 in statuses
-        for service in chain.transformers.values():
-            assert service.address.scrape().total("saccade_inflight_requests") == 0
+        for address in addresses:
+            assert address.scrape().total("saccade_inflight_requests") == 0
 
     def test_a_predictor_that_hangs_is_504_in_time(self, chain: Chain, photos: dict[str, bytes]) -> None:
         image = photos["coffee.jpg"]
@@ -289,28 +275,6 @@ class Stage:
         return answer(request)
 
 
-@pytest.fixture
-def stub() -> Iterator[StubPredictor]:
-    made = StubPredictor()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def start(choose_address: Choose, tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Start services that are killed after the test, whatever happens."""
-    with contextlib.ExitStack() as stack:
-
-        def begin(name: str, *flags: str, model: str = MODEL, **settings: str) -> Service:
-            address = choose_address()
-            service = Service(name, address, tmp_path / f"{name}-{address.rest}.log", flags, settings)
-            stack.enter_context(service)
-            service.wait_ready(model)
-            return service
-
-        yield begin
-
-
 def stub_flag(stub: StubPredictor) -> str:
     return f"--predictor_host={HOST}:{stub.port}"
 
@@ -359,9 +323,8 @@ class TestDraining:
             by_grpc = [pool.submit(ask_by_grpc_until_not_ready, service.address, image, codes) for _ in range(2)]
             eventually("every client has had an answer", lambda: codes and all(one.statuses for one in clients))
             service.send(signal.SIGTERM)
-            refused = eventually(
-                "readiness turns false", lambda: (a := service.address.http(READY)).status == 503 and a
-            )
+            eventually("readiness turns false", lambda: service.address.http(READY).status == 503)
+            refused = service.address.http(READY)
             assert refused.error == "the server is shutting down"
             assert refused.headers["connection"] == "close"
             assert [one.result(SOON_S) for one in running] == ["close"] * 20
@@ -376,14 +339,7 @@ class TestDraining:
 
     def test_a_predictor_under_load_answers_everything_it_accepted(self, start: Callable[..., Service]) -> None:
         service = start("predictor", DRAIN_QUIET_S="0.5")
-        raw = bytes(416 * 416 * 3)
-        tensor = {
-            "name": "image",
-            "datatype": "UINT8",
-            "shape": [1, 416, 416, 3],
-            "parameters": {"binary_data_size": len(raw)},
-        }
-        body, headers = binary_request({"inputs": [tensor]}, raw)
+        body, headers = grey_rows(1)
         clients = [Load(service.address, INFER, body, headers) for _ in range(20)]
         with ThreadPoolExecutor(20) as pool:
             running = [pool.submit(client.run) for client in clients]
@@ -463,219 +419,17 @@ class TestDraining:
             assert "Traceback" not in service.log.read_text()
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How a service that cannot start ends."""
-
-    code: int
-    log: str
-    lines: list[str]
-
-
-def model_directory(root: Path, name: str = MODEL, **changes: bytes | None) -> Path:
-    """A copy of the example model in a repository of its own; a change replaces a file, None removes it."""
-    shutil.copytree(REPOSITORY / MODEL, root / name)
-    for file, content in changes.items():
-        path = root / name / {"model": "1/model.onnx", "config": "config.pbtxt", "labels": "labels.txt"}[file]
-        path.unlink()
-        if content is not None:
-            path.write_bytes(content)
-    return root
-
-
-GOOD_CONFIG = (REPOSITORY / MODEL / "config.pbtxt").read_bytes()
-WHOLE_MODEL = (REPOSITORY / MODEL / "1" / "model.onnx").read_bytes()
-
-
-def without_version(root: Path) -> Path:
-    shutil.rmtree(model_directory(root) / MODEL / "1")
-    return root
-
-
-def empty(root: Path) -> Path:
-    root.mkdir()
-    return root
-
-
-#: Name -> (how to make the repository, words that the log must have).
-BROKEN_REPOSITORIES: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "missing": (lambda root: root, "is not a directory; set SACCADE_PREDICTOR_MODEL_REPOSITORY"),
-    "empty": (empty, "holds no model"),
-    "corrupt model": (lambda root: model_directory(root, model=b"no onnx" * 100), "cannot be loaded by ONNX Runtime"),
-    "cut model": (lambda root: model_directory(root, model=WHOLE_MODEL[:100_000]), "cannot be loaded by ONNX Runtime"),
-    "empty model": (lambda root: model_directory(root, model=b""), "cannot be loaded by ONNX Runtime"),
-    "no model file": (lambda root: model_directory(root, model=None), "has no file 'model.onnx'"),
-    "no version": (without_version, "has no version to serve"),
-    "malformed config": (lambda root: model_directory(root, config=b"max_batch_size: ["), "config.pbtxt"),
-    "config that is no text": (lambda root: model_directory(root, config=b"\xff\xfe\x00"), "is not UTF-8 text"),
-    "unknown field": (lambda root: model_directory(root, config=GOOD_CONFIG + b"\nspeed: 3\n"), "speed"),
-    "unknown backend": (
-        lambda root: model_directory(root, config=GOOD_CONFIG.replace(b'"onnxruntime"', b'"pytorch"')),
-        "wants backend 'pytorch'",
-    ),
-    "dims that are not the graph's": (
-        lambda root: model_directory(root, config=GOOD_CONFIG.replace(b"[ 416, 416, 3 ]", b"[ 320, 320, 3 ]")),
-        "320",
-    ),
-    "labels missing": (lambda root: model_directory(root, labels=None), "named by label_filename, cannot be read"),
-}
-#: Name -> (service, flags, settings, exit code, words).
-BROKEN_SETTINGS: dict[str, tuple[str, list[str], dict[str, str], int, str]] = {
-    "unknown model name": ("predictor", ["--model_name=absent"], {}, 1, "holds no model 'absent' (found: detector)"),
-    "predictor setting of the wrong kind": (
-        *("predictor", [], {"MAX_QUEUE_SIZE": "many"}, 1),
-        "SACCADE_PREDICTOR_MAX_QUEUE_SIZE='many'",
-    ),
-    "predictor setting out of range": (
-        *("predictor", [], {"ENGINE_THREADS": "-1"}, 1),
-        "SACCADE_PREDICTOR_ENGINE_THREADS='-1'",
-    ),
-    "transformer setting out of range": (
-        *("transformer", ["--predictor_host=x"], {"SCORE_THRESHOLD": "1.5"}, 1),
-        "SACCADE_TRANSFORMER_SCORE_THRESHOLD='1.5'",
-    ),
-    "unknown log level": (
-        *("transformer", ["--predictor_host=x"], {"LOG_LEVEL": "loud"}, 1),
-        "SACCADE_TRANSFORMER_LOG_LEVEL='loud'",
-    ),
-    "no predictor": ("transformer", [], {}, 2, "--predictor_host is missing"),
-    "predictor by v1": (
-        *("transformer", ["--predictor_host=x", "--predictor_protocol=v1"], {}, 2),
-        "--predictor_protocol=v1 cannot carry tensors",
-    ),
-    "address of another machine": ("predictor", [], {"HOST": "192.0.2.1"}, 1, "cannot listen on 192.0.2.1"),
-    "certificate missing": (
-        *("transformer", ["--predictor_host=x", "--ssl_certfile=absent.pem", "--ssl_keyfile=absent.key"], {}, 1),
-        "absent",
-    ),
-}
-
-
-class TestFailingToStart:
-    @pytest.fixture(scope="class")
-    @classmethod
-    def endings(cls, tmp_path_factory: pytest.TempPathFactory, choose_address: Choose) -> Iterator[dict[str, Any]]:
-        """All of them, two at a time: each is a process that has to read its libraries."""
-        root = tmp_path_factory.mktemp("endings")
-        addresses = {name: choose_address() for name in (*BROKEN_REPOSITORIES, *BROKEN_SETTINGS)}
-
-        def run(name: str, kind: str, flags: list[str], settings: dict[str, str]) -> Ending:
-            with Service(kind, addresses[name], root / f"{name}.log", flags, settings) as service:
-                code = service.ended()
-                log = service.log.read_text()
-                return Ending(code, log, log.splitlines())
-
-        with ThreadPoolExecutor(2) as pool:
-            yield {
-                **{
-                    name: pool.submit(
-                        run, name, "predictor", [], {"MODEL_REPOSITORY": str(make(root / name / "models"))}
-                    )
-                    if name not in ("missing", "empty")
-                    else pool.submit(
-                        run, name, "predictor", [], {"MODEL_REPOSITORY": str(make(root / f"{name}-models"))}
-                    )
-                    for name, (make, _) in BROKEN_REPOSITORIES.items()
-                },
-                **{
-                    name: pool.submit(run, name, kind, flags, settings)
-                    for name, (kind, flags, settings, _, _) in BROKEN_SETTINGS.items()
-                },
-            }
-
-    @pytest.mark.parametrize("name", BROKEN_REPOSITORIES)
-    def test_a_repository_it_cannot_serve_ends_it_with_one_clear_line(
-        self, endings: dict[str, Future[Ending]], name: str
-    ) -> None:
-        ending = endings[name].result(90)
-        assert ending.code == 1, ending.log
-        assert sum(BROKEN_REPOSITORIES[name][1] in line for line in ending.lines) == 1, ending.log
-        assert "Traceback" not in ending.log
-
-    @pytest.mark.parametrize("name", BROKEN_SETTINGS)
-    def test_settings_it_cannot_use_end_it_with_one_clear_line(
-        self, endings: dict[str, Future[Ending]], name: str
-    ) -> None:
-        ending = endings[name].result(90)
-        *_, code, words = BROKEN_SETTINGS[name]
-        assert ending.code == code, ending.log
-        assert sum(words in line for line in ending.lines) == 1, ending.log
-        assert "Traceback" not in ending.log
-
-    @pytest.mark.parametrize(
-        ("name", "port"),
-        [("transformer", "rest"), ("transformer", "grpc"), ("transformer", "metrics"), ("predictor", "rest")],
-    )
-    def test_a_port_in_use_ends_it_with_one_clear_line(
-        self, choose_address: Choose, tmp_path: Path, name: str, port: str
-    ) -> None:
-        address = choose_address()
-        flags = ["--predictor_host=x"] if name == "transformer" else []
-        with (
-            socket.create_server((HOST, getattr(address, port))),
-            Service(name, address, tmp_path / "log", flags) as service,
-        ):
-            assert service.ended() == 1
-            [line] = service.events("cannot_listen")
-            assert f"cannot listen on {HOST}:{getattr(address, port)}" in line["why"]
-            assert "Traceback" not in service.log.read_text()
-
-    def test_one_corrupt_model_does_not_keep_a_good_one_from_being_served(
-        self, start: Callable[..., Service], tmp_path: Path, photos: dict[str, bytes]
-    ) -> None:
-        model_directory(tmp_path / "models")
-        model_directory(tmp_path / "models", "broken", model=b"no onnx", config=None)
-        service = start("predictor", MODEL_REPOSITORY=str(tmp_path / "models"))
-        address = service.address
-        raw = bytes(416 * 416 * 3)
-        tensor = {
-            "name": "image",
-            "datatype": "UINT8",
-            "shape": [1, 416, 416, 3],
-            "parameters": {"binary_data_size": len(raw)},
-        }
-        body, headers = binary_request({"inputs": [tensor]}, raw)
-        assert address.http(INFER, body, headers).status == 200
-        assert address.http(READY).status == 200
-        sentence = "model 'broken' is not ready: it could not be loaded; the server's log has the cause"
-        eventually("the other has failed", lambda: service.events("model_failed"))
-        for path, content in (("/infer", body), ("/ready", None), ("", None)):
-            refused = address.http(f"/v2/models/broken{path}", content, headers if content else {})
-            assert (refused.status, refused.error) == (503, sentence)
-        message = proto.ModelInferRequest(model_name="broken", raw_input_contents=[raw])
-        message.inputs.add(name="image", datatype="UINT8", shape=[1, 416, 416, 3])
-        refused_rpc = address.rpc("ModelInfer", message)
-        assert (refused_rpc.code, refused_rpc.details) == ("UNAVAILABLE", sentence)
-        assert address.http("/v2/health/ready").status == 503
-        assert address.rpc("ServerReady", proto.ServerReadyRequest()).message.ready is False
-        assert set(address.http("/v2/models").json["models"]) == {MODEL, "broken"}
-        [line] = service.events("model_failed")
-        assert "cannot be loaded by ONNX Runtime" in line["why"]
-        assert "Traceback" not in service.log.read_text()
-        assert service.stop() == 0
-
-
 class TestClientsWhoLeave:
     def test_the_predictor_drops_their_work_and_serves_the_others(self, predictor: Address) -> None:
-        def request(rows: int) -> tuple[bytes, dict[str, str]]:
-            raw = bytes(rows * 416 * 416 * 3)
-            tensor = {
-                "name": "image",
-                "datatype": "UINT8",
-                "shape": [rows, 416, 416, 3],
-                "parameters": {"binary_data_size": len(raw)},
-            }
-            return binary_request({"inputs": [tensor]}, raw)
-
         before = predictor.scrape()
-        body, headers = request(8)
+        body, headers = grey_rows(8)
         head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
         leaving = [socket.create_connection((HOST, predictor.rest)) for _ in range(5)]
         for client in leaving:
             client.sendall(head.encode() + body)
         eventually("their work waits", lambda: predictor.scrape().total("saccade_queue_depth") >= 2)
-        staying = load(4, lambda: predictor.http(INFER, *request(1)))
+        staying = load(4, lambda: predictor.http(INFER, *grey_rows(1)))
         for client in leaving:
             client.close()
         for one in staying:
@@ -715,15 +469,55 @@ class TestClientsWhoLeave:
         after = address.scrape().total("saccade_rejected_requests_total", reason="client_left")
         assert after == before + 1
 
+    def test_their_places_are_free_for_others(
+        self, slow_transformer: tuple[Service, Stage], photos: dict[str, bytes]
+    ) -> None:
+        service, stage = slow_transformer
+        address, image = service.address, photos["coffee.jpg"]
+        asked = len(stage.stub.asked)
+        with leaving(address, "detect", image), leaving(address, "v2", image), leaving(address, "grpc", image):
+            eventually("all places are taken", lambda: len(stage.stub.asked) == asked + 3)
+            body, headers = v2_binary(image)
+            for refused in (address.http("/detect", image), address.http(INFER, body, headers)):
+                assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+                assert refused.error == "3 requests are in flight, which is the limit"
+            assert address.rpc("ModelInfer", v2_grpc(image)).code in ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
+            assert address.http(READY).status == 200
+        eventually("nothing is in flight", lambda: address.scrape().total("saccade_inflight_requests") == 0)
+        with leaving(address, "detect", image):
+            eventually("there is a place again", lambda: len(stage.stub.asked) == asked + 4)
+
+    def test_half_a_body_and_then_nothing(
+        self, slow_transformer: tuple[Service, Stage], photos: dict[str, bytes]
+    ) -> None:
+        address, image = slow_transformer[0].address, photos["coffee.jpg"]
+        before = address.scrape()
+
+        def grew(name: str, **labels: str) -> float:
+            return address.scrape().total(name, **labels) - before.total(name, **labels)
+
+        head = f"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: {len(image)}\r\n\r\n".encode()
+        with socket.create_connection((HOST, address.rest), SOON_S) as silent:
+            silent.sendall(head + image[:1000])
+            with socket.create_connection((HOST, address.rest), SOON_S) as gone:
+                gone.sendall(head + image[:1000])
+                eventually("both are received", lambda: grew("saccade_inflight_requests") == 2)
+            eventually("one has left", lambda: grew("saccade_requests_total", code="499") == 1)
+            answered = silent.recv(4096)
+        assert answered.startswith(b"HTTP/1.1 504 ")
+        assert b"the request body did not arrive within 1 s (1000 bytes came)" in answered
+        eventually("nothing is in flight", lambda: address.scrape().total("saccade_inflight_requests") == 0)
+
 
 @pytest.fixture(scope="module")
 def slow_transformer(
     choose_address: Choose, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Service, Stage]]:
-    """A transformer whose predictor answers only when the test is over."""
+    """A transformer of few places, whose predictor answers only when all tests are over."""
     stub = StubPredictor()
     log = tmp_path_factory.mktemp("slow") / "log"
-    with Service("transformer", choose_address(), log, [stub_flag(stub)]) as service:
+    settings = {"MAX_INFLIGHT_REQUESTS": "3", "RECEIVE_TIMEOUT_S": "1"}
+    with Service("transformer", choose_address(), log, [stub_flag(stub)], settings) as service:
         service.wait_ready()
         stage = Stage(stub)
         yield service, stage
@@ -752,100 +546,6 @@ def leaving(address: Address, route: str, image: bytes) -> Iterator[None]:
     connection.request("POST", path, body, headers)
     yield
     connection.close()
-
-
-COMMON_METRICS = [
-    "saccade_requests_total",
-    "saccade_request_seconds",
-    "saccade_inflight_requests",
-    "saccade_rejected_requests_total",
-    "saccade_loop_lag_seconds",
-    "saccade_network_bytes_total",
-    "request_preprocess_seconds",
-    "request_predict_seconds",
-    "request_postprocess_seconds",
-]
-PREDICTOR_METRICS = [
-    "saccade_batch_size",
-    "saccade_queue_depth",
-    "saccade_queue_age_seconds",
-    "saccade_engine_busy_seconds_total",
-]
-TRANSFORMER_METRICS = ["saccade_predictor_seconds", "saccade_candidates_full_total"]
-
-
-class TestMetrics:
-    def test_every_name_of_the_design_is_there(self, transformer: Address, predictor: Address) -> None:
-        for address, own in ((transformer, TRANSFORMER_METRICS), (predictor, PREDICTOR_METRICS)):
-            text = address.scrape().text
-            for name in (*COMMON_METRICS, *own):
-                assert f"# TYPE {name} " in text, name
-                assert f"# HELP {name} " in text, name
-
-    def test_the_rest_port_serves_the_same(self, transformer: Address) -> None:
-        answered = transformer.http("/metrics")
-        assert answered.headers["content-type"].startswith("text/plain")
-        assert b"saccade_requests_total" in answered.body
-
-    def test_one_request_by_each_protocol_is_counted_once(
-        self, transformer: Address, predictor: Address, photos: dict[str, bytes]
-    ) -> None:
-        def settled() -> bool:
-            return all(one.scrape().total("saccade_inflight_requests") == 0 for one in (transformer, predictor))
-
-        eventually("nothing is in flight", settled)
-        before, predictor_before = transformer.scrape(), predictor.scrape()
-        image = photos["coffee.jpg"]
-        check = {"rest": 200, "v1": 200, "detect": 200, "grpc": "OK"}
-        for route, answered in ask_all(transformer, image).items():
-            assert (answered.code if isinstance(answered, RpcAnswer) else answered.status) == check[route]
-        assert transformer.http("/detect", b"text").status == 415
-        eventually("all are counted", settled)
-        after, predictor_after = transformer.scrape(), predictor.scrape()
-
-        def grew(name: str, **labels: str) -> float:
-            return after.total(name, **labels) - before.total(name, **labels)
-
-        for route, code in check.items():
-            assert grew("saccade_requests_total", protocol=route, code=str(code), model=MODEL) == 1
-        assert grew("saccade_requests_total", protocol="detect", code="415") == 1
-        assert grew("saccade_rejected_requests_total", reason="unsupported_media", model=MODEL) == 1
-        assert grew("saccade_requests_total") == 5
-        for stage, count in (("total", 5), ("decode", 5), ("receive", 4), ("postprocess", 4)):
-            assert grew("saccade_request_seconds_count", stage=stage) == count, stage
-        assert grew("saccade_request_seconds_bucket", stage="total", le="+Inf") == 5
-        assert grew("saccade_network_bytes_total", direction="received") > 4 * len(image)
-        assert grew("saccade_network_bytes_total", direction="sent") > 100
-        assert grew("saccade_predictor_seconds_count", model=MODEL) == 4
-        assert grew("request_predict_seconds_count", model_name=MODEL) == 4
-        assert grew("request_preprocess_seconds_count", model_name=MODEL) == 5
-        assert after.total("saccade_inflight_requests") == 0
-
-        def predictor_grew(name: str, **labels: str) -> float:
-            return predictor_after.total(name, **labels) - predictor_before.total(name, **labels)
-
-        assert predictor_grew("saccade_requests_total", protocol="rest", code="200", model=MODEL) == 4
-        assert predictor_grew("saccade_batch_size_sum", model=MODEL, version="1") == 4
-        assert predictor_grew("saccade_engine_busy_seconds_total", model=MODEL, version="1") > 0
-        for stage in ("total", "receive", "queue", "compute"):
-            assert predictor_grew("saccade_request_seconds_count", stage=stage, version="1") == 4, stage
-        assert predictor_grew("request_predict_seconds_count", model_name=MODEL) == 4
-        assert predictor_after.total("saccade_queue_depth") == predictor_after.total("saccade_queue_age_seconds") == 0
-
-    def test_what_clients_send_never_becomes_a_label(self, transformer: Address) -> None:
-        transformer.http("/v2/models/evil-name/infer", b"{}")
-        transformer.rpc("ModelInfer", v2_grpc(b"x", model="evil-name"))
-        transformer.http("/evil-path", b"{}")
-        text = transformer.scrape().text
-        assert "evil" not in text
-        assert transformer.scrape().label_values("saccade_requests_total", "model") <= {"", MODEL}
-
-    def test_the_event_loop_is_watched(self, transformer: Address) -> None:
-        def ticks() -> float:
-            return transformer.scrape().total("saccade_loop_lag_seconds_count")
-
-        first = ticks()
-        eventually("the loop's lag is measured again", lambda: ticks() > first)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")

@@ -14,6 +14,7 @@ from integration_support import (
     GRPC_CODES,
     INFER,
     MODEL,
+    PREDICT,
     SOON_S,
     Address,
     Service,
@@ -71,7 +72,7 @@ def send_all(address: Address, image: bytes, headers: dict[str, str]) -> None:
     body, own = v2_binary(image)
     for path, content, more in (
         (INFER, body, own),
-        (f"/v1/models/{MODEL}:predict", v1_json(image), {}),
+        (PREDICT, v1_json(image), {}),
         ("/detect", image, {}),
     ):
         assert address.http(path, content, {**more, **headers}).status == 200
@@ -160,7 +161,7 @@ class TestWhatIsAsked:
             return answer(request)
 
         stub.reply = reply
-        predictions = address.http(f"/v1/models/{MODEL}:predict", v1_json(*[photo] * 4)).json["predictions"]
+        predictions = address.http(PREDICT, v1_json(*[photo] * 4)).json["predictions"]
         assert len(predictions) == len(stub.asked) == 4
 
     def test_a_full_table_is_counted(self, stub: StubPredictor, address: Address, photo: bytes) -> None:
@@ -187,7 +188,7 @@ class TestMisbehaviour:
         sentences = []
         for path, content, more in (
             (INFER, body, own),
-            (f"/v1/models/{MODEL}:predict", v1_json(image), {}),
+            (PREDICT, v1_json(image), {}),
             ("/detect", image, {}),
         ):
             answered = address.http(path, content, more)
@@ -262,7 +263,7 @@ class TestMisbehaviour:
             for send in (
                 lambda: address.http(INFER, body, {**own, "x-deadline-ms": "300"}).status,
                 lambda: address.http("/detect?timeout=300000", photo).status,
-                lambda: address.http(f"/v1/models/{MODEL}:predict", v1_json(photo, timeout=300_000)).status,
+                lambda: address.http(PREDICT, v1_json(photo, timeout=300_000)).status,
                 lambda: address.rpc("ModelInfer", v2_grpc(photo, timeout=300_000)).code,
                 lambda: address.rpc("ModelInfer", v2_grpc(photo), timeout_s=0.3).code,
             ):

@@ -109,6 +109,11 @@ class _InMemoryParser(MultiPartParser):
 
     spool_max_size = 2**31
 
+    def close(self) -> None:
+        """Free all files, also one whose end never came and that is in no form."""
+        for file in self._files_to_close_on_error:
+            file.close()
+
 
 async def read_form(headers: Headers, data: Buffer) -> tuple[bytes, dict[str, str]]:
     """Read a multipart form.
@@ -125,11 +130,11 @@ async def read_form(headers: Headers, data: Buffer) -> tuple[bytes, dict[str, st
 
     parser = _InMemoryParser(headers, stream(), max_files=1, max_fields=_MAX_FORM_FIELDS)  # type: ignore[arg-type]
     try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError) as error:
-        detail = getattr(error, "message", "no boundary")
-        raise InvalidRequest(f"the multipart form cannot be read: {detail}") from error
-    try:
+        try:
+            form = await parser.parse()
+        except (MultiPartException, KeyError, ValueError) as error:
+            detail = getattr(error, "message", "no boundary")
+            raise InvalidRequest(f"the multipart form cannot be read: {detail}") from error
         file = form.get("file")
         if not isinstance(file, UploadFile):
             found = ", ".join(short(name) for name in form) or "nothing"
@@ -139,7 +144,7 @@ async def read_form(headers: Headers, data: Buffer) -> tuple[bytes, dict[str, st
             raise InvalidImage("the file in field 'file' is empty; expected an encoded image")
         return image, {k: v for k, v in form.items() if k in PARAMETERS and isinstance(v, str)}
     finally:
-        await form.close()
+        parser.close()
 
 
 def read_instances(data: Buffer) -> tuple[list[Encoded], dict[str, ParameterValue]]:

@@ -1,0 +1,197 @@
+"""Data plane bench: what a request costs in Saccade, in stock KServe and in Triton, with an engine that does nothing.
+
+Measures the server's CPU time per request and its latency, for a small request and for one picture of 640 x 640,
+at 1, 8 and 32 connections. Prints a table and writes it as JSON. Measures no engine, no transformer and no network:
+all traffic stays on 127.0.0.1.
+
+How: docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from measuring import goals, machine, table
+from measuring.client import Client
+from measuring.cpu import total_cpu_s, with_descendants
+from measuring.payload import SHAPES, Protocol, request_bytes
+from measuring.payload import request as build_request
+from measuring.plan import DEFAULT, QUICK, Plan, requests_for
+from measuring.samples import ClientError, Load, Sample
+from measuring.summary import Cell, Row, summarise
+from measuring.targets import BENCH, Running, Target, choose, running
+
+RESULTS = BENCH / "results" / "dataplane.json"
+
+
+class Bench:
+    """One run: the servers, the clients, and what was measured."""
+
+    def __init__(self, plan: Plan, targets: list[Target]) -> None:
+        self.plan = plan
+        self.targets = targets
+        self.samples: dict[Cell, list[Sample]] = {}
+        self.skipped: dict[str, str] = {}
+        self.rounds_done = 0
+        self.load: dict[str, Any] = {}
+        self.identities: dict[str, str] = {}
+        self._progress = table.Progress(plan.rounds * len(plan.sizes) * len(plan.connections) * len(targets))
+
+    def run(self) -> None:
+        """Start everything, measure, stop everything."""
+        with ExitStack() as stack:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="saccade-bench-")))
+            stack.callback(self._progress.end)
+            servers, failed = stack.enter_context(running(self.targets, scratch, self._progress.say))
+            for target in self.targets:
+                if target.server in failed:
+                    self.skipped[target.key] = failed[target.server]
+            self.identities = {name: one.identity for name, one in servers.items() if one.identity}
+            protocols: list[Protocol] = list(dict.fromkeys(target.protocol for target in self.targets))
+            clients = {protocol: stack.enter_context(Client(protocol)) for protocol in protocols}
+            own = [os.getpid(), *(client.pid for client in clients.values())]
+            roots = [one.server.pid for one in servers.values()]
+            pids = [*own, *(pid for root in roots for pid in with_descendants(root))]
+            load = machine.Load(lambda: total_cpu_s(pids))
+            self._run_rounds(servers, clients, load)
+            self.load = load.report()
+
+    def _run_rounds(self, servers: dict[str, Running], clients: dict[Protocol, Client], load: machine.Load) -> None:
+        begun = time.monotonic()
+        loads = [(size, connections) for size in self.plan.sizes for connections in self.plan.connections]
+        for number in range(self.plan.rounds):
+            # Another server begins each round, so that none always follows the same one.
+            first = number % len(self.targets)
+            for size, connections in loads:
+                if time.monotonic() - begun > self.plan.budget_s:
+                    self._progress.say(f"the time is up after {number} of {self.plan.rounds} rounds")
+                    return
+                group = f"round {number + 1} of {self.plan.rounds}, {size}, connections: {connections}"
+                for target in self.targets[first:] + self.targets[:first]:
+                    self._progress.step(group, target.label)
+                    self._measure(target, size, connections, number, servers, clients)
+            self.rounds_done += 1
+            load.note()
+
+    def _measure(
+        self,
+        target: Target,
+        size: str,
+        connections: int,
+        number: int,
+        servers: dict[str, Running],
+        clients: dict[Protocol, Client],
+    ) -> None:
+        count = requests_for(self.plan, target, size, connections, number)
+        if target.key in self.skipped or not count.measured:
+            return
+        server = servers[target.server]
+        try:
+            sample = clients[target.protocol].measure(
+                Load(
+                    protocol=target.protocol,
+                    port=server.ports[target.protocol],
+                    server_pid=server.server.pid,
+                    request=build_request(target.protocol, target.model, size),
+                    connections=connections,
+                    warmup=count.warmup,
+                    requests=count.measured,
+                    limit_s=self.plan.limit_s,
+                )
+            )
+        except ClientError as why:
+            self.skipped[target.key] = f"{size}, {connections} connections: {why}"
+            self._progress.say(f"{target.label} left out from here: {self.skipped[target.key]}")
+            return
+        self.samples.setdefault((target.key, size, connections), []).append(sample)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="bench/dataplane.py", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few requests, one round, 1 and 8 connections: a look")
+    parser.add_argument("--sizes", nargs="+", choices=list(SHAPES), help="sizes of the request")
+    parser.add_argument("--connections", nargs="+", type=_count, help="connections, each with one request in flight")
+    parser.add_argument("--requests", type=_count, help="requests per server, load and round")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="SERVER", help="rows or servers, such as saccade-rest"
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file (default: bench/results/)")
+    return parser.parse_args(arguments)
+
+
+def report(bench: Bench, rows: list[Row], arguments: list[str]) -> dict[str, Any]:
+    """What is written as JSON."""
+    return {
+        "bench": "dataplane",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "bench/dataplane.py", *arguments]),
+        "machine": machine.describe(),
+        "servers": bench.identities,
+        "plan": asdict(bench.plan),
+        "request_bytes": {size: request_bytes(size) for size in bench.plan.sizes},
+        "rounds": bench.rounds_done,
+        "load": bench.load,
+        "skipped": bench.skipped,
+        "results": [asdict(row) for row in rows],
+        "goals": [{**asdict(goal), "reached": goal.reached} for goal in goals.judge(rows)],
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Run the bench; returns the exit status: 1 if a row of Saccade's is missing."""
+    given = parse(arguments)
+    try:
+        targets = choose(given.only)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    plan = (QUICK if given.quick else DEFAULT).changed(given.sizes, given.connections, given.requests)
+    for sig in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sig, _stop)
+    bench = Bench(plan, targets)
+    try:
+        bench.run()
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+    rows = summarise(bench.samples, targets)
+    content = report(bench, rows, arguments)
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    console = table.console()
+    for size in plan.sizes:
+        console.print(table.results(rows, size))
+    judged = goals.judge(rows)
+    if any(goal.measured is not None for goal in judged):
+        console.print(table.goals(judged))
+    for key, why in bench.skipped.items():
+        console.print(f"{key} was left out: {why}", markup=False)
+    return 1 if any(key.startswith(("saccade", "bare")) for key in bench.skipped) else 0
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 100_000:
+        raise ValueError(text)
+    return value
+
+
+def _stop(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

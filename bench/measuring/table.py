@@ -1,0 +1,118 @@
+"""The tables a person reads, and the progress they see meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from measuring.goals import Goal
+from measuring.summary import Row
+
+#: Width where the output is a file or a pipe.
+FILE_WIDTH = 132
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that is wide enough for the tables when nobody looks."""
+    made = Console(stderr=stderr, highlight=False)
+    if not made.is_terminal:
+        made.width = FILE_WIDTH
+    return made
+
+
+def results(rows: Sequence[Row], size: str) -> Table:
+    """All rows of one size, a section for each number of connections."""
+    table = Table(title=f"{size}: CPU and latency per request", title_justify="left")
+    table.add_column("conn.", justify="right")
+    table.add_column("server", no_wrap=True)
+    for name in ("CPU ms", "x KServe\ngRPC", "x Triton\nHTTP", "x Triton\ngRPC"):
+        table.add_column(name, justify="right")
+    for name in ("p50 ms", "p99 ms", "added\np50 ms", "per s", "client\nCPU ms", "req."):
+        table.add_column(name, justify="right")
+    before = 0
+    for row in rows:
+        if row.size != size:
+            continue
+        if before and row.connections != before:
+            table.add_section()
+        table.add_row(
+            str(row.connections) if row.connections != before else "",
+            row.label,
+            number(row.cpu_ms),
+            *(number(times) for times in (row.times_kserve_grpc, row.times_triton_http, row.times_triton_grpc)),
+            number(row.p50_ms),
+            number(row.p99_ms),
+            number(row.added_p50_ms),
+            f"{row.per_second:.0f}" if row.per_second >= 10 else number(row.per_second),
+            number(row.client_cpu_ms),
+            str(row.requests),
+        )
+        before = row.connections
+    return table
+
+
+def goals(judged: Sequence[Goal]) -> Table:
+    """What the data plane is to reach, a line for each goal that was measured."""
+    table = Table(title="Goals of the data plane", title_justify="left")
+    table.add_column("goal", no_wrap=True)
+    table.add_column("of")
+    for name in ("bound", "measured"):
+        table.add_column(name, justify="right")
+    table.add_column("reached")
+    for goal in judged:
+        if goal.measured is not None:
+            bound = f"{'>=' if goal.at_least else '<='} {goal.bound:g}"
+            table.add_row(goal.what, goal.row, bound, number(goal.measured), "yes" if goal.reached else "no")
+    return table
+
+
+def number(value: float | None) -> str:
+    """Three digits, more before the point where needed; a dash for None."""
+    if value is None:
+        return "-"
+    size = abs(value)
+    return (
+        f"{value:.3f}"
+        if size < 1
+        else f"{value:.2f}"
+        if size < 10
+        else f"{value:.1f}"
+        if size < 100
+        else f"{value:.0f}"
+    )
+
+
+class Progress:
+    """One line on stderr: rewritten on a terminal, and one for each new step elsewhere.
+
+    Draws only when told to, so that it takes no CPU while something is measured.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._console = console(stderr=True)
+        self._steps = steps
+        self._done = 0
+        self._begun = time.monotonic()
+        self._group = ""
+
+    def say(self, text: str) -> None:
+        """Show a line that stays."""
+        self._console.print(f"[{time.monotonic() - self._begun:4.0f} s] {text}", markup=False)
+
+    def step(self, group: str, detail: str) -> None:
+        """One of the steps begins."""
+        self._done += 1
+        if self._console.is_terminal:
+            text = f"{self._done}/{self._steps} {group}: {detail}"
+            self._console.print(f"\r\x1b[K{text[: self._console.width - 1]}", end="", markup=False)
+        elif group != self._group:
+            self.say(f"{self._done}/{self._steps} {group}")
+        self._group = group
+
+    def end(self) -> None:
+        """Leave the rewritten line."""
+        if self._console.is_terminal and self._group:
+            self._console.print("\r\x1b[K", end="")

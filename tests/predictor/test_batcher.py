@@ -1,0 +1,660 @@
+"""Dynamic batching: who shares a batch, when it leaves, and that every caller gets its own rows whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+
+from fakes import FakeClock, FakeEngine, eventually, settle
+from saccade_predictor.batcher import Batcher, BatchingRules, Waiting, form_batch
+from saccade_predictor.engines.engine import Inputs, Outputs
+from saccade_predictor.metrics import PredictorMetrics
+from saccade_serving.connection.exchange import Exchange
+from saccade_serving.errors import DeadlineExceeded, EngineFailed, Overloaded
+
+LONG_S = 3600.0
+
+
+def exchange(timeout_s: float = 60.0) -> Exchange:
+    return Exchange.begin("rest", {}, timeout_s)
+
+
+def rows_of(value: float, rows: int = 1, width: int = 2) -> NDArray[np.float32]:
+    """Rows that can be told from any other request's."""
+    return np.full((rows, width), value, np.float32)
+
+
+# The policy, pure.
+
+
+class Queue:
+    """A queue written down as ``rows:signature`` words."""
+
+    def __init__(self, text: str) -> None:
+        self.waiting = []
+        for word in text.split():
+            rows, _, signature = word.partition(":")
+            inputs = {"x": rows_of(0, int(rows))}
+            answer: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
+            self.waiting.append(Waiting(inputs, int(rows), exchange(), 0.0, answer, ((signature, ()),)))
+
+    def chosen(self, max_rows: int) -> list[int]:
+        """Positions of the requests that make the next batch."""
+        return [self.waiting.index(one) for one in form_batch(self.waiting, max_rows)[0]]
+
+    def is_complete(self, max_rows: int) -> bool:
+        return form_batch(self.waiting, max_rows)[1]
+
+
+@pytest.mark.parametrize(
+    ("queue", "max_rows", "chosen"),
+    [
+        ("", 8, []),
+        ("1", 8, [0]),
+        ("1 1 1", 8, [0, 1, 2]),
+        ("1 1 1", 2, [0, 1]),  # full
+        ("3 2 3", 5, [0, 1]),  # exactly full
+        ("3 3 1", 5, [0]),  # the second does not fit, and the third may not overtake it
+        ("8 1", 8, [0]),
+        ("1:a 1:b 1:a", 8, [0, 2]),  # other shapes are passed over
+        ("1:b 1:a 1:b 1:a", 8, [0, 2]),  # the oldest decides
+        ("2:a 7:b 2:a 2:a", 4, [0, 2]),
+        ("3:a 1:b 2:a 1:a", 4, [0]),  # what does not fit ends the batch, whatever stands between
+        ("1 1", 0, [0]),  # not batched
+        ("5 1", 0, [0]),
+        ("5 1", 1, [0]),  # without dynamic batching a request runs with the rows it brought
+    ],
+)
+async def test_the_oldest_request_and_those_behind_it_with_its_shapes_make_a_batch(
+    queue: str, max_rows: int, chosen: list[int]
+) -> None:
+    assert Queue(queue).chosen(max_rows) == chosen
+
+
+@pytest.mark.parametrize(
+    ("queue", "complete"),
+    [
+        ("1", False),
+        ("1 2", False),
+        ("1:a 4:b", False),
+        ("4", True),
+        ("1 3", True),
+        ("3 2", True),
+        ("3:a 1:b 2:a", True),
+    ],
+)
+async def test_a_batch_is_complete_when_it_is_full_or_the_next_does_not_fit(queue: str, complete: bool) -> None:
+    assert Queue(queue).is_complete(4) is complete
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_a_batch_is_never_too_large_never_mixed_and_never_out_of_order(seed: int) -> None:
+    chance = random.Random(seed)
+    max_rows = chance.randint(1, 8)
+    words = [f"{chance.randint(1, max_rows)}:{chance.choice('ab')}" for _ in range(chance.randint(1, 30))]
+    queue = Queue(" ".join(words))
+    chosen = queue.chosen(max_rows)
+    batch = [queue.waiting[index] for index in chosen]
+    assert chosen[0] == 0
+    assert chosen == sorted(chosen)
+    assert sum(one.rows for one in batch) <= max_rows
+    assert len({one.signature for one in batch}) == 1
+    # Nobody of the same shapes was passed over.
+    skipped = [one for one in queue.waiting[: chosen[-1]] if one not in batch]
+    assert all(one.signature != batch[0].signature for one in skipped)
+
+
+# The batcher, on one loop with an engine that the test drives.
+
+
+class Bench:
+    """A batcher, its engine, and requests that are told apart by their values."""
+
+    def __init__(
+        self,
+        max_rows: int = 4,
+        max_delay_s: float = 0.0,
+        max_queue_size: int = 100,
+        engine: FakeEngine | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.engine = engine or FakeEngine()
+        self.metrics = PredictorMetrics()
+        more: dict[str, Any] = {} if clock is None else {"clock": clock}
+        rules = BatchingRules(max_rows, max_delay_s, max_queue_size)
+        self.batcher = Batcher(self.engine, rules, "m", "1", self.metrics, **more)
+        self.registry = CollectorRegistry()
+        self.registry.register(self.metrics)
+
+    async def ask(
+        self, value: float, rows: int = 1, timeout_s: float = 60.0, width: int = 2, spans: Exchange | None = None
+    ) -> list[list[float]]:
+        """One request; returns the rows of its answer."""
+        inputs = {"x": rows_of(value, rows, width)}
+        outputs = await self.batcher.submit(inputs, rows, spans or exchange(timeout_s))
+        answer: list[list[float]] = outputs["y"].tolist()
+        return answer
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        return asyncio.create_task(work)
+
+    async def occupy(self) -> asyncio.Task[Any]:
+        """Give the (first free) instance a batch of its own, so that what comes next has to wait."""
+        before = len(self.engine.submitted)
+        task = self.start(self.ask(-1))
+        await eventually(lambda: len(self.engine.submitted) > before, "the instance is busy")
+        return task
+
+    def batches(self) -> list[list[float]]:
+        """What reached the engine: per batch the value of each request."""
+        return [[float(request["x"].flat[0]) for request in batch.requests] for batch in self.engine.submitted]
+
+    def value(self, name: str) -> float | None:
+        return self.registry.get_sample_value(name, {"model": "m", "version": "1"})
+
+
+async def test_an_idle_instance_takes_a_request_at_once() -> None:
+    bench = Bench(max_rows=4, max_delay_s=0.0)
+    asking = bench.start(bench.ask(7))
+    await settle()
+    assert bench.batches() == [[7]]
+    bench.engine.finish_all()
+    assert await asking == [[7, 7]]
+
+
+async def test_what_comes_while_the_instance_works_leaves_together_when_it_is_free() -> None:
+    bench = Bench(max_rows=4)
+    first = await bench.occupy()
+    rest = [bench.start(bench.ask(value)) for value in range(6)]
+    await settle()
+    assert bench.batcher.depth == 6
+    bench.engine.finish_all()
+    await settle()
+    assert bench.batches() == [[-1], [0, 1, 2, 3]]
+    bench.engine.finish_all()
+    await settle()
+    assert bench.batches() == [[-1], [0, 1, 2, 3], [4, 5]]
+    bench.engine.finish_all()
+    assert list(await asyncio.gather(first, *rest)) == [[[v, v]] for v in (-1, 0, 1, 2, 3, 4, 5)]
+
+
+async def test_every_caller_gets_exactly_its_own_rows() -> None:
+    bench = Bench(max_rows=8)
+    first = await bench.occupy()
+    tasks = [bench.start(bench.ask(value, rows)) for value, rows in ((1, 3), (2, 1), (3, 4))]
+    await settle()
+    bench.engine.finish_all()
+    await settle()
+    assert [batch.rows for batch in bench.engine.submitted] == [1, 8]
+    bench.engine.finish_all()
+    assert list(await asyncio.gather(*tasks)) == [[[1, 1]] * 3, [[2, 2]], [[3, 3]] * 4]
+    await first
+
+
+async def test_a_full_batch_leaves_before_the_delay_is_over() -> None:
+    bench = Bench(max_rows=3, max_delay_s=LONG_S)
+    tasks = [bench.start(bench.ask(value)) for value in (1, 2)]
+    await settle()
+    assert bench.batches() == []
+    tasks.append(bench.start(bench.ask(3)))
+    await settle()
+    assert bench.batches() == [[1, 2, 3]]
+    bench.engine.finish_all()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_batch_that_nobody_else_fits_into_leaves_before_the_delay_is_over() -> None:
+    bench = Bench(max_rows=4, max_delay_s=LONG_S)
+    tasks = [bench.start(bench.ask(1, rows=3)), bench.start(bench.ask(2, rows=2))]
+    await settle()
+    assert bench.batches() == [[1]], "the second does not fit, so waiting longer would bring nobody"
+    assert bench.batcher.depth == 1
+    tasks.append(bench.start(bench.ask(3, rows=2)))
+    bench.engine.finish_all()
+    await settle()
+    assert bench.batches() == [[1], [2, 3]]
+    bench.engine.finish_all()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_batch_that_does_not_fill_leaves_when_the_oldest_has_waited_long_enough() -> None:
+    clock = FakeClock()
+    delay_s = 2**-8  # an exact number, as are its halves
+    bench = Bench(max_rows=4, max_delay_s=delay_s, clock=clock)
+    tasks = [bench.start(bench.ask(value)) for value in (1, 2)]
+    for _ in range(2):
+        await asyncio.sleep(2 * delay_s)  # real time passes and the timer fires: the batcher's clock decides
+        assert bench.batches() == []
+        clock.now += delay_s / 2
+    await eventually(lambda: bench.batches() == [[1, 2]], "the delay is over")
+    bench.engine.finish_all()
+    await asyncio.gather(*tasks)
+
+
+async def test_the_delay_counts_from_the_oldest_request_not_from_the_last() -> None:
+    clock = FakeClock()
+    bench = Bench(max_rows=4, max_delay_s=10, clock=clock)
+    tasks = [bench.start(bench.ask(1))]
+    await settle()
+    clock.now += 10
+    tasks.append(bench.start(bench.ask(2)))
+    await settle()
+    assert bench.batches() == [[1, 2]]
+    bench.engine.finish_all()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_request_that_was_waiting_while_the_instance_worked_has_used_up_its_delay() -> None:
+    clock = FakeClock()
+    bench = Bench(max_rows=1, max_delay_s=10, clock=clock)
+    first = await bench.occupy()
+    second = bench.start(bench.ask(1))
+    await settle()
+    clock.now += 11
+    bench.engine.finish_all()
+    await settle()
+    assert bench.batches() == [[-1], [1]]
+    bench.engine.finish_all()
+    await asyncio.gather(first, second)
+
+
+async def test_a_caller_who_leaves_the_head_of_the_queue_does_not_hold_up_the_next() -> None:
+    clock = FakeClock()
+    bench = Bench(max_rows=4, max_delay_s=0.005, clock=clock)
+    leaver = bench.start(bench.ask(1))
+    stayer = bench.start(bench.ask(2))
+    await settle()
+    leaver.cancel()
+    await settle()
+    clock.now += 1
+    await eventually(lambda: bench.batches() == [[2]], "the timer finds the one that is left")
+    bench.engine.finish_all()
+    assert await stayer == [[2, 2]]
+
+
+async def test_a_caller_who_leaves_the_queue_never_reaches_the_engine() -> None:
+    bench = Bench(max_rows=4)
+    first = await bench.occupy()
+    tasks = [bench.start(bench.ask(value)) for value in (1, 2, 3)]
+    await settle()
+    tasks[1].cancel()
+    await settle()
+    assert bench.batcher.depth == 2
+    bench.engine.finish_all()
+    await settle()
+    assert bench.batches() == [[-1], [1, 3]]
+    bench.engine.finish_all()
+    assert list(await asyncio.gather(tasks[0], tasks[2], first)) == [[[1, 1]], [[3, 3]], [[-1, -1]]]
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[1]
+
+
+async def test_a_caller_who_leaves_a_running_batch_costs_the_others_nothing() -> None:
+    bench = Bench(max_rows=4)
+    first = await bench.occupy()
+    tasks = [bench.start(bench.ask(value, rows)) for value, rows in ((1, 1), (2, 2), (3, 1))]
+    await settle()
+    bench.engine.finish_all()
+    await settle()
+    assert bench.batches() == [[-1], [1, 2, 3]]
+    tasks[1].cancel()
+    await settle()
+    bench.engine.finish_all()
+    assert list(await asyncio.gather(tasks[0], tasks[2], first)) == [[[1, 1]], [[3, 3]], [[-1, -1]]]
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[1]
+
+
+async def test_when_everybody_has_left_a_running_batch_the_instance_goes_on() -> None:
+    bench = Bench()
+    leaver = await bench.occupy()
+    leaver.cancel()
+    await settle()
+    waiting = bench.start(bench.ask(1))
+    await settle()
+    assert bench.batches() == [[-1]], "the engine cannot be interrupted"
+    bench.engine.finish_all()
+    await settle()
+    bench.engine.finish_all()
+    assert await waiting == [[1, 1]]
+
+
+async def test_an_engine_that_raises_fails_its_batch_and_serves_the_next() -> None:
+    bench = Bench(max_rows=2)
+    tasks = [bench.start(bench.ask(value)) for value in range(4)]
+    await settle()
+    first, *_ = bench.engine.open
+    first.fail(RuntimeError("CUDA error 700 at /opt/engine"))
+    await settle()
+    bench.engine.finish_all()
+    await settle()
+    bench.engine.finish_all()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    assert outcomes[0] is failed[0]
+    assert all(isinstance(error, EngineFailed) for error in failed)
+    assert len(failed) == len(first.requests)
+    assert "CUDA" not in str(failed[0]), "the cause is for the log"
+    assert "model 'm'" in str(failed[0])
+
+
+async def test_every_caller_of_a_failed_batch_has_an_error_of_its_own() -> None:
+    # One exception object raised in several tasks would grow a traceback with each.
+    bench = Bench(max_rows=2)
+    first = await bench.occupy()
+    tasks = [bench.start(bench.ask(value)) for value in (1, 2)]
+    await settle()
+    bench.engine.finish_all()
+    await settle()
+    bench.engine.open[0].fail(RuntimeError("broken"))
+    one, other = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(one, EngineFailed)
+    assert one is not other
+    await first
+
+
+async def test_an_engine_whose_submit_raises_fails_that_batch_and_keeps_its_instance() -> None:
+    bench = Bench(max_rows=2)
+    [lane] = bench.engine.lanes
+    lane.refuses = RuntimeError("out of streams")
+    for value in (1, 2, 3):
+        with pytest.raises(EngineFailed):
+            await asyncio.wait_for(bench.ask(value), 5)
+    assert bench.batcher.depth == 0
+    lane.refuses = None
+    asking = bench.start(bench.ask(4))
+    await settle()
+    bench.engine.finish_all()
+    assert await asking == [[4, 4]]
+
+
+async def test_an_engine_that_cancels_its_answer_fails_the_batch() -> None:
+    bench = Bench()
+    asking = bench.start(bench.ask(1))
+    await settle()
+    bench.engine.open[0].ticket.done.cancel()
+    with pytest.raises(EngineFailed):
+        await asyncio.wait_for(asking, 5)
+    again = bench.start(bench.ask(2))
+    await settle()
+    bench.engine.finish_all()
+    assert await again == [[2, 2]]
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"y": rows_of(0, rows=1)},  # n - 1 rows
+        {"y": rows_of(0, rows=3)},  # n + 1
+        {"y": rows_of(0, rows=2), "z": rows_of(0, rows=1)},  # one of two outputs
+        {"y": np.float32(1)},  # no rows at all
+        {"y": np.array(1.0)},
+        {"y": None},  # no array at all
+        None,
+    ],
+    ids=["n-1 rows", "n+1 rows", "one short output", "a scalar", "no dimension", "no array", "no outputs"],
+)
+async def test_an_engine_that_breaks_its_contract_gives_nobody_somebody_elses_rows(outputs: Any) -> None:
+    bench = Bench(max_rows=2)
+    first = await bench.occupy()
+    tasks = [bench.start(bench.ask(value)) for value in (1, 2)]
+    await settle()
+    bench.engine.finish_all()
+    await settle()
+    [batch] = bench.engine.open
+    batch.ticket.done.set_result(outputs)
+    for task in tasks:
+        with pytest.raises(EngineFailed):
+            await asyncio.wait_for(task, 5)
+    after = bench.start(bench.ask(3))
+    await settle()
+    bench.engine.finish_all()
+    assert await after == [[3, 3]], "the instance serves on"
+    await first
+
+
+async def test_a_full_queue_refuses_and_says_so() -> None:
+    bench = Bench(max_queue_size=2)
+    first = await bench.occupy()
+    tasks = [bench.start(bench.ask(value)) for value in (1, 2)]
+    await settle()
+    with pytest.raises(Overloaded, match="2 requests are waiting for this model, which is the limit") as caught:
+        await bench.ask(3)
+    assert caught.value.retry_after_s
+    tasks[0].cancel()
+    await settle()
+    fits = bench.start(bench.ask(4))
+    await settle()
+    assert bench.batcher.depth == 2
+    bench.engine.finish_all()
+    await settle()
+    bench.engine.finish_all()
+    assert list(await asyncio.gather(tasks[1], fits, first)) == [[[2, 2]], [[4, 4]], [[-1, -1]]]
+
+
+async def test_a_deadline_that_passed_before_is_not_queued() -> None:
+    bench = Bench()
+    with pytest.raises(DeadlineExceeded, match="before it was queued"):
+        await bench.ask(1, timeout_s=-1)
+    assert bench.batches() == []
+
+
+async def test_a_deadline_that_passes_in_the_queue_takes_the_request_out() -> None:
+    bench = Bench()
+    first = await bench.occupy()
+    with pytest.raises(DeadlineExceeded, match="while it waited in the queue"):
+        await bench.ask(1, timeout_s=0.01)
+    assert bench.batcher.depth == 0
+    bench.engine.finish_all()
+    await settle()
+    assert bench.batches() == [[-1]]
+    await first
+
+
+async def test_a_deadline_that_passes_in_the_engine_says_so_and_leaves_the_others_alone() -> None:
+    bench = Bench(max_rows=2)
+    first = await bench.occupy()
+    late = bench.start(bench.ask(1, timeout_s=0.05))
+    patient = bench.start(bench.ask(2))
+    await settle()
+    bench.engine.finish_all()
+    with pytest.raises(DeadlineExceeded, match="while the engine computed"):
+        await late
+    bench.engine.finish_all()
+    assert list(await asyncio.gather(patient, first)) == [[[2, 2]], [[-1, -1]]]
+
+
+async def test_different_shapes_never_share_a_batch_and_none_is_forgotten() -> None:
+    bench = Bench(max_rows=8)
+    first = await bench.occupy()
+    tasks = [bench.start(bench.ask(value, width=2 + value % 2)) for value in range(6)]
+    await settle()
+    for _ in range(3):
+        bench.engine.finish_all()
+        await settle()
+    assert bench.batches() == [[-1], [0, 2, 4], [1, 3, 5]]
+    answers = await asyncio.gather(*tasks)
+    assert answers == [[[value] * (2 + value % 2)] for value in range(6)]
+    await first
+
+
+async def test_a_model_without_batches_runs_each_request_alone_with_its_arrays_as_they_are() -> None:
+    bench = Bench(max_rows=0)
+    first = await bench.occupy()
+    inputs: list[Inputs] = [{"x": np.arange(3.0)}, {"x": np.arange(3.0)}]
+    tasks = [bench.start(bench.batcher.submit(one, 1, exchange())) for one in inputs]
+    await settle()
+    for _ in range(3):
+        for batch in bench.engine.open:
+            batch.finish({"y": np.array(len(bench.engine.submitted))})  # not even a dimension
+        await settle()
+    assert [batch.rows for batch in bench.engine.submitted] == [1, 1, 1]
+    for one, batch in zip(inputs, bench.engine.submitted[1:], strict=True):
+        assert batch.requests[0]["x"] is one["x"]
+    assert [answer["y"] for answer in await asyncio.gather(*tasks)] == [2, 3]
+    assert await first == 1
+
+
+async def test_several_instances_work_at_the_same_time() -> None:
+    bench = Bench(max_rows=1, engine=FakeEngine(instances=3))
+    tasks = [bench.start(bench.ask(value)) for value in range(5)]
+    await settle()
+    assert [len(lane.open) for lane in bench.engine.lanes] == [1, 1, 1]
+    assert bench.batcher.depth == 2
+    bench.engine.lanes[1].open[0].finish()
+    await settle()
+    assert [len(lane.submitted) for lane in bench.engine.lanes] == [1, 2, 1]
+    for _ in range(3):
+        bench.engine.finish_all()
+        await settle()
+    assert list(await asyncio.gather(*tasks)) == [[[v, v]] for v in range(5)]
+
+
+async def test_an_instance_of_depth_two_holds_two_batches_and_never_three() -> None:
+    bench = Bench(max_rows=1, engine=FakeEngine(depth=2))
+    [lane] = bench.engine.lanes
+    tasks = [bench.start(bench.ask(value)) for value in range(5)]
+    await settle()
+    assert len(lane.open) == 2
+    while any(not task.done() for task in tasks):
+        lane.open[-1].finish()  # the second may end before the first
+        await settle()
+    assert lane.most_open == 2
+    assert list(await asyncio.gather(*tasks)) == [[[v, v]] for v in range(5)]
+
+
+async def test_closing_refuses_who_waits_and_awaits_what_runs() -> None:
+    bench = Bench(max_rows=1)
+    running = await bench.occupy()
+    waiting = [bench.start(bench.ask(value)) for value in (1, 2)]
+    await settle()
+    closing = bench.start(bench.batcher.close())
+    await settle()
+    for task in waiting:
+        with pytest.raises(Overloaded, match="being unloaded"):
+            await task
+    assert not closing.done()
+    with pytest.raises(Overloaded, match="being unloaded"):
+        await bench.ask(3)
+    bench.engine.finish_all()
+    await closing
+    assert await running == [[-1, -1]]
+    assert bench.batches() == [[-1]]
+
+
+async def test_closing_ends_a_timer_that_still_waits_for_company() -> None:
+    bench = Bench(max_rows=4, max_delay_s=0.01)
+    waiting = bench.start(bench.ask(1))
+    await settle()
+    await bench.batcher.close()
+    with pytest.raises(Overloaded):
+        await waiting
+    await asyncio.sleep(0.03)
+    assert bench.batches() == []
+
+
+async def test_an_idle_batcher_closes_at_once() -> None:
+    await asyncio.wait_for(Bench().batcher.close(), 5)
+
+
+async def test_queue_and_compute_time_are_booked_on_every_request_of_the_batch() -> None:
+    clock = FakeClock()
+    bench = Bench(max_rows=4, clock=clock)
+    first = await bench.occupy()
+    spans = [exchange(), exchange()]
+    tasks = [bench.start(bench.ask(value, spans=span)) for value, span in enumerate(spans)]
+    await settle()
+    clock.now += 2
+    assert bench.batcher.oldest_s() == 2
+    bench.engine.finish_all()
+    await settle()
+    clock.now += 3
+    bench.engine.finish_all()
+    await asyncio.gather(first, *tasks)
+    assert [span.stages for span in spans] == [{"queue": 2, "compute": 3}] * 2
+    assert bench.batcher.oldest_s() == 0
+    assert bench.value("saccade_engine_busy_seconds_total") == 5
+    assert bench.value("saccade_batch_size_count") == 2
+    assert bench.value("saccade_batch_size_sum") == 3
+
+
+async def test_a_scrape_may_ask_for_the_oldest_while_the_queue_is_emptied() -> None:
+    # The scrape runs in another thread: the queue may lose its last entry between any two of its steps.
+    class EmptyingClock(FakeClock):
+        armed = False
+
+        def __call__(self) -> float:
+            if self.armed:
+                bench.batcher._queue.clear()
+            return super().__call__()
+
+    clock = EmptyingClock()
+    bench = Bench(max_rows=1, clock=clock)
+    first = await bench.occupy()
+    waiting = bench.start(bench.ask(1))
+    await settle()
+    clock.armed = True
+    assert bench.batcher.oldest_s() == 0
+    clock.armed = False
+    waiting.cancel()
+    bench.engine.finish_all()
+    await first
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_under_any_schedule_every_answer_carries_its_requests_pattern(seed: int) -> None:
+    chance = random.Random(seed)
+    engine = FakeEngine(instances=chance.choice((1, 2, 3)), depth=chance.choice((1, 2)))
+    bench = Bench(max_rows=8, max_delay_s=chance.choice((0.0, 0.001)), max_queue_size=10_000, engine=engine)
+    left: set[int] = set()
+    failed = 0
+    total = 500
+
+    async def client(number: int) -> None:
+        rows, width = chance.randint(1, 8), chance.choice((2, 2, 2, 3))
+        for _ in range(chance.randint(0, 40)):
+            await asyncio.sleep(0)
+        nonlocal failed
+        try:
+            answer = await bench.ask(number, rows, width=width)
+        except EngineFailed:
+            failed += 1
+            return
+        assert answer == [[number] * width] * rows
+
+    async def drive() -> None:
+        while True:
+            await asyncio.sleep(0)
+            for batch in list(engine.open):
+                match chance.randrange(12):
+                    case 0 | 1 | 2 | 3 | 4:
+                        batch.finish()
+                    case 5 if chance.random() < 0.1:
+                        batch.fail(RuntimeError("by chance"))
+            for _ in range(2):
+                candidate = chance.randrange(total)
+                if chance.random() < 0.05 and not tasks[candidate].done():
+                    tasks[candidate].cancel()
+                    left.add(candidate)
+
+    tasks = [asyncio.create_task(client(number)) for number in range(total)]
+    driving = asyncio.create_task(drive())
+    outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
+    driving.cancel()
+    wrong = [
+        outcome for outcome in outcomes if outcome is not None and not isinstance(outcome, asyncio.CancelledError)
+    ]
+    assert wrong == []
+    assert {number for number, outcome in enumerate(outcomes) if outcome is not None} <= left
+    assert bench.batcher.depth == 0
+    assert all(lane.most_open <= lane.depth for lane in engine.lanes)
+    assert all(batch.rows == sum(len(r["x"]) for r in batch.requests) <= 8 for batch in engine.submitted)
+    engine.finish_all()
+    await bench.batcher.close()

@@ -1,0 +1,327 @@
+"""A model of the repository: what it says of itself, which version answers, what is refused before the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnx_graphs as graphs
+from fakes import FakeEngine, eventually
+from saccade_predictor.loading import load_engines
+from saccade_predictor.metrics import PredictorMetrics
+from saccade_predictor.model import EngineFile, PredictorModel
+from saccade_predictor.modelconfig import ModelConfig, parse
+from saccade_predictor.repository import ModelDirectory, RepositoryError
+from saccade_serving.connection.exchange import Exchange
+from saccade_serving.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    UnknownTensor,
+    WrongShape,
+)
+from saccade_serving.oip.messages import InferRequest, InferResponse, RequestedOutput, Tensor, TensorMetadata
+
+Prepare = Callable[..., Awaitable[PredictorModel]]
+
+BATCHED = 'backend: "onnxruntime" max_batch_size: 4 dynamic_batching {} version_policy { all {} }\n'
+
+
+def exchange(timeout_s: float = 30.0) -> Exchange:
+    return Exchange.begin("rest", {}, timeout_s)
+
+
+def model_of(path: Path, max_queue_size: int = 10) -> PredictorModel:
+    return PredictorModel(
+        ModelDirectory("m", path), lambda directory: load_engines(directory, 1), max_queue_size, PredictorMetrics()
+    )
+
+
+@pytest.fixture
+async def prepare(tmp_path: Path) -> AsyncIterator[Prepare]:
+    """Prepares the model that the test has laid out in its folder, and closes it at the end."""
+    opened: list[PredictorModel] = []
+
+    async def prepared(config: str | None = None) -> PredictorModel:
+        if config is not None:
+            (tmp_path / "config.pbtxt").write_text(config, encoding="utf-8")
+        opened.append(model_of(tmp_path))
+        await opened[-1].prepare()
+        return opened[-1]
+
+    yield prepared
+    for model in opened:
+        await model.close()
+
+
+async def infer(model: PredictorModel, *tensors: Tensor, **more: Any) -> InferResponse:
+    return await model.infer(InferRequest("m", tensors, **more), exchange())
+
+
+def x(rows: int = 1, value: float = 1.0, width: int = 2) -> Tensor:
+    return Tensor.of("x", np.full((rows, width), value, np.float32))
+
+
+async def test_a_model_is_ready_only_after_it_is_prepared(tmp_path: Path) -> None:
+    graphs.identity(tmp_path / "1" / "model.onnx")
+    model = model_of(tmp_path)
+    assert not model.ready
+    with pytest.raises(Overloaded, match="not ready: it is still loading"):
+        model.check_ready()
+    with pytest.raises(Overloaded, match="not ready"):
+        model.metadata()
+    with pytest.raises(Overloaded, match="not ready"):
+        await infer(model, x())
+    await model.prepare()
+    model.check_ready("1")
+    await model.close()
+    assert not model.ready
+    assert model.versions() == []
+
+
+async def test_metadata_gives_tensors_versions_and_the_graphs_own_properties(tmp_path: Path, prepare: Prepare) -> None:
+    properties = {"saccade.input": "rgb_nhwc", "saccade.min_score": "0.05", "author": "me"}
+    graphs.identity(tmp_path / "1" / "model.onnx", "UINT8", ("n", 4, 4, 3), properties)
+    graphs.identity(tmp_path / "10" / "model.onnx", "UINT8", ("n", 4, 4, 3), properties)
+    model = await prepare(BATCHED)
+    metadata = model.metadata()
+    assert (metadata.name, metadata.platform) == ("m", "onnxruntime_onnx")
+    assert metadata.versions == ["1", "10"]
+    assert metadata.inputs == [TensorMetadata("x", "UINT8", (-1, 4, 4, 3))]
+    assert metadata.outputs == [TensorMetadata("y", "UINT8", (-1, 4, 4, 3))]
+    assert metadata.properties == {"saccade.input": "rgb_nhwc", "saccade.min_score": "0.05"}
+    assert model.metadata("1").versions == ["1"]
+
+
+async def test_labels_travel_in_the_metadata(tmp_path: Path, prepare: Prepare) -> None:
+    graphs.identity(tmp_path / "1" / "model.onnx")
+    (tmp_path / "labels.txt").write_text("person\nz\xe8bre\n", encoding="utf-8")
+    model = await prepare(
+        BATCHED + 'output [{ name: "y" data_type: TYPE_FP32 dims: [ 2 ] label_filename: "labels.txt" }]'
+    )
+    assert json.loads(model.metadata().properties["saccade.labels"]) == ["person", "z\xe8bre"]
+
+
+async def test_labels_that_are_missing_keep_the_model_from_becoming_ready(tmp_path: Path) -> None:
+    graphs.identity(tmp_path / "1" / "model.onnx")
+    config = BATCHED + 'output [{ name: "y" data_type: TYPE_FP32 dims: [ 2 ] label_filename: "labels.txt" }]'
+    (tmp_path / "config.pbtxt").write_text(config)
+    model = model_of(tmp_path)
+    with pytest.raises(RepositoryError, match=r"m/labels\.txt, named by label_filename"):
+        await model.prepare()
+    assert not model.ready
+    await model.close()
+
+
+async def test_only_the_configured_outputs_are_described_and_answered(tmp_path: Path, prepare: Prepare) -> None:
+    graphs.summing(tmp_path / "1" / "model.onnx")
+    model = await prepare(BATCHED + 'output [{ name: "product" data_type: TYPE_FP32 dims: [ 3 ] }]')
+    assert [tensor.name for tensor in model.metadata().outputs] == ["product"]
+    twos = np.full((1, 3), 2, np.float32)
+    answer = await infer(model, Tensor.of("a", twos), Tensor.of("b", twos))
+    assert [tensor.name for tensor in answer.outputs] == ["product"]
+    assert answer.output("product").array.tolist() == [[4, 4, 4]]
+    with pytest.raises(UnknownTensor, match="output 'sum'"):
+        await infer(model, Tensor.of("a", twos), Tensor.of("b", twos), outputs=[RequestedOutput("sum")])
+
+
+async def test_without_a_version_the_highest_answers(tmp_path: Path, prepare: Prepare) -> None:
+    for version in ("2", "10"):
+        graphs.identity(tmp_path / version / "model.onnx")
+    graphs.doubling(tmp_path / "2" / "model.onnx")
+    model = await prepare(BATCHED)
+    span = exchange()
+    answer = await model.infer(InferRequest("m", [x(value=3)], id="r1"), span)
+    assert (answer.model_version, answer.id, answer.model_name) == ("10", "r1", "m")
+    assert span.version == "10"
+    assert answer.output("y").array.tolist() == [[3, 3]]
+    older = await infer(model, x(value=3), model_version="2")
+    assert (older.model_version, older.output("y").array.tolist()) == ("2", [[6, 6]])
+
+
+async def test_a_version_that_is_not_served_is_not_found(tmp_path: Path, prepare: Prepare) -> None:
+    graphs.identity(tmp_path / "1" / "model.onnx")
+    model = await prepare()
+    for ask in (lambda: model.metadata("9"), lambda: model.check_ready("9")):
+        with pytest.raises(ModelNotFound, match="version '9' of model 'm' is not served here; available: 1"):
+            ask()
+    with pytest.raises(ModelNotFound):
+        await infer(model, x(), model_version="9")
+
+
+async def test_a_request_that_does_not_fit_the_model_is_refused_before_it_is_queued(
+    tmp_path: Path, prepare: Prepare
+) -> None:
+    graphs.identity(tmp_path / "1" / "model.onnx")
+    model = await prepare(BATCHED)
+    for tensors, error in (
+        ([], InvalidRequest),
+        ([x(), Tensor.of("z", np.zeros(1, np.float32))], UnknownTensor),
+        ([x(width=3)], WrongShape),
+        ([Tensor.of("x", np.zeros((1, 2), np.float64))], WrongShape),
+        ([x(rows=0)], WrongShape),
+        ([x(rows=5)], WrongShape),
+    ):
+        with pytest.raises(error):
+            await infer(model, *tensors)
+    assert (await infer(model, x(rows=4))).output("y").shape == (4, 2)
+
+
+async def test_many_requests_at_once_each_get_their_own_rows(tmp_path: Path, prepare: Prepare) -> None:
+    graphs.doubling(tmp_path / "1" / "model.onnx")
+    model = await prepare(BATCHED)
+    answers = await asyncio.gather(*(infer(model, x(1 + value % 3, value)) for value in range(9)))
+    for value, answer in enumerate(answers):
+        assert answer.output("y").array.tolist() == [[2 * value, 2 * value]] * (1 + value % 3)
+
+
+async def test_without_dynamic_batching_a_request_runs_alone_with_all_its_rows(
+    tmp_path: Path, prepare: Prepare
+) -> None:
+    graphs.doubling(tmp_path / "1" / "model.onnx")
+    model = await prepare('backend: "onnxruntime" max_batch_size: 4')
+    answers = await asyncio.gather(*(infer(model, x(rows, rows)) for rows in (1, 4, 2)))
+    assert [answer.output("y").shape for answer in answers] == [(1, 2), (4, 2), (2, 2)]
+
+
+async def test_a_model_without_a_batch_dimension_takes_its_full_shape(tmp_path: Path, prepare: Prepare) -> None:
+    graphs.doubling(tmp_path / "1" / "model.onnx", dims=(3, 2))
+    model = await prepare('backend: "onnxruntime" max_batch_size: 0')
+    assert model.metadata().inputs == [TensorMetadata("x", "FP32", (3, 2))]
+    answers = await asyncio.gather(*(infer(model, x(3, value)) for value in range(4)))
+    assert [float(answer.output("y").array[0, 0]) for answer in answers] == [0, 2, 4, 6]
+    with pytest.raises(WrongShape):
+        await infer(model, x(1))
+
+
+async def test_text_goes_through_as_bytes_of_any_shape(tmp_path: Path, prepare: Prepare) -> None:
+    graphs.identity(tmp_path / "1" / "model.onnx", "STRING")
+    model = await prepare(BATCHED)
+    elements = [b"", "gr\xfcn".encode(), b"c", b"d"]
+    answer = await infer(model, Tensor.of_bytes("x", (2, 2), [memoryview(element) for element in elements]))
+    output = answer.output("y")
+    assert (output.datatype, output.shape, list(output.elements)) == ("BYTES", (2, 2), elements)
+
+
+async def test_text_that_the_engine_cannot_take_is_its_own_senders_error_alone(
+    tmp_path: Path, prepare: Prepare
+) -> None:
+    graphs.identity(tmp_path / "1" / "model.onnx", "STRING")
+    model = await prepare(BATCHED)
+    bad = Tensor.of_bytes("x", (1, 2), [b"\xff\xfe", b"ok"])
+    good = Tensor.of_bytes("x", (1, 2), [b"a", b"b"])
+    outcomes = await asyncio.gather(
+        *(infer(model, tensor) for tensor in (good, bad, good, good)), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [InferResponse, InvalidRequest, InferResponse, InferResponse]
+    assert str(outcomes[1]) == "input 'x' has an element that is not UTF-8 text, which this model needs"
+
+
+async def test_an_engine_that_fails_is_a_500_and_the_model_serves_on(tmp_path: Path, prepare: Prepare) -> None:
+    graphs.picking(tmp_path / "1" / "model.onnx")
+    model = await prepare(BATCHED)
+    with pytest.raises(EngineFailed, match="the log has the cause"):
+        await infer(model, Tensor.of("x", np.array([99], np.int64)))
+    answer = await infer(model, Tensor.of("x", np.array([3], np.int64)))
+    assert answer.output("y").array.tolist() == [[6, 7]]
+
+
+# With an engine that the test drives.
+
+
+async def driven(config: str, max_queue_size: int = 10) -> tuple[PredictorModel, FakeEngine]:
+    """A prepared model with a fake engine, its warm-up already answered."""
+    tensor = 'put [{ name: "%s" data_type: TYPE_FP32 dims: [ 2 ] }]\n'
+    text = 'backend: "onnxruntime"\nin' + tensor % "x" + "out" + tensor % "y" + config
+    parsed: ModelConfig = parse(text, "m")[0]
+    engine = FakeEngine()
+    model = PredictorModel(
+        ModelDirectory("m", Path("nowhere")),
+        lambda _directory: [EngineFile("1", parsed, engine)],
+        max_queue_size,
+        PredictorMetrics(),
+    )
+    preparing = asyncio.create_task(model.prepare())
+
+    def step() -> bool:
+        engine.finish_all()
+        return preparing.done()
+
+    await eventually(step, "the model is ready")
+    await preparing
+    return model, engine
+
+
+async def test_a_model_is_not_ready_while_its_warm_up_runs() -> None:
+    engine = FakeEngine()
+    parsed, _ = parse('backend: "onnxruntime" max_batch_size: 4', "m")
+    model = PredictorModel(
+        ModelDirectory("m", Path("nowhere")), lambda _: [EngineFile("1", parsed, engine)], 10, PredictorMetrics()
+    )
+    preparing = asyncio.create_task(model.prepare())
+    await eventually(lambda: engine.open, "the first warm-up batch")
+    assert not model.ready
+    engine.open[0].fail(RuntimeError("cannot"))
+    with pytest.raises(EngineFailed):
+        await preparing
+    assert not model.ready
+    await model.close()
+    assert engine.closed
+
+
+@pytest.mark.parametrize(("configured", "limit"), [("", 2), ("default_queue_policy { max_queue_size: 1 }", 1)])
+async def test_the_queues_limit_is_the_models_own_or_the_services(configured: str, limit: int) -> None:
+    model, engine = await driven("max_batch_size: 1 dynamic_batching {" + configured + "}", max_queue_size=2)
+    tasks = [asyncio.create_task(infer(model, x(value=value))) for value in range(1 + limit)]
+    [version] = model.loaded()
+    await eventually(lambda: version.batcher.depth == limit, "the queue is full")
+    with pytest.raises(Overloaded, match=f"{limit} requests are waiting"):
+        await infer(model, x())
+    while not all(task.done() for task in tasks):
+        engine.finish_all()
+        await asyncio.sleep(0)
+    await model.close()
+
+
+async def test_the_models_queue_timeout_bounds_a_request_that_states_none() -> None:
+    model, engine = await driven(
+        "max_batch_size: 1 dynamic_batching { default_queue_policy { default_timeout_microseconds: 20000 } }"
+    )
+    with pytest.raises(DeadlineExceeded, match="the request's 20 ms were over"):
+        await infer(model, x())
+    engine.finish_all()
+    await model.close()
+
+
+async def test_closing_answers_what_runs_refuses_what_waits_and_frees_the_engine() -> None:
+    model, engine = await driven("max_batch_size: 1 dynamic_batching {}")
+    running, waiting = (asyncio.create_task(infer(model, x(value=value))) for value in (1, 2))
+    await eventually(lambda: engine.open, "the first request runs")
+    closing = asyncio.create_task(model.close())
+    with pytest.raises(Overloaded, match="being unloaded"):
+        await waiting
+    assert not engine.closed
+    engine.finish_all()
+    await closing
+    assert (await running).output("y").array.tolist() == [[1, 1]]
+    assert engine.closed
+    assert not model.ready
+
+
+async def test_a_cancelled_request_does_not_disturb_its_batch() -> None:
+    model, engine = await driven("max_batch_size: 4 dynamic_batching { max_queue_delay_microseconds: 50000 }")
+    leaver, stayer = (asyncio.create_task(infer(model, x(2, value))) for value in (1, 2))
+    await eventually(lambda: engine.open, "both run")
+    leaver.cancel()
+    await asyncio.sleep(0)
+    engine.finish_all()
+    assert (await stayer).output("y").array.tolist() == [[2, 2], [2, 2]]
+    await model.close()
