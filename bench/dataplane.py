@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ from measuring.client import Client
 from measuring.cpu import total_cpu_s, with_descendants
 from measuring.payload import SHAPES, Protocol, request_bytes
 from measuring.payload import request as build_request
-from measuring.plan import DEFAULT, QUICK, Plan, requests_for
+from measuring.plan import DEFAULT, FIRST, QUICK, Count, Plan, requests_for
 from measuring.samples import ClientError, Load, Sample
 from measuring.summary import Cell, Row, summarise
 from measuring.targets import BENCH, Running, Target, choose, running
@@ -37,7 +38,15 @@ RESULTS = BENCH / "results" / "dataplane.json"
 
 
 class Bench:
-    """One run: the servers, the clients, and what was measured."""
+    """One run: the servers, the clients, and what was measured.
+
+    Attributes:
+        samples: of every server under every load, one for each round.
+        skipped: why a row is missing, or has samples of some loads only.
+        rounds_done: complete ones.
+        load: how busy the machine was; see ``machine.Load``.
+        identities: name and version of the servers as they say themselves.
+    """
 
     def __init__(self, plan: Plan, targets: list[Target]) -> None:
         self.plan = plan
@@ -47,6 +56,8 @@ class Bench:
         self.rounds_done = 0
         self.load: dict[str, Any] = {}
         self.identities: dict[str, str] = {}
+        self._servers: dict[str, Running] = {}
+        self._clients: dict[Protocol, Client] = {}
         self._progress = table.Progress(plan.rounds * len(plan.sizes) * len(plan.connections) * len(targets))
 
     def run(self) -> None:
@@ -54,21 +65,26 @@ class Bench:
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="saccade-bench-")))
             stack.callback(self._progress.end)
-            servers, failed = stack.enter_context(running(self.targets, scratch, self._progress.say))
-            for target in self.targets:
-                if target.server in failed:
-                    self.skipped[target.key] = failed[target.server]
-            self.identities = {name: one.identity for name, one in servers.items() if one.identity}
+            self._servers, failed = stack.enter_context(running(self.targets, scratch, self._progress.say))
+            self.skipped.update(failed)
+            self.identities = {key: one.identity for key, one in self._servers.items() if one.identity}
             protocols: list[Protocol] = list(dict.fromkeys(target.protocol for target in self.targets))
-            clients = {protocol: stack.enter_context(Client(protocol)) for protocol in protocols}
-            own = [os.getpid(), *(client.pid for client in clients.values())]
-            roots = [one.server.pid for one in servers.values()]
-            pids = [*own, *(pid for root in roots for pid in with_descendants(root))]
-            load = machine.Load(lambda: total_cpu_s(pids))
-            self._run_rounds(servers, clients, load)
+            self._clients = {protocol: stack.enter_context(Client(protocol)) for protocol in protocols}
+            self._progress.say("warming up")
+            for target in self.targets:
+                self._measure(target, self.plan.sizes[0], self.plan.connections[-1], FIRST)
+            load = machine.Load(self._cpu_clock())
+            self._run_rounds(load)
             self.load = load.report()
 
-    def _run_rounds(self, servers: dict[str, Running], clients: dict[Protocol, Client], load: machine.Load) -> None:
+    def _cpu_clock(self) -> Callable[[], float]:
+        """What all processes of the bench have used, in CPU seconds."""
+        pids = [os.getpid(), *(client.pid for client in self._clients.values())]
+        for one in self._servers.values():
+            pids += with_descendants(one.server.pid)
+        return lambda: total_cpu_s(pids)
+
+    def _run_rounds(self, load: machine.Load) -> None:
         begun = time.monotonic()
         loads = [(size, connections) for size in self.plan.sizes for connections in self.plan.connections]
         for number in range(self.plan.rounds):
@@ -81,41 +97,33 @@ class Bench:
                 group = f"round {number + 1} of {self.plan.rounds}, {size}, connections: {connections}"
                 for target in self.targets[first:] + self.targets[:first]:
                     self._progress.step(group, target.label)
-                    self._measure(target, size, connections, number, servers, clients)
+                    count = requests_for(self.plan, target, size, connections, number)
+                    if sample := self._measure(target, size, connections, count):
+                        self.samples.setdefault((target.key, size, connections), []).append(sample)
             self.rounds_done += 1
             load.note()
 
-    def _measure(
-        self,
-        target: Target,
-        size: str,
-        connections: int,
-        number: int,
-        servers: dict[str, Running],
-        clients: dict[Protocol, Client],
-    ) -> None:
-        count = requests_for(self.plan, target, size, connections, number)
+    def _measure(self, target: Target, size: str, connections: int, count: Count) -> Sample | None:
+        """Measure one server under one load; None if it is left out."""
         if target.key in self.skipped or not count.measured:
-            return
-        server = servers[target.server]
+            return None
+        server = self._servers[target.key]
+        load = Load(
+            protocol=target.protocol,
+            port=server.port(target.protocol),
+            server_pid=server.server.pid,
+            request=build_request(target.protocol, target.model, size),
+            connections=connections,
+            warmup=count.warmup,
+            requests=count.measured,
+            limit_s=self.plan.limit_s,
+        )
         try:
-            sample = clients[target.protocol].measure(
-                Load(
-                    protocol=target.protocol,
-                    port=server.ports[target.protocol],
-                    server_pid=server.server.pid,
-                    request=build_request(target.protocol, target.model, size),
-                    connections=connections,
-                    warmup=count.warmup,
-                    requests=count.measured,
-                    limit_s=self.plan.limit_s,
-                )
-            )
+            return self._clients[target.protocol].measure(load)
         except ClientError as why:
             self.skipped[target.key] = f"{size}, {connections} connections: {why}"
             self._progress.say(f"{target.label} left out from here: {self.skipped[target.key]}")
-            return
-        self.samples.setdefault((target.key, size, connections), []).append(sample)
+            return None
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -126,7 +134,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--connections", nargs="+", type=_count, help="connections, each with one request in flight")
     parser.add_argument("--requests", type=_count, help="requests per server, load and round")
     parser.add_argument(
-        "--only", nargs="+", default=[], metavar="SERVER", help="rows or servers, such as saccade-rest"
+        "--only", nargs="+", default=[], metavar="SERVER", help="rows or products, such as triton-http or saccade"
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file (default: bench/results/)")
     return parser.parse_args(arguments)

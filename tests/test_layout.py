@@ -210,15 +210,6 @@ def test_the_transformer_loads_no_engine_and_nothing_of_the_predictor() -> None:
     assert found == "[]"
 
 
-def test_the_predictor_loads_no_image_library_and_nothing_of_the_transformer() -> None:
-    found = run_python(
-        "import sys, saccade_predictor.__main__\n"
-        "bad = ('saccade_transformers', 'cv2', 'PIL', 'tensorrt', 'torch')\n"
-        "print(sorted(m for m in sys.modules if m.partition('.')[0] in bad))"
-    )
-    assert found == "[]"
-
-
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 
 

@@ -19,13 +19,8 @@ BENCH: Final = Path(__file__).resolve().parents[1]
 ROOT: Final = BENCH.parent
 #: Importing kserve takes seconds, and all servers start at once.
 _START_S: Final = 90.0
-#: Servers that are scripts of ours, by the arguments of ``python``.
-_MODULES: Final = {
-    "bare": ["-m", "servers.bare"],
-    "saccade": ["-m", "servers.saccade_noop"],
-    "kserve": ["-m", "servers.kserve_noop"],
-    "kserve-quiet": ["-m", "servers.kserve_noop", "--quiet"],
-}
+#: Products whose servers are scripts of ours.
+_MODULES: Final = {"bare": "servers.bare", "saccade": "servers.saccade_noop", "kserve": "servers.kserve_noop"}
 _SILENT: Final = {"bare"}  # no ready route
 
 
@@ -33,15 +28,20 @@ _SILENT: Final = {"bare"}  # no ready route
 class Target:
     """A row: one model of one server by one protocol.
 
+    Every row has a server process of its own. What one protocol's requests do to a process, such as the sizes of
+    memory that its allocator keeps, would otherwise change the numbers of another's.
+
     Attributes:
+        options: further arguments of the server's script.
         slow: takes most of a second for the large request, so that few of them are sent.
     """
 
     key: str
     label: str
-    server: str
+    product: str
     protocol: Protocol
     model: str = MODEL
+    options: tuple[str, ...] = ()
     slow: bool = False
 
 
@@ -54,7 +54,7 @@ TARGETS: Final = (
     Target("saccade-grpc-batched", "Saccade gRPC + batcher", "saccade", "grpc", "noop_batched"),
     Target("kserve-rest", "KServe REST", "kserve", "rest", slow=True),
     Target("kserve-grpc", "KServe gRPC", "kserve", "grpc"),
-    Target("kserve-grpc-quiet", "KServe gRPC, logging off", "kserve-quiet", "grpc"),
+    Target("kserve-grpc-quiet", "KServe gRPC, logging off", "kserve", "grpc", options=("--quiet",)),
     Target("triton-http", "Triton HTTP", "triton", "rest"),
     Target("triton-grpc", "Triton gRPC", "triton", "grpc"),
 )
@@ -63,15 +63,15 @@ FLOORS: Final[Mapping[str, str]] = {"rest": "bare-rest", "grpc": "bare-grpc"}
 
 
 def choose(only: Sequence[str]) -> list[Target]:
-    """The rows asked for, by key or by server, and the floors they need; all without a choice.
+    """The rows asked for, by key or by product, and the floors they need; all without a choice.
 
     Raises:
-        ValueError: there is no such row or server.
+        ValueError: there is no such row or product.
     """
-    known = {target.key for target in TARGETS} | {target.server for target in TARGETS}
+    known = {target.key for target in TARGETS} | {target.product for target in TARGETS}
     if unknown := [name for name in only if name not in known]:
         raise ValueError(f"no server {', '.join(unknown)}; expected {', '.join(t.key for t in TARGETS)}")
-    chosen = [target for target in TARGETS if not only or target.key in only or target.server in only]
+    chosen = [target for target in TARGETS if not only or target.key in only or target.product in only]
     floors = {FLOORS[target.protocol] for target in chosen}
     return [target for target in TARGETS if target in chosen or target.key in floors]
 
@@ -81,12 +81,17 @@ class Running:
     """A server that was started.
 
     Attributes:
+        ports: REST and gRPC.
         identity: what it calls itself: name and version. Empty until it is ready.
     """
 
     server: Server
-    ports: Mapping[Protocol, int]
+    ports: tuple[int, int]
     identity: str = ""
+
+    def port(self, protocol: Protocol) -> int:
+        """Where it serves a protocol."""
+        return self.ports[0 if protocol == "rest" else 1]
 
 
 @contextmanager
@@ -101,50 +106,61 @@ def running(
         say: shows progress.
 
     Yields:
-        The servers that are ready by name, and why others are not.
+        The servers that are ready, and why others are not, by the target's key.
     """
-    models: dict[str, list[str]] = {}
-    for target in targets:
-        models.setdefault(target.server, []).append(target.model)
     with ExitStack() as stack:
-        started: dict[str, Running] = {}
+        started: dict[str, tuple[Target, Running]] = {}
         failed: dict[str, str] = {}
-        for name in models:
-            http_port, grpc_port = free_ports(2)
-            try:
-                command, environment = _command(name, scratch, http_port, grpc_port, say)
-            except triton.Unavailable as why:
-                failed[name] = str(why)
+        unavailable: dict[str, str] = {}  # product -> why, so that it is tried once
+        for target in targets:
+            ports = free_ports(2)
+            if target.product not in unavailable:
+                try:
+                    command, environment = _command(target, scratch, ports, say)
+                except triton.Unavailable as why:
+                    unavailable[target.product] = str(why)
+            if target.product in unavailable:
+                failed[target.key] = unavailable[target.product]
                 continue
-            server = stack.enter_context(Server(name, command, environment, BENCH, scratch / f"{name}.log"))
-            started[name] = Running(server, {"rest": http_port, "grpc": grpc_port})
-        for name, one in list(started.items()):
-            say(f"starting {name}")
-            rest = one.ports["rest"]
-            paths = [] if name in _SILENT else [f"/v2/models/{model}/ready" for model in models[name]]
+            server = Server(target.label, command, environment, BENCH, scratch / f"{target.key}.log")
+            stack.enter_context(server)
+            started[target.key] = target, Running(server, (ports[0], ports[1]))
+        ready: dict[str, Running] = {}
+        say(f"starting {len(started)} servers")
+        for key, (target, one) in started.items():
             try:
-                one.server.wait_ready(one.ports.values(), {rest: paths} if paths else {}, _START_S)
+                ready[key] = _await(target, one)
             except ServerFailed as why:
-                failed[name] = str(why)
-                del started[name]
-                continue
-            if paths and (said := get(rest, "/v2")):
-                content = json.loads(said)
-                started[name] = replace(one, identity=f"{content['name']} {content['version']}")
-        for one in started.values():
+                failed[key] = str(why)
+        for _, one in started.values():
             stack.callback(one.server.terminate)  # all at once, before each is waited for
-        yield started, failed
+        yield ready, failed
+
+
+def _await(target: Target, one: Running) -> Running:
+    """Wait until a server is ready; ask its name.
+
+    Raises:
+        ServerFailed: it is not, in time.
+    """
+    if target.product in _SILENT:
+        one.server.wait_ready(one.ports, {}, _START_S)
+        return one
+    rest = one.port("rest")
+    one.server.wait_ready(one.ports, {rest: [f"/v2/models/{target.model}/ready"]}, _START_S)
+    content = json.loads(get(rest, "/v2") or b"{}")
+    return replace(one, identity=f"{content.get('name', '?')} {content.get('version', '?')}")
 
 
 def _command(
-    name: str, scratch: Path, http_port: int, grpc_port: int, say: Callable[[str], None]
+    target: Target, scratch: Path, ports: Sequence[int], say: Callable[[str], None]
 ) -> tuple[list[str], dict[str, str]]:
     """Command and environment of a server.
 
     Raises:
         triton.Unavailable: Triton cannot be had here.
     """
-    if name == "triton":
+    if target.product == "triton":
         packages = triton.install(ROOT / ".tools" / "triton", ROOT / "requirements" / "bench.txt", say)
-        return triton.set_up(packages, scratch / "triton", BENCH, http_port, grpc_port)
-    return [sys.executable, *_MODULES[name], str(http_port), str(grpc_port)], {}
+        return triton.set_up(packages, scratch / target.key, BENCH, ports[0], ports[1])
+    return [sys.executable, "-m", _MODULES[target.product], *target.options, *map(str, ports)], {}

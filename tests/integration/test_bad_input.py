@@ -495,13 +495,13 @@ BAD_PARAMETERS = [
 
 
 class TestParameters:
-    @every_route
     @pytest.mark.parametrize(("name", "value"), BAD_PARAMETERS, ids=[f"{n}={v}" for n, v in BAD_PARAMETERS])
-    def test_a_bad_value_is_400(
-        self, transformer: Address, photos: dict[str, bytes], send: Send, name: str, value: Any
+    def test_a_bad_value_is_400_by_every_route(
+        self, transformer: Address, photos: dict[str, bytes], name: str, value: Any
     ) -> None:
-        answer = send(transformer, photos["coffee.jpg"], {}, **{name: value})
-        check_refused(answer, 400, f"parameter '{name}' is", str(value), "expected")
+        for send in ROUTES.values():
+            answer = send(transformer, photos["coffee.jpg"], {}, **{name: value})
+            check_refused(answer, 400, f"parameter '{name}' is", str(value), "expected")
 
     def test_score_threshold_under_what_the_model_reports_says_so(
         self, transformer: Address, photos: dict[str, bytes]
@@ -523,13 +523,13 @@ class TestParameters:
 
 
 class TestDeadlines:
-    @every_route
     @pytest.mark.parametrize("value", ["soon", "-5", "0", "nan", "inf"])
-    def test_a_deadline_header_that_is_no_time_is_400(
-        self, transformer: Address, photos: dict[str, bytes], send: Send, value: str
+    def test_a_deadline_header_that_is_no_time_is_400_by_every_route(
+        self, transformer: Address, photos: dict[str, bytes], value: str
     ) -> None:
-        answer = send(transformer, photos["coffee.jpg"], {"x-deadline-ms": value})
-        check_refused(answer, 400, "header x-deadline-ms is", repr(value))
+        for send in ROUTES.values():
+            answer = send(transformer, photos["coffee.jpg"], {"x-deadline-ms": value})
+            check_refused(answer, 400, "header x-deadline-ms is", repr(value))
 
     @every_route
     def test_a_deadline_header_nobody_can_keep_is_504(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from saccade_serving.oip import proto
 
 CONFIG = (REPOSITORY / MODEL / "config.pbtxt").read_bytes()
 ONNX = (REPOSITORY / MODEL / "1" / "model.onnx").read_bytes()
-NO_TRANSFORMER = ["--predictor_host=nowhere.invalid"]
+NO_PREDICTOR = ["--predictor_host=nowhere.invalid"]
 
 
 def write_model(repository: Path, name: str = MODEL, **changes: bytes | None) -> Path:
@@ -36,11 +37,6 @@ def write_without_version(repository: Path, name: str = MODEL) -> Path:
     return repository
 
 
-def write_nothing(repository: Path) -> Path:
-    repository.mkdir()
-    return repository
-
-
 @dataclass(frozen=True)
 class Broken:
     """A start that must fail.
@@ -48,6 +44,7 @@ class Broken:
     Attributes:
         words: in exactly one line of the log.
         repository: writes it; the example one if None.
+        taken: which of its ports somebody else has; its number is appended to the words.
     """
 
     service: str
@@ -56,13 +53,13 @@ class Broken:
     settings: tuple[tuple[str, str], ...] = ()
     repository: Callable[[Path], Path] | None = None
     code: int = 1
+    taken: str = ""
 
 
 STARTS: dict[str, Broken] = {
     "repository missing": Broken(
         "predictor", "is not a directory; set SACCADE_PREDICTOR_MODEL_REPOSITORY", repository=lambda root: root
     ),
-    "repository empty": Broken("predictor", "holds no model", repository=write_nothing),
     "model unknown": Broken("predictor", "holds no model 'absent' (found: detector)", ["--model_name=absent"]),
     "model corrupt": Broken(
         "predictor",
@@ -79,20 +76,21 @@ STARTS: dict[str, Broken] = {
     "setting out of range": Broken(
         "transformer",
         "SACCADE_TRANSFORMER_SCORE_THRESHOLD='1.5'",
-        NO_TRANSFORMER,
+        NO_PREDICTOR,
         (("SCORE_THRESHOLD", "1.5"), ("LOG_LEVEL", "loud")),
     ),
     "predictor not named": Broken("transformer", "--predictor_host is missing", code=2),
-    "predictor by v1": Broken(
-        "transformer", "--predictor_protocol=v1 cannot", [*NO_TRANSFORMER, "--predictor_protocol=v1"], code=2
-    ),
+    "REST port of the predictor taken": Broken("predictor", f"cannot listen on {HOST}:", taken="rest"),
+    "REST port taken": Broken("transformer", f"cannot listen on {HOST}:", NO_PREDICTOR, taken="rest"),
+    "gRPC port taken": Broken("transformer", f"cannot listen on {HOST}:", NO_PREDICTOR, taken="grpc"),
+    "metrics port taken": Broken("transformer", f"cannot listen on {HOST}:", NO_PREDICTOR, taken="metrics"),
     "address of another machine": Broken("predictor", "cannot listen on 192.0.2.1", settings=(("HOST", "192.0.2.1"),)),
     "certificate missing": Broken(
         "transformer",
         "TLS is not possible with --ssl_certfile=absent.pem and --ssl_keyfile=absent.key: No such file or directory",
-        [*NO_TRANSFORMER, "--ssl_certfile=absent.pem", "--ssl_keyfile=absent.key"],
+        [*NO_PREDICTOR, "--ssl_certfile=absent.pem", "--ssl_keyfile=absent.key"],
     ),
-    "key without certificate": Broken("transformer", "both are needed", [*NO_TRANSFORMER, "--ssl_keyfile=absent.key"]),
+    "key without certificate": Broken("transformer", "both are needed", [*NO_PREDICTOR, "--ssl_keyfile=absent.key"]),
 }
 
 
@@ -102,6 +100,7 @@ class Ending:
 
     code: int
     log: str
+    words: str
 
 
 class TestStartsThatFail:
@@ -117,8 +116,15 @@ class TestStartsThatFail:
             settings = dict(broken.settings)
             if broken.repository is not None:
                 settings["MODEL_REPOSITORY"] = str(broken.repository(root / f"{name} models"))
-            with Service(broken.service, address, root / f"{name}.log", broken.flags, settings) as service:
-                return Ending(service.ended(), service.log.read_text())
+            words = broken.words
+            with contextlib.ExitStack() as stack:
+                if broken.taken:
+                    port = getattr(address, broken.taken)
+                    stack.enter_context(socket.create_server((HOST, port)))
+                    words += str(port)
+                log = root / f"{name}.log"
+                service = stack.enter_context(Service(broken.service, address, log, broken.flags, settings))
+                return Ending(service.ended(), log.read_text(), words)
 
         with ThreadPoolExecutor(2) as pool:
             yield {name: pool.submit(run, name, broken, choose_address()) for name, broken in STARTS.items()}
@@ -128,31 +134,13 @@ class TestStartsThatFail:
     def test_the_process_ends_with_one_clear_line(self, endings: dict[str, Future[Ending]], name: str) -> None:
         ending = endings[name].result(90)
         assert ending.code == STARTS[name].code, ending.log
-        assert sum(STARTS[name].words in line for line in ending.log.splitlines()) == 1, ending.log
+        assert sum(ending.words in line for line in ending.log.splitlines()) == 1, ending.log
         assert "Traceback" not in ending.log
 
     def test_every_wrong_setting_has_a_line(self, endings: dict[str, Future[Ending]]) -> None:
         lines = endings["setting out of range"].result(90).log.splitlines()
         assert len(lines) == 2
         assert lines[1].startswith("SACCADE_TRANSFORMER_LOG_LEVEL='loud': ") or "LOG_LEVEL='loud'" in lines[0]
-
-    @pytest.mark.parametrize(
-        ("name", "port"),
-        [("transformer", "rest"), ("transformer", "grpc"), ("transformer", "metrics"), ("predictor", "rest")],
-    )
-    def test_a_port_in_use_is_named(
-        self, choose_address: Callable[[], Address], tmp_path: Path, name: str, port: str
-    ) -> None:
-        address = choose_address()
-        flags = NO_TRANSFORMER if name == "transformer" else []
-        with (
-            socket.create_server((HOST, getattr(address, port))),
-            Service(name, address, tmp_path / "log", flags) as service,
-        ):
-            assert service.ended() == 1
-            [line] = service.events("cannot_listen")
-            assert f"cannot listen on {HOST}:{getattr(address, port)}" in line["why"]
-            assert "Traceback" not in service.log.read_text()
 
 
 #: Directory -> (how to write it, what the log says of it).

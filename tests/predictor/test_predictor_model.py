@@ -277,6 +277,21 @@ async def test_a_model_is_not_ready_while_its_warm_up_runs() -> None:
     assert engine.closed
 
 
+@pytest.mark.parametrize(("config", "requests"), [("", [1, 1, 1]), ("dynamic_batching {}", [1, 2])])
+async def test_only_with_dynamic_batching_are_requests_that_wait_grouped(config: str, requests: list[int]) -> None:
+    model, engine = await driven("max_batch_size: 4 " + config)
+    warmed = len(engine.submitted)
+    tasks = [asyncio.create_task(infer(model, x(value=value))) for value in range(3)]
+
+    def step() -> bool:
+        engine.finish_all()
+        return all(task.done() for task in tasks)
+
+    await eventually(step, "all are answered")
+    assert [len(batch.requests) for batch in engine.submitted[warmed:]] == requests
+    await model.close()
+
+
 @pytest.mark.parametrize(("configured", "limit"), [("", 2), ("default_queue_policy { max_queue_size: 1 }", 1)])
 async def test_the_queues_limit_is_the_models_own_or_the_services(configured: str, limit: int) -> None:
     model, engine = await driven("max_batch_size: 1 dynamic_batching {" + configured + "}", max_queue_size=2)

@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fakes import SOON_S, eventually
 from saccade_serving.client import GrpcClient, Refused, RestClient, V2Client
+from saccade_serving.listener import bind
 from saccade_serving.oip import grpc_codec, proto
 from saccade_serving.oip.messages import InferRequest, InferResponse, Tensor
 from saccade_serving.server import argument_parser
@@ -45,9 +46,8 @@ def free_ports(count: int) -> list[int]:
 class FakeService:
     """The process, and how to talk to it."""
 
-    def __init__(self, log: Path, models: str = "m", rest: int = 0, **settings: object) -> None:
-        ports = free_ports(3)
-        self.rest, self.grpc, self.metrics = rest or ports[0], ports[1], ports[2]
+    def __init__(self, log: Path, models: str = "m", **settings: object) -> None:
+        self.rest, self.grpc, self.metrics = free_ports(3)
         self.url = f"http://{HOST}:{self.rest}"
         self.log = log
         variables = {"HOST": HOST, "METRICS_PORT": self.metrics, "DRAIN_QUIET_S": 0, **settings}
@@ -212,13 +212,10 @@ def crew(service: FakeService, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """The services that tests of the life cycle end, one for each test; started together, which saves time."""
     folder = tmp_path_factory.mktemp("crew")
     with contextlib.ExitStack() as stack:
-        taken = stack.enter_context(socket.create_server((HOST, 0))).getsockname()[1]
         parts: dict[str, dict[str, Any]] = {
             "prepares": {"models": "m,slow,broken"},
             "broken": {"models": "broken,broken2"},
-            "in the way": {"rest": taken},
             "drains": {"DRAIN_QUIET_S": 0.3},
-            "gives up": {"DRAIN_GRACE_S": 0.2},
             "is hurried": {},
         }
         yield {name: stack.enter_context(FakeService(folder / f"{name}.log", **part)) for name, part in parts.items()}
@@ -522,13 +519,11 @@ async def test_a_service_without_a_single_model_that_loads_ends_with_1(crew: dic
     assert "Traceback" not in service.text
 
 
-async def test_a_port_in_use_ends_the_service_with_1_and_a_sentence(crew: dict[str, FakeService]) -> None:
-    service = crew["in the way"]
-    assert await service.ended(START_S) == 1
-    [event] = service.logged("cannot_listen")
-    assert event["why"].startswith(f"cannot listen on {HOST}:{service.rest}: Address already in use")
-    assert event["why"].endswith("; choose another port")
-    assert "Traceback" not in service.text
+def test_a_port_in_use_is_an_error_that_names_it_and_says_what_to_do() -> None:
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot listen on {HOST}:{port}: .*; choose another port"):
+            bind(HOST, port)
 
 
 async def test_a_drain_answers_what_was_accepted_and_then_ends_with_0(crew: dict[str, FakeService]) -> None:
@@ -592,24 +587,6 @@ async def test_a_second_signal_ends_the_process_at_once(crew: dict[str, FakeServ
             await held
     finally:
         await asking.close()
-
-
-async def test_a_drain_gives_up_after_its_grace(crew: dict[str, FakeService]) -> None:
-    service = crew["gives up"]
-    await service.started()
-    asking = Asking(service)
-    try:
-        held = [asyncio.create_task(asking.do("hold", f"held-{p}", 30, p)) for p in PROTOCOLS]
-        for protocol in PROTOCOLS:
-            await asking.noted(f"held-{protocol}:started")
-        service.process.send_signal(signal.SIGTERM)
-        assert await service.ended() == 0
-        outcomes = await asyncio.gather(*held, return_exceptions=True)
-        assert all(isinstance(outcome, Exception) for outcome in outcomes), outcomes
-    finally:
-        await asking.close()
-    assert service.logged("drain_grace_over")
-    assert "held-rest:cancelled" in service.events
 
 
 def test_the_settings_of_a_service_are_in_its_help() -> None:

@@ -139,7 +139,8 @@ class RestPort:
         code, sent = CLIENT_LEFT, 0
         try:
             exchange = gate.begin(protocol, request.headers)
-            if encoding := request.headers.get("content-encoding"):
+            encoding = request.headers.get("content-encoding", "")
+            if encoding.lower() not in ("", "identity"):
                 raise UnsupportedMedia(f"content-encoding {short(encoding)} is not served; send the body as it is")
             response = await handler(request, exchange, body)
             code, sent = str(response.status_code), getattr(response, "size", 0)
