@@ -97,16 +97,9 @@ async def test_an_image_in_any_form_gets_boxes_in_its_own_pixels(line: Line, sou
     assert TASK.to_v1(answered.answer) == [
         {"box": [16.0, 12.0, 32.0, 24.0], "score": 0.9, "class_id": 0, "label": "person"}
     ]
-    assert answered.picture is None
     [tensor] = line.client.requests[0].inputs
     assert tensor.shape == (1, 24, 32, 3)
     assert tensor.array[0, 12, 16].tolist() == [250, 10, 10], "RGB, as it was sent"
-
-
-async def test_the_picture_is_kept_where_it_is_wanted(line: Line) -> None:
-    answered = await line.answer(Encoded(png()), keep_picture=True)
-    assert answered.picture is not None
-    assert (answered.picture == PICTURE).all()
 
 
 async def test_version_and_cache_outcome_are_passed_through(line: Line) -> None:

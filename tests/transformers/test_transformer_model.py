@@ -479,19 +479,13 @@ async def test_closing_closes_connections_and_threads_and_stops_probing(make: Ma
 async def test_drawing_gives_a_jpeg_of_the_pictures_size(make: Make) -> None:
     model = make(detector_client(PERSON))
     span = exchange()
-    [answered] = await model.answer([Encoded(png())], {}, span, keep_picture=True)
-    drawn = cv2.imdecode(np.frombuffer(await model.draw(answered, span), np.uint8), cv2.IMREAD_COLOR)
+    source = Encoded(png())
+    [answered] = await model.answer([source], {}, span)
+    drawn = cv2.imdecode(np.frombuffer(await model.draw(source, answered, span), np.uint8), cv2.IMREAD_COLOR)
     assert drawn is not None
     assert drawn.shape == PICTURE.shape
     assert (drawn != PICTURE).any(), "something was drawn"
     assert span.stages["draw"] >= 0
-
-
-async def test_a_picture_that_was_not_kept_cannot_be_drawn(make: Make) -> None:
-    model = make(detector_client(PERSON))
-    [answered] = await model.answer([Raw(PICTURE)], {}, exchange())
-    with pytest.raises(ValueError, match="not kept"):
-        await model.draw(answered, exchange())
 
 
 async def test_the_plain_answer_has_boxes_size_cache_and_version(make: Make) -> None:

@@ -30,7 +30,6 @@ from saccade_serving.oip.messages import (
     Tensor,
     TensorMetadata,
 )
-from saccade_transformers.image.decode import encode_jpeg
 from saccade_transformers.pipeline import Answered, Encoded, Pipeline, Raw, Source
 from saccade_transformers.predictor import Predictor, PredictorContract
 from saccade_transformers.tasks.task import Task
@@ -126,7 +125,6 @@ class TransformerModel(ServedModel):
         exchange: Exchange,
         *,
         model_version: str = "",
-        keep_picture: bool = False,
     ) -> list[Answered]:
         """Answer the images of one request, all or none.
 
@@ -152,20 +150,14 @@ class TransformerModel(ServedModel):
                     exchange,
                     model_version=model_version,
                     cache=cache,
-                    keep_picture=keep_picture,
                 )
                 for source in sources
             ]
         )
 
-    async def draw(self, answered: Answered, exchange: Exchange) -> bytes:
-        """Draw an answer into its picture; returns a JPEG."""
-        picture = answered.picture
-        if picture is None:
-            raise ValueError("the picture was not kept")
-        task = await self.task(exchange)
-        with exchange.stage("draw"):
-            return await self._workers.run(lambda: encode_jpeg(task.draw(picture, answered.answer)))
+    async def draw(self, source: Source, answered: Answered, exchange: Exchange) -> bytes:
+        """Draw an answer into its image; returns a JPEG."""
+        return await self._pipeline.draw(source, await self.task(exchange), answered, exchange)
 
     async def task(self, exchange: Exchange) -> Task[Any, Any]:
         """The task of the predictor's present model."""

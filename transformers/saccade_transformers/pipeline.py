@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import PredictorUnavailable
 from saccade_serving.oip.messages import Buffer, Parameters
-from saccade_transformers.image.decode import ImageLimits, decode, decode_base64
+from saccade_transformers.image.decode import ImageLimits, decode, decode_base64, encode_jpeg
 from saccade_transformers.image.letterbox import Letterbox, letterbox
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.predictor import Predictor, PredictorContract
@@ -51,7 +52,6 @@ class Answered:
         height: of the upright image in pixels.
         cache: what the frame cache did: "miss" or "bypass".
         version: the model version that answered.
-        picture: the decoded image, where the caller asked to keep it.
     """
 
     answer: Any
@@ -59,18 +59,13 @@ class Answered:
     height: int
     cache: str
     version: str
-    picture: NDArray[np.uint8] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    tensor: NDArray[np.uint8]
-    mapping: Letterbox
-    picture: NDArray[np.uint8]
 
 
 class Pipeline:
     """Answers single images.
+
+    A decoded picture can be a hundred times its file, so it lives only in the worker thread that needs it: as many
+    exist as there are threads, however many requests wait for the predictor.
 
     Args:
         predictor: where the model runs.
@@ -99,7 +94,6 @@ class Pipeline:
         *,
         model_version: str = "",
         cache: str = "miss",
-        keep_picture: bool = False,
     ) -> Answered:
         """Answer one image.
 
@@ -112,7 +106,6 @@ class Pipeline:
             exchange: deadline, headers, stage times.
             model_version: the version asked for; empty for the predictor's choice.
             cache: the cache outcome to report.
-            keep_picture: return the decoded image too.
 
         Raises:
             InvalidImage, UnsupportedMedia, PayloadTooLarge: the image is not served.
@@ -120,15 +113,19 @@ class Pipeline:
         """
         exchange.check_deadline("before the image was decoded")
         with exchange.stage("decode"):
-            prepared = await self._workers.admit(lambda: self._prepare(source, contract))
+            try:
+                async with asyncio.timeout(exchange.remaining_s()):
+                    tensor, mapping = await self._workers.admit(lambda: self._prepare(source, contract))
+            except TimeoutError:
+                raise exchange.too_late("while the image was decoded") from None
         with exchange.stage("predict"):
             outputs, version = await self._predictor.infer(
-                prepared.tensor, contract, parameters, exchange, self._postprocess_s, model_version
+                tensor, contract, parameters, exchange, self._postprocess_s, model_version
             )
         with exchange.stage("postprocess"):
             begun = time.monotonic()
             try:
-                answer = await self._workers.run(lambda: _read(task, outputs, options, prepared.mapping))
+                answer = await self._workers.run(lambda: _read(task, outputs, options, mapping))
             except ContractBroken as error:
                 self._predictor.forget()
                 raise PredictorUnavailable(
@@ -137,22 +134,38 @@ class Pipeline:
             self._postprocess_s += _SMOOTHING * (time.monotonic() - begun - self._postprocess_s)
         if task.is_full(answer):
             self._metrics.candidates_full.add((exchange.model, version))
-        height, width = prepared.picture.shape[:2]
-        return Answered(answer, width, height, cache, version, prepared.picture if keep_picture else None)
+        width, height = mapping.image_size
+        return Answered(answer, width, height, cache, version)
 
-    def _prepare(self, source: Source, contract: PredictorContract) -> _Prepared:
+    async def draw(self, source: Source, task: Task[Any, Any], answered: Answered, exchange: Exchange) -> bytes:
+        """Draw an answer into its image, decoded once more; returns a JPEG.
+
+        Raises:
+            DeadlineExceeded: the request's time is over.
+        """
+        with exchange.stage("draw"):
+            try:
+                async with asyncio.timeout(exchange.remaining_s()):
+                    return await self._workers.run(
+                        lambda: encode_jpeg(task.draw(self._decode(source), answered.answer))
+                    )
+            except TimeoutError:
+                raise exchange.too_late("while the answer was drawn") from None
+
+    def _prepare(self, source: Source, contract: PredictorContract) -> tuple[NDArray[np.uint8], Letterbox]:
         """Decode and letterbox; runs in a worker thread."""
-        if isinstance(source, Raw):
-            picture = source.pixels
-            self._limits.check_pixels(picture.shape[1], picture.shape[0])
-        elif source.is_base64:
-            picture = decode(decode_base64(source.data, self._limits), self._limits)
-        else:
-            assert not isinstance(source.data, str)
-            picture = decode(source.data, self._limits)
         width, height = contract.input_size
         tensor = np.empty((1, height, width, 3), np.uint8)
-        return _Prepared(tensor, letterbox(picture, tensor[0]), picture)
+        return tensor, letterbox(self._decode(source), tensor[0])
+
+    def _decode(self, source: Source) -> NDArray[np.uint8]:
+        if isinstance(source, Raw):
+            self._limits.check_pixels(source.pixels.shape[1], source.pixels.shape[0])
+            return source.pixels
+        if source.is_base64:
+            return decode(decode_base64(source.data, self._limits), self._limits)
+        assert not isinstance(source.data, str)
+        return decode(source.data, self._limits)
 
 
 def _read(task: Task[Any, Any], outputs: dict[str, NDArray[Any]], options: Options, mapping: Letterbox) -> Any:

@@ -57,11 +57,12 @@ class ImageRoutes:
         parameters: dict[str, ParameterValue] = {k: v for k, v in request.query_params.items() if k in PARAMETERS}
         parameters.update(form)
         exchange.tighten_by_parameter(parameters)
-        work = model.answer([Encoded(image)], parameters, exchange, keep_picture=as_picture)
+        source = Encoded(image)
+        work = model.answer([source], parameters, exchange)
         [answered] = await self._port.until_client_leaves(work, body)
         headers = {CACHE_HEADER: answered.cache}
         if as_picture:
-            drawn = await model.draw(answered, exchange)
+            drawn = await self._port.until_client_leaves(model.draw(source, answered, exchange), body)
             return PartsResponse([drawn], len(drawn), {"content-type": "image/jpeg", **headers})
         return json_response(v1_answer(await model.task(exchange), answered, model.name), headers)
 
