@@ -6,11 +6,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progre
 APP := $(VENV)/.app-installed
 DEV := $(VENV)/.dev-installed
 LOCK_VENV := .tools/lock
-CODE := serving predictor transformers cli tests
+CODE := serving predictor transformers cli bench tests
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format lock clean
+.PHONY: help demo serve test bench lint format lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ serve: $(APP) ## Run the pair until Ctrl-C; prints curl lines to paste.
 
 test: $(DEV) ## Run the tests (no cluster, soak or GPU).
 	$(BIN)/python -m pytest $(TESTS) -m "not cluster and not soak and not gpu"
+
+bench: $(DEV) ## Measure what a request costs, beside stock KServe and Triton; writes bench/results/.
+	$(BIN)/python bench/dataplane.py $(FLAGS)
 
 lint: $(DEV) ## Check format, style and types.
 	$(BIN)/ruff format --check $(CODE)
@@ -37,7 +40,7 @@ lock: $(LOCK_VENV)/bin/uv ## Write requirements/*.txt from pyproject.toml (FLAGS
 	UV="$(LOCK_VENV)/bin/uv" FLAGS="$(FLAGS)" sh requirements/lock.sh
 
 clean: ## Remove everything that make created.
-	rm -rf $(VENV) .tools demo-out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .tools demo-out bench/results .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@echo "creating $(VENV) with $(PYTHON)"

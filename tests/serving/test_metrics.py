@@ -124,6 +124,28 @@ def test_registering_reads_no_gauge() -> None:
     CollectorRegistry().register(metrics)
 
 
+def test_a_table_may_grow_between_any_two_steps_of_a_scrape() -> None:
+    counter, histogram = Counter("saccade_x", "X.", ("model",)), Histogram("saccade_s", "S.", (1, 2), ("model",))
+    met = 0
+
+    class Meeting(tuple[str, ...]):
+        """Labels that are read by the scrape just when the loop counts something new."""
+
+        def __iter__(self) -> Iterator[str]:
+            nonlocal met
+            met += 1
+            counter.add((f"new{met}",))
+            histogram.observe(1, (f"new{met}",))
+            return super().__iter__()
+
+    counter.add(Meeting(("m",)))
+    histogram.observe(1, Meeting(("m",)))
+    found = scrape(counter, histogram)
+    assert met > 1
+    assert samples(found["saccade_x"], "saccade_x_total")[(("model", "m"),)] == 1
+    assert samples(found["saccade_s"], "saccade_s_count")[(("model", "m"),)] == 1
+
+
 async def test_scraping_in_another_thread_while_the_loop_writes_gives_whole_numbers() -> None:
     metrics = Metrics()
     registry = CollectorRegistry()
