@@ -50,7 +50,7 @@ class Server:
         self.name = name
         self._log = log
         with log.open("wb") as output:
-            self._process = subprocess.Popen(  # noqa: S603
+            self._process = subprocess.Popen(
                 command,
                 cwd=folder,
                 env={**os.environ, **environment},

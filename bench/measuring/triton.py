@@ -58,7 +58,7 @@ def install(environment: Path, requirements: Path, say: Callable[[str], None]) -
         [*pip, "--require-hashes", "--no-deps", "-r", str(requirements)],
     ):
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=_INSTALL_S)  # noqa: S603
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=_INSTALL_S)
         except subprocess.CalledProcessError as error:
             lines = (error.stderr or error.stdout).strip().splitlines() or ["no message"]
             raise Unavailable(f"nvidia-pytriton cannot be installed: {lines[-1][:300]}") from error

@@ -543,6 +543,8 @@ async def test_a_drain_answers_what_was_accepted_and_then_ends_with_0(crew: dict
         held_grpc = asyncio.create_task(asking.do("hold", "held-grpc", protocol="grpc"))
         for protocol in PROTOCOLS:
             await asking.noted(f"held-{protocol}:started")
+        _, headers, _ = await probe.call("GET", "/v2/models/m/ready", 5)
+        assert "connection" not in headers, "kept alive until the signal"
         service.process.send_signal(signal.SIGTERM)
 
         deadline = time.monotonic() + SOON_S

@@ -155,6 +155,14 @@ async def test_an_image_goes_out_as_one_tensor_and_its_outputs_come_back() -> No
     assert request.parameters["priority"] == 3
 
 
+async def test_a_version_that_the_contract_does_not_name_makes_it_be_asked_again_but_not_at_every_answer() -> None:
+    client = detector_client(PERSON, version="4", metadata=detector_metadata(versions=["3"]))
+    predictor = predictor_of(client)
+    for _ in range(5):
+        await predictor.infer(IMAGE, await predictor.contract(5), {}, exchange())
+    assert client.metadata_calls == 2, "once at first, once after the first surprise"
+
+
 async def test_a_version_is_asked_for_by_name() -> None:
     client = detector_client(PERSON)
     predictor = predictor_of(client)

@@ -26,6 +26,9 @@ log = logging.getLogger("saccade.predictor")
 
 #: The one wire layout this transformer writes; the ready graph names its own.
 WIRE_LAYOUT = "rgb_nhwc"
+#: Shortest time between two looks at the metadata because an unknown version answered: in a canary the metadata
+#: route answers for either version at random.
+_ASK_AGAIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class Predictor:
         self._seconds = seconds
         self._contract: PredictorContract | None = None
         self._asking = asyncio.Lock()
+        self._ask_again_at = 0.0
 
     async def contract(self, timeout_s: float) -> PredictorContract:
         """What the model expects; asked once, then remembered.
@@ -151,6 +155,8 @@ class Predictor:
             raise _translate(error) from error
         finally:
             self._seconds.observe(time.monotonic() - begun, (self.model,))
+        if answer.model_version not in contract.versions:
+            self._ask_again()
         return {
             tensor.name: tensor.array for tensor in answer.outputs if tensor.datatype != "BYTES"
         }, answer.model_version
@@ -158,6 +164,13 @@ class Predictor:
     def forget(self) -> None:
         """Ask for the contract anew at the next request: another model may stand there now."""
         self._contract = None
+
+    def _ask_again(self) -> None:
+        """Forget the contract now and then while versions it does not name answer, as in a roll-out or a canary."""
+        now = time.monotonic()
+        if now >= self._ask_again_at:
+            self._ask_again_at = now + _ASK_AGAIN_S
+            self.forget()
 
     async def is_ready(self, timeout_s: float) -> bool:
         """Whether the predictor's model says it is ready."""
