@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar off
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar off
 APP := $(VENV)/.app-installed
 DEV := $(VENV)/.dev-installed
 LOCK_VENV := .tools/lock
@@ -46,10 +46,10 @@ $(VENV)/bin/python:
 	@echo "creating $(VENV) with $(PYTHON)"
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else \
 	  f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; set PYTHON=/path/to/python3.11")'
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "venv failed; on Debian: apt-get install python3-venv"; exit 1; }
 
 $(APP): requirements/app.txt pyproject.toml serving/saccade_serving/__init__.py | $(VENV)/bin/python
-	@echo "installing the locked requirements (about a minute; later calls reuse $(VENV))"
+	@echo "installing the locked requirements (one to two minutes; later calls reuse $(VENV))"
 	@$(PIP) --require-hashes -r requirements/app.txt
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@

@@ -10,6 +10,7 @@ other is ready at once. What a request does stands in its parameter ``do``:
     events      answer what was noted so far, as the BYTES output ``events``
     raise       fail as a bug would, with a path in the message
     overloaded  refuse, come back in 7 s
+    remaining   answer the seconds the request still has, as the FP64 output ``remaining``
     late        wait until the deadline is over, then say so
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
+import numpy as np
 from pydantic_settings import SettingsConfigDict
 
 from saccade_serving.connection.exchange import Exchange
@@ -82,6 +84,8 @@ class ObedientModel(ServedModel):
                 raise RuntimeError("cannot open /secret/path/model.bin")
             case "overloaded":
                 raise Overloaded("too much", 7.0)
+            case "remaining":
+                outputs = [Tensor.of("remaining", np.array([exchange.remaining_s()]))]
             case "late":
                 await asyncio.sleep(max(0.0, exchange.remaining_s()))
                 raise exchange.too_late("while the fake was late")

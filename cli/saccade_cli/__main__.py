@@ -14,6 +14,7 @@ from typing import Annotated, Final, NoReturn
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from saccade_cli import demo as demo_run
@@ -129,7 +130,7 @@ async def _run_demo(pair: Pair, photos: list[Path], out: Path) -> None:
     table.columns[3].justify = "right"
 
     def add(row: demo_run.Row) -> None:
-        table.add_row(row.photo, row.protocol, summary(row.detections), f"{row.milliseconds:.1f}")
+        table.add_row(escape(row.photo), row.protocol, escape(summary(row.detections)), f"{row.milliseconds:.1f}")
 
     with _stopped_at_the_end(pair):
         await _start(pair)
@@ -162,13 +163,18 @@ async def _run_detect(
                 found = await detect(client, url.rstrip("/"), path, threshold, save is not None, timeout_s)
             except DetectFailed as error:
                 failed = True
-                errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+                _complain(str(error))
                 continue
             saved = _save(save, path, found.picture)
             if as_json:
                 print(orjson.dumps({"file": str(path), **found.answer}).decode())
             else:
-                table.add_row(str(path), summary(found.answer["detections"]), found.answer["cache"], saved)
+                table.add_row(
+                    escape(str(path)),
+                    escape(summary(found.answer["detections"])),
+                    found.answer["cache"],
+                    escape(saved),
+                )
     finally:
         await client.close()
     if table.row_count:
@@ -241,8 +247,12 @@ Ctrl-C stops both processes."""
 
 
 def _fail(message: str) -> NoReturn:
-    errors.print(f"[red]error:[/red] {message}", highlight=False, soft_wrap=True)
+    _complain(message)
     sys.exit(1)
+
+
+def _complain(message: str) -> None:
+    errors.print(f"[red]error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 
 from saccade_predictor.batcher import Batcher
-from saccade_predictor.engines.engine import EngineDescription, Inputs
+from saccade_predictor.engines.engine import EngineDescription
 from saccade_serving.connection.exchange import Exchange
+from saccade_serving.errors import EngineFailed
 from saccade_serving.oip.datatypes import NUMPY_DTYPES
 from saccade_serving.oip.messages import TensorMetadata
 
@@ -18,29 +19,40 @@ log = logging.getLogger("saccade.warmup")
 
 #: Time the slowest engine may take for its first batch.
 TIMEOUT_S: Final = 600.0
-#: Size put in for a variable dimension.
-VARIABLE_DIM: Final = 1
+#: Sizes tried for open dimensions, smallest first: what fits one graph is too small, or no multiple, for another.
+OPEN_DIMS: Final = (1, 32, 224, 640)
 
 
 async def run(batcher: Batcher, description: EngineDescription, max_batch_size: int, model: str) -> None:
     """Infer zeros once with one row and, for batched models, once with the largest batch.
 
+    A model with open dimensions is tried in a few sizes; if it runs in none of them, a warning says that it was not
+    warmed up, since its config cannot say which sizes it takes.
+
     Raises:
-        EngineFailed: the engine cannot run its own model.
+        EngineFailed: the engine cannot run its own model, whose dimensions are all known.
     """
+    batched = bool(max_batch_size)
+    is_open = any(-1 in tensor.shape[batched:] for tensor in description.inputs)
     for rows in sorted({1, max_batch_size or 1}):
-        begun = time.monotonic()
-        exchange = Exchange.begin("warmup", {}, TIMEOUT_S)
-        await batcher.submit(_zeros(description, rows, bool(max_batch_size)), rows, exchange)
-        log.info("warmed_up", extra={"model": model, "rows": rows, "ms": round((time.monotonic() - begun) * 1e3, 1)})
+        for side in OPEN_DIMS if is_open else OPEN_DIMS[:1]:
+            begun = time.monotonic()
+            inputs = {tensor.name: _zeros(tensor, rows, batched, side) for tensor in description.inputs}
+            try:
+                await batcher.submit(inputs, rows, Exchange.begin("warmup", {}, TIMEOUT_S))
+            except EngineFailed:
+                if not is_open:
+                    raise
+                continue
+            ms = round((time.monotonic() - begun) * 1e3, 1)
+            log.info("warmed_up", extra={"model": model, "rows": rows, "ms": ms})
+            break
+        else:
+            log.warning("not_warmed_up", extra={"model": model, "rows": rows, "tried": list(OPEN_DIMS)})
 
 
-def _zeros(description: EngineDescription, rows: int, batched: bool) -> Inputs:
-    return {tensor.name: _zero(tensor, rows, batched) for tensor in description.inputs}
-
-
-def _zero(tensor: TensorMetadata, rows: int, batched: bool) -> np.ndarray:
-    dims = [VARIABLE_DIM if size < 0 else size for size in tensor.shape]
+def _zeros(tensor: TensorMetadata, rows: int, batched: bool, side: int) -> np.ndarray:
+    dims = [side if size < 0 else size for size in tensor.shape]
     if batched:
         dims[0] = rows
     if tensor.datatype == "BYTES":

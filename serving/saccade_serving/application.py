@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI
@@ -62,6 +62,7 @@ def build_application(server: ModelServer, gate: Gate, extra_routes: ExtraRoutes
     app.router.routes += [
         port.route(f"/v1/models/{{model_name}}:{verb}", "v1", _v2_only) for verb in ("predict", "explain")
     ]
+    app.router.routes.append(Route("/v1/models/{model_name}", _v1_ready(gate)))
     app.router.routes.append(Route("/metrics", metrics_endpoint if gate.settings.metrics_on_http else _not_here))
     _KServeRoutes(server, app).register()
     for handled in (HTTPException, SaccadeError, Exception, *_KSERVE_STATUS):
@@ -109,6 +110,17 @@ async def _answer_exception(request: Request, error: Exception) -> Response:
 
 async def _v2_only(request: Request, _exchange: Exchange, _body: Body) -> Response:
     raise Unimplemented(f"{request.url.path[:200]} is not served here; use POST /v2/models/<model>/infer")
+
+
+def _v1_ready(gate: Gate) -> Callable[[Request], Awaitable[Response]]:
+    """v1's readiness route; KServe's does not know that the server is draining."""
+
+    async def endpoint(request: Request) -> Response:
+        name = request.path_params["model_name"]
+        gate.check_ready(name)
+        return json_response({"name": name, "ready": True})
+
+    return endpoint
 
 
 async def _not_here(_request: Request) -> Response:

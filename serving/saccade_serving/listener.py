@@ -41,11 +41,10 @@ class HttpListener:
     Args:
         app: the application.
         listener: from ``bind``; closed by its owner.
-        grace_s: longest time that open requests have when it stops.
         options: further options of ``uvicorn.Config``.
     """
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, grace_s: float, **options: Any) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket, **options: Any) -> None:
         self._listener = listener
         config = uvicorn.Config(
             app,
@@ -53,7 +52,6 @@ class HttpListener:
             access_log=False,
             server_header=False,
             lifespan="off",
-            timeout_graceful_shutdown=max(1, int(grace_s)),
             **options,
         )
         self._server = _Uvicorn(config)
@@ -73,8 +71,9 @@ class HttpListener:
                 raise OSError("the HTTP server ended while it started")
             await asyncio.sleep(0.01)
 
-    async def stop(self) -> None:
-        """Close the listener, finish open requests."""
+    async def stop(self, grace_s: float) -> None:
+        """Close the listener; open requests have ``grace_s`` seconds, then they are cancelled."""
+        self._server.config.timeout_graceful_shutdown = max(1, round(grace_s))
         self._server.should_exit = True
         if self._task is not None:
             await self._task

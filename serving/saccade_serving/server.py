@@ -29,6 +29,7 @@ from saccade_serving.application import ExtraRoutes, build_application
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.connection.gate import Gate
 from saccade_serving.connection.grpc_port import GrpcPort
+from saccade_serving.errors import SaccadeError
 from saccade_serving.listener import HttpListener, bind
 from saccade_serving.metrics import Metrics
 from saccade_serving.model import ServedModel
@@ -36,8 +37,6 @@ from saccade_serving.settings import ServiceSettings, describe
 
 log = logging.getLogger("saccade.server")
 
-#: KServe's default gRPC message limit; a single 640x640 FP32 image is over half of it.
-KSERVE_GRPC_LIMIT: Final = 8 * 2**20
 #: Stages that KServe's own histograms ``request_*_seconds`` cover.
 KSERVE_STAGES: Final = {
     "decode": PRE_HIST_TIME,
@@ -46,6 +45,8 @@ KSERVE_STAGES: Final = {
     "postprocess": POST_HIST_TIME,
 }
 _LAG_INTERVAL_S: Final = 0.5
+#: Time a model has to close, once nothing is in flight any more or the grace is over.
+_CLOSE_S: Final = 5.0
 
 
 def argument_parser(service: str, settings: type[ServiceSettings], **defaults: Any) -> argparse.ArgumentParser:
@@ -59,7 +60,8 @@ def argument_parser(service: str, settings: type[ServiceSettings], **defaults: A
         epilog=f"environment variables:\n{describe(settings)}",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    parser.set_defaults(**defaults)
+    # None tells that a flag was not given: then ours hold, not KServe's 8 MiB.
+    parser.set_defaults(grpc_max_receive_message_length=None, grpc_max_send_message_length=None, **defaults)
     return parser
 
 
@@ -99,13 +101,12 @@ class SaccadeServer(kserve.ModelServer):
         self.settings = settings
         self.metrics = metrics
         self.gate = Gate(self.registered_models.get_models(), settings, metrics, _observe_kserve_stages)
-        self._grpc_limits = [
-            max(settings.max_request_bytes, 4 * 2**20) if limit == KSERVE_GRPC_LIMIT else limit
-            for limit in (arguments.grpc_max_receive_message_length, arguments.grpc_max_send_message_length)
-        ]
+        receive, send = arguments.grpc_max_receive_message_length, arguments.grpc_max_send_message_length
+        self._grpc_limits = (settings.max_request_bytes if receive is None else receive, -1 if send is None else send)
         self._extra_routes = extra_routes
         self._stopping = asyncio.Event()
         self._failed = False
+        self._end = 0.0  # when the grace is over, on the loop's clock; set at the signal
 
     def start(self, models: Sequence[ServedModel]) -> None:
         """Serve until a signal. Returns after a clean shutdown.
@@ -137,7 +138,7 @@ class SaccadeServer(kserve.ModelServer):
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(REGISTRY.unregister, self.metrics)
             for model in models:
-                stack.push_async_callback(model.close)
+                stack.push_async_callback(self._close, model)
             try:
                 await self._listen(stack)
             except OSError as error:
@@ -147,6 +148,7 @@ class SaccadeServer(kserve.ModelServer):
             preparing = asyncio.create_task(self._prepare(models))
             lag = asyncio.create_task(self._watch_loop_lag())
             await self._stopping.wait()
+            self._end = loop.time() + self.settings.drain_grace_s
             await self._drain()
             for task in (preparing, lag):
                 task.cancel()
@@ -160,7 +162,6 @@ class SaccadeServer(kserve.ModelServer):
         rest = HttpListener(
             build_application(self, self.gate, self._extra_routes),
             listener,
-            settings.drain_grace_s,
             timeout_keep_alive=self.timeout_keep_alive,
             ssl_certfile=self.ssl_certfile,
             ssl_keyfile=self.ssl_keyfile,
@@ -168,7 +169,7 @@ class SaccadeServer(kserve.ModelServer):
         if self.enable_grpc:
             grpc = GrpcPort(self.gate, *self._grpc_limits)
             await grpc.start(settings.host, self.grpc_port)
-            stack.push_async_callback(grpc.stop, settings.drain_grace_s)
+            stack.push_async_callback(lambda: grpc.stop(self._remaining_s()))
         if settings.metrics_port:
             bind(settings.host, settings.metrics_port).close()  # a clear error rather than a traceback
             exporter, thread = start_http_server(settings.metrics_port, settings.host)
@@ -176,7 +177,7 @@ class SaccadeServer(kserve.ModelServer):
             stack.callback(exporter.server_close)
             stack.callback(exporter.shutdown)
         await rest.start()
-        stack.push_async_callback(rest.stop)
+        stack.push_async_callback(lambda: rest.stop(self._remaining_s()))
         log.info(
             "listening",
             extra={
@@ -208,14 +209,24 @@ class SaccadeServer(kserve.ModelServer):
         if self._failed:
             return
         loop = asyncio.get_running_loop()
-        limit = loop.time() + self.settings.drain_grace_s
         self.gate.last_seen = max(self.gate.last_seen, loop.time())
-        while loop.time() < limit:
+        while loop.time() < self._end:
             quiet_in_s = self.gate.last_seen + self.settings.drain_quiet_s - loop.time()
             if self.metrics.inflight == 0 and quiet_in_s <= 0:
                 return
             await asyncio.sleep(max(0.01, min(quiet_in_s, 0.1)))
         log.warning("drain_grace_over", extra={"inflight": self.metrics.inflight})
+
+    def _remaining_s(self) -> float:
+        """What is left of the grace, at least a second for answers that are ready."""
+        return max(1.0, self._end - asyncio.get_running_loop().time())
+
+    async def _close(self, model: ServedModel) -> None:
+        """Close a model; an engine that hangs must not keep the process from ending."""
+        try:
+            await asyncio.wait_for(model.close(), _CLOSE_S)
+        except TimeoutError:
+            log.error("close_timed_out", extra={"model": model.name, "after_s": _CLOSE_S})
 
     async def _watch_loop_lag(self) -> None:
         loop = asyncio.get_running_loop()
@@ -244,4 +255,4 @@ def _loop_factory(event_loop: str) -> Callable[[], asyncio.AbstractEventLoop] | 
 
 def _unexpected(error: BaseException) -> BaseException | None:
     """Errors whose message is not enough: anything but our own and the operator's."""
-    return None if isinstance(error, (ValueError, OSError)) else error
+    return None if isinstance(error, (ValueError, OSError, SaccadeError)) else error

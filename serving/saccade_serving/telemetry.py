@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
@@ -22,6 +24,28 @@ class TextFormatter(logging.Formatter):
         line = super().format(record)
         fields = {k: v for k, v in record.__dict__.items() if k not in self._STANDARD}
         return line + "".join(f" {key}={value}" for key, value in fields.items())
+
+
+class Seldom:
+    """Lets one of many equal events through now and then.
+
+    Args:
+        interval_s: least time between two events of one kind.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, interval_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval_s = interval_s
+        self._clock = clock
+        self._next: dict[str, float] = {}
+
+    def due(self, kind: str) -> bool:
+        """Whether an event of this kind may pass now. Kinds are few and come from the code."""
+        now = self._clock()
+        if now < self._next.get(kind, now):
+            return False
+        self._next[kind] = now + self._interval_s
+        return True
 
 
 def configure_logging(level: str, log_format: str) -> None:

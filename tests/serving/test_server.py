@@ -318,6 +318,18 @@ async def test_a_grpc_deadline_cancels_the_model_or_is_seen_by_it(asking: Asking
     await asking.noted("grpc-deadline:cancelled")
 
 
+async def test_a_models_time_is_the_shortest_of_what_client_and_server_say(asking: Asking) -> None:
+    for client, timeout_s, headers, most_s in (
+        (asking.rest, SOON_S, {}, 20),  # the server's own
+        (asking.rest, SOON_S, {"x-deadline-ms": "3000"}, 3),
+        (asking.grpc, 60, {}, 20),
+        (asking.grpc, 7, {}, 7),  # the call's own
+        (asking.grpc, 7, {"x-deadline-ms": "3000"}, 3),
+    ):
+        answer = await client.infer(asked("remaining"), timeout_s, headers)
+        assert most_s / 2 < float(answer.output("remaining").array[0]) < most_s + 0.1
+
+
 async def test_a_bad_deadline_header_is_the_clients_error_by_both_protocols(asking: Asking) -> None:
     for protocol in PROTOCOLS:
         with pytest.raises(Refused, match="x-deadline-ms") as caught:

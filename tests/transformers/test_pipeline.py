@@ -145,6 +145,43 @@ async def test_a_request_without_time_left_is_not_even_decoded(line: Line) -> No
     assert line.client.requests == []
 
 
+async def test_a_deadline_that_passes_while_an_image_waits_for_a_thread_is_the_end_of_it(line: Line) -> None:
+    door = threading.Event()
+    busy = asyncio.create_task(line.workers.admit(lambda: door.wait(10)))
+    await settle()
+    with pytest.raises(DeadlineExceeded, match="over while the image was decoded"):
+        await line.answer(Raw(PICTURE), Exchange.begin("rest", {}, 0.02))
+    door.set()
+    await busy
+    assert line.client.requests == []
+    assert line.workers.pending == 0
+
+
+async def test_a_deadline_that_passes_while_a_drawing_waits_for_a_thread_is_the_end_of_it(line: Line) -> None:
+    answered = await line.answer(Raw(PICTURE))
+    door = threading.Event()
+    busy = asyncio.create_task(line.workers.admit(lambda: door.wait(10)))
+    await settle()
+    with pytest.raises(DeadlineExceeded, match="over while the answer was drawn"):
+        await line.pipeline.draw(Raw(PICTURE), answered, Exchange.begin("rest", {}, 0.02))
+    door.set()
+    await busy
+
+
+async def test_an_answer_is_drawn_into_its_own_image(line: Line) -> None:
+    answered = await line.answer(Encoded(png()))
+    span = Exchange.begin("rest", {}, 10)
+    drawn = cv2.imdecode(
+        np.frombuffer(await line.pipeline.draw(Encoded(png()), answered, span), np.uint8), cv2.IMREAD_COLOR_RGB
+    )
+    assert drawn is not None
+    assert drawn.shape == PICTURE.shape
+    changed = np.abs(drawn.astype(int) - PICTURE).max(axis=2) > 60
+    assert changed[12:24, 16:32].any(), "the box"
+    assert not changed[36:].any(), "nothing far from it"
+    assert set(span.stages) == {"draw"}
+
+
 async def test_an_image_too_many_is_refused_before_it_is_decoded() -> None:
     line = Line(detector_client(PERSON), threads=1, max_waiting=0)
     door = threading.Event()

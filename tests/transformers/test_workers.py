@@ -120,17 +120,37 @@ async def test_a_caller_who_leaves_while_the_work_runs_leaves_the_thread_to_the_
     await asyncio.to_thread(workers.close)
 
 
-async def test_closing_waits_for_what_runs_and_drops_what_waits(door: Door) -> None:
+async def test_many_callers_who_leave_leave_nothing_behind(door: Door) -> None:
+    workers = ImageWorkers(1, 5000)
+    running = asyncio.create_task(workers.admit(lambda: door.work(0)))
+    await eventually(lambda: door.entered, "the thread works")
+    leavers = [asyncio.create_task(workers.admit(lambda: door.work(1))) for _ in range(1000)]
+    await settle()
+    for leaver in leavers:
+        leaver.cancel()
+    await asyncio.gather(*leavers, return_exceptions=True)
+    assert workers.pending == 1
+    assert workers._executor._work_queue.qsize() == 0
+    running.cancel()
+    await settle()
+    assert workers.pending == 1, "the thread is still busy"
+    door.opened.set()
+    await eventually(lambda: workers.pending == 0, "the thread is free")
+    await asyncio.to_thread(workers.close)
+
+
+async def test_closing_waits_for_what_runs_and_refuses_what_waits(door: Door) -> None:
     workers = ImageWorkers(1, 5)
     running = asyncio.create_task(workers.run(lambda: door.work(0)))
     await eventually(lambda: door.entered, "the thread works")
     waiting = asyncio.create_task(workers.run(lambda: door.work(1)))
     await settle()
     closing = asyncio.create_task(asyncio.to_thread(workers.close))
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
+    await settle()
     assert not closing.done()
     door.opened.set()
     await closing
     assert await running == 0
+    with pytest.raises(Overloaded, match="shutting down"):
+        await waiting
     assert door.entered == [0]

@@ -104,12 +104,11 @@ class TransformerModel(ServedModel):
     async def infer(self, request: InferRequest, exchange: Exchange) -> InferResponse:
         """Answer a V2 request: input ``image`` BYTES [n] (encoded) or UINT8 [n, h, w, 3] (RGB)."""
         sources = self._sources(request)
-        task = await self.task(exchange)
-        known = [tensor.name for tensor in self._outputs(task)]
-        for requested in request.outputs:
-            if requested.name not in known:
-                raise UnknownTensor(requested.name, known, "output")
-        answered = await self.answer(sources, request.parameters, exchange, model_version=request.model_version)
+        names = [requested.name for requested in request.outputs]
+        answered = await self.answer(
+            sources, request.parameters, exchange, model_version=request.model_version, outputs=names
+        )
+        task = answered[0].task
         cache = Tensor.of_bytes("cache", (len(answered),), [one.cache.encode() for one in answered])
         return InferResponse(
             model_name=self.name,
@@ -125,17 +124,23 @@ class TransformerModel(ServedModel):
         exchange: Exchange,
         *,
         model_version: str = "",
+        outputs: Sequence[str] = (),
     ) -> list[Answered]:
         """Answer the images of one request, all or none.
 
         Each image is a request of its own to the predictor, whose batcher puts them together as it sees fit.
 
         Raises:
+            UnknownTensor: one of ``outputs``, the V2 tensors asked for, is none.
             SaccadeError: the first image that failed, named by its index where there are several.
         """
         if len(sources) > self._max_images:
             raise PayloadTooLarge("the request", len(sources), self._max_images, "images")
         contract, task = await self._contract(exchange)
+        known = [tensor.name for tensor in self._outputs(task)]
+        for name in outputs:
+            if name not in known:
+                raise UnknownTensor(name, known, "output")
         options = task.options(parameters)
         cache = _cache_outcome(parameters)
         passed_on = {key: parameters[key] for key in PASSED_ON if key in parameters}
@@ -157,11 +162,7 @@ class TransformerModel(ServedModel):
 
     async def draw(self, source: Source, answered: Answered, exchange: Exchange) -> bytes:
         """Draw an answer into its image; returns a JPEG."""
-        return await self._pipeline.draw(source, await self.task(exchange), answered, exchange)
-
-    async def task(self, exchange: Exchange) -> Task[Any, Any]:
-        """The task of the predictor's present model."""
-        return (await self._contract(exchange))[1]
+        return await self._pipeline.draw(source, answered, exchange)
 
     def metadata(self, version: str = "") -> ModelMetadata:
         """Inputs and outputs as DESIGN states them; the labels and limits of the predictor's model as properties."""
@@ -246,10 +247,10 @@ class TransformerModel(ServedModel):
         return [*task.schema(), TensorMetadata("cache", "BYTES", (-1,))]
 
 
-def v1_answer(task: Task[Any, Any], answered: Answered, name: str) -> dict[str, Any]:
+def v1_answer(answered: Answered, name: str) -> dict[str, Any]:
     """One image's answer as ``/detect`` and v1 give it."""
     return {
-        "detections": task.to_v1(answered.answer),
+        "detections": answered.task.to_v1(answered.answer),
         "image": {"width": answered.width, "height": answered.height},
         "cache": answered.cache,
         "model": {"name": name, "version": answered.version},

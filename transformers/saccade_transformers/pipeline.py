@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saccade_serving.connection.exchange import Exchange
-from saccade_serving.errors import PredictorUnavailable
+from saccade_serving.errors import InvalidRequest, PredictorUnavailable
 from saccade_serving.oip.messages import Buffer, Parameters
 from saccade_transformers.image.decode import ImageLimits, decode, decode_base64, encode_jpeg
 from saccade_transformers.image.letterbox import Letterbox, letterbox
@@ -22,6 +22,8 @@ from saccade_transformers.workers import ImageWorkers
 
 #: Weight of the newest call in the running mean of the time postprocessing takes.
 _SMOOTHING: Final = 0.1
+#: What libjpeg writes at most; a JPEG that is read may be a little larger.
+MAX_JPEG_SIDE: Final = 65_500
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Answered:
 
     Attributes:
         answer: the task's own type, in pixels of the upright image.
+        task: what made the answer, and so what can read it, whatever model stands at the predictor by now.
         width: of the upright image in pixels.
         height: of the upright image in pixels.
         cache: what the frame cache did: "miss" or "bypass".
@@ -55,6 +58,7 @@ class Answered:
     """
 
     answer: Any
+    task: Task[Any, Any]
     width: int
     height: int
     cache: str
@@ -135,19 +139,25 @@ class Pipeline:
         if task.is_full(answer):
             self._metrics.candidates_full.add((exchange.model, version))
         width, height = mapping.image_size
-        return Answered(answer, width, height, cache, version)
+        return Answered(answer, task, width, height, cache, version)
 
-    async def draw(self, source: Source, task: Task[Any, Any], answered: Answered, exchange: Exchange) -> bytes:
+    async def draw(self, source: Source, answered: Answered, exchange: Exchange) -> bytes:
         """Draw an answer into its image, decoded once more; returns a JPEG.
 
         Raises:
             DeadlineExceeded: the request's time is over.
+            InvalidRequest: the image is too large for a JPEG.
         """
+        if max(answered.width, answered.height) > MAX_JPEG_SIDE:
+            raise InvalidRequest(
+                f"a {answered.width}x{answered.height} picture cannot be drawn as a JPEG, whose sides are at most "
+                f"{MAX_JPEG_SIDE} pixels; ask for JSON"
+            )
         with exchange.stage("draw"):
             try:
                 async with asyncio.timeout(exchange.remaining_s()):
                     return await self._workers.run(
-                        lambda: encode_jpeg(task.draw(self._decode(source), answered.answer))
+                        lambda: encode_jpeg(answered.task.draw(self._decode(source), answered.answer))
                     )
             except TimeoutError:
                 raise exchange.too_late("while the answer was drawn") from None

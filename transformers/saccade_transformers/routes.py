@@ -64,7 +64,7 @@ class ImageRoutes:
         if as_picture:
             drawn = await self._port.until_client_leaves(model.draw(source, answered, exchange), body)
             return PartsResponse([drawn], len(drawn), {"content-type": "image/jpeg", **headers})
-        return json_response(v1_answer(await model.task(exchange), answered, model.name), headers)
+        return json_response(v1_answer(answered, model.name), headers)
 
     async def _predict(self, request: Request, exchange: Exchange, body: Body) -> Response:
         model = self._model
@@ -83,10 +83,9 @@ class ImageRoutes:
             )
         exchange.tighten_by_parameter(parameters)
         answered = await self._port.until_client_leaves(model.answer(sources, parameters, exchange), body)
-        task = await model.task(exchange)
         outcome = ",".join(sorted({one.cache for one in answered}))
         return json_response(
-            {"predictions": [v1_answer(task, one, model.name) for one in answered]}, {CACHE_HEADER: outcome}
+            {"predictions": [v1_answer(one, model.name) for one in answered]}, {CACHE_HEADER: outcome}
         )
 
     async def _image(self, request: Request, exchange: Exchange, body: Body) -> tuple[Buffer, dict[str, str]]:

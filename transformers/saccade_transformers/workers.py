@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -15,6 +16,9 @@ T = TypeVar("T")
 class ImageWorkers:
     """A thread pool that refuses rather than queue without bound.
 
+    Calls wait on the event loop, not in the pool: a caller who leaves takes its image along. A thread counts as busy
+    until its call has returned, whether or not somebody still waits for it.
+
     Args:
         threads: worker threads; OpenCV and NumPy release the GIL in the heavy parts.
         max_waiting: calls that may wait for a thread.
@@ -22,6 +26,7 @@ class ImageWorkers:
 
     def __init__(self, threads: int, max_waiting: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="image")
+        self._free = asyncio.Semaphore(threads)
         self._limit = threads + max_waiting
         self.pending = 0
 
@@ -37,14 +42,29 @@ class ImageWorkers:
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run ``work`` for a request that was admitted before: its inference is paid for."""
+        loop = asyncio.get_running_loop()
         self.pending += 1
-        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
-        future.add_done_callback(self._done)
-        return await future
+        try:
+            await self._free.acquire()
+        except BaseException:
+            self.pending -= 1
+            raise
+        try:
+            future = self._executor.submit(work)
+        except RuntimeError:  # the pool is closed
+            self._done()
+            raise Overloaded("the server is shutting down") from None
+        future.add_done_callback(lambda _: self._tell(loop))
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """End the threads after the calls they work on."""
+        """End the threads after the calls they work on; calls that still wait are refused."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _done(self, _future: asyncio.Future[T]) -> None:
+    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody counts any more
+            loop.call_soon_threadsafe(self._done)
+
+    def _done(self) -> None:
         self.pending -= 1
+        self._free.release()

@@ -34,7 +34,7 @@ class RunnerInstance:
         self._work.put((loop, requests, rows, ticket))
         return ticket
 
-    def close(self, timeout_s: float = 10.0) -> None:
+    def close(self, timeout_s: float = 2.0) -> None:
         """End the thread after the batch it works on."""
         self._work.put(None)
         self._thread.join(timeout_s)

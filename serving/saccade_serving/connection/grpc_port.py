@@ -14,12 +14,13 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
 
 from saccade_serving import __version__
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.connection.gate import CLIENT_LEFT, Gate
 from saccade_serving.connection.rest import EXTENSIONS, SERVER_NAME, as_saccade_error
-from saccade_serving.errors import SaccadeError, Unimplemented
+from saccade_serving.errors import InvalidRequest, SaccadeError, Unimplemented
 from saccade_serving.oip import grpc_codec, proto
 
 log = logging.getLogger("saccade.grpc")
@@ -56,8 +57,8 @@ class GrpcPort:
         self._server = grpc.aio.server(options=self._options, maximum_concurrent_rpcs=most)
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
-                getattr(self, f"_{name}"),
-                request_deserializer=request.FromString,
+                self._readable(getattr(self, f"_{name}")),
+                request_deserializer=_reader(request),
                 response_serializer=response.SerializeToString,
             )
             for name, (request, response) in proto.METHODS.items()
@@ -81,9 +82,11 @@ class GrpcPort:
         headers = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         gate, received = self._gate, message.ByteSize()
         exchange: Exchange | None = None
-        code, sent = CLIENT_LEFT, 0
+        code, sent, held = CLIENT_LEFT, 0, 0
         try:
             exchange = gate.begin("grpc", headers)
+            gate.budget.take(received)
+            held = received
             if (remaining_s := context.time_remaining()) is not None:
                 exchange.tighten(time.monotonic() - exchange.started + remaining_s)
             model = gate.find(message.model_name, message.model_version, exchange)
@@ -101,6 +104,7 @@ class GrpcPort:
             gate.refuse(exchange, failure.reason)
             await _abort(context, failure)
         finally:
+            gate.budget.give_back(held)
             gate.finish(exchange, "grpc", code, received, sent)
 
     async def _ServerLive(self, _message: Any, _context: Context) -> Any:  # noqa: N802
@@ -130,12 +134,39 @@ class GrpcPort:
     async def _RepositoryModelUnload(self, _message: Any, context: Context) -> Any:  # noqa: N802
         await _abort(context, _no_model_control())
 
+    def _readable(self, handler: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+        """Refuse what is no message before it reaches a handler."""
+
+        async def call(message: Any, context: Context) -> Any:
+            if message is _UNREADABLE:
+                error = InvalidRequest("the request is not a message of this method; expected its protobuf")
+                self._gate.refuse(None, error.reason)
+                self._gate.finish(None, "grpc", error.grpc_code)
+                await _abort(context, error)
+            return await handler(message, context)
+
+        return call
+
     def _is_ready(self, name: str, version: str) -> bool:
         try:
             self._gate.check_ready(name, version)
         except SaccadeError:
             return False
         return True
+
+
+#: Stands for a request that cannot be read; grpcio would answer UNKNOWN with the parser's words.
+_UNREADABLE = object()
+
+
+def _reader(message_class: Any) -> Callable[[bytes], Any]:
+    def read(data: bytes) -> Any:
+        try:
+            return message_class.FromString(data)
+        except DecodeError:
+            return _UNREADABLE
+
+    return read
 
 
 def _no_model_control() -> Unimplemented:

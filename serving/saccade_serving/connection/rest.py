@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -26,6 +27,7 @@ from saccade_serving.connection.gate import CLIENT_LEFT, Gate
 from saccade_serving.errors import (
     EngineFailed,
     InvalidRequest,
+    Overloaded,
     SaccadeError,
     Unimplemented,
     UnsupportedMedia,
@@ -33,6 +35,7 @@ from saccade_serving.errors import (
 )
 from saccade_serving.oip import binary_codec, json_codec
 from saccade_serving.oip.messages import Buffer
+from saccade_serving.telemetry import Seldom
 
 log = logging.getLogger("saccade.rest")
 
@@ -50,6 +53,9 @@ V2_CONTENT_TYPES: Final = (
     "application/octet-stream",
     "application/x-www-form-urlencoded",
 )
+
+#: Bytes of a JSON body above which it is read in a thread.
+_MUCH_JSON: Final = 256 * 2**10
 
 Handler = Callable[[Request, Exchange, Body], Awaitable[Response]]
 
@@ -151,9 +157,18 @@ class RestPort:
             failure = as_saccade_error(error)
             code = str(failure.status)
             gate.refuse(exchange, failure.reason)
-            if not body.complete:
+            # What came of the body is let go before more of it is thrown away.
+            error.__traceback__ = failure.__traceback__ = None
+            body.release()
+            if not body.complete and (body.size or "expect" not in request.headers):
                 await body.discard()
             response = error_response(failure)
+        except asyncio.CancelledError:
+            if not gate.draining:
+                raise
+            code = str(Overloaded.status)
+            gate.refuse(exchange, "shutdown")
+            response = error_response(Overloaded("the server is shutting down, and this request took too long"))
         finally:
             body.release()
             gate.finish(exchange, protocol, code, body.size, sent)
@@ -165,11 +180,15 @@ class RestPort:
 def as_saccade_error(error: Exception) -> SaccadeError:
     """Keep our own errors; log anything else and hide it behind a sentence."""
     if isinstance(error, SaccadeError):
-        if error.status >= 500 and error.__cause__ is not None:
+        if error.status in (500, 502) and error.__cause__ is not None and _seldom.due(error.reason):
             log.error("request_failed", extra={"reason": error.reason, "cause": repr(error.__cause__)})
         return error
     log.error("internal_error", exc_info=error)
     return EngineFailed("the server failed to answer this request; its log has the cause")
+
+
+#: A predictor that is down fails every request; the log need not say so each time.
+_seldom = Seldom(1.0)
 
 
 class V2Routes:
@@ -223,7 +242,10 @@ class V2Routes:
         if not data:
             raise InvalidRequest("the request body is empty; expected a V2 inference request")
         limit = self._gate.settings.max_json_bytes
-        infer_request = binary_codec.decode_request(name, version, data, json_length, limit)
+        decode = partial(binary_codec.decode_request, name, version, data, json_length, limit)
+        # Much JSON takes long to read; in a thread, others have their turn meanwhile.
+        much = len(data) > _MUCH_JSON and "octet" not in content_type(request)
+        infer_request = await asyncio.to_thread(decode) if much else decode()
         exchange.tighten_by_parameter(infer_request.parameters)
         answer = await self._port.until_client_leaves(model.infer(infer_request, exchange), body)
         encoded = binary_codec.encode_response(infer_request, answer)

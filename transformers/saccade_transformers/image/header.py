@@ -34,6 +34,10 @@ MAX_PARTS: Final = 65_536
 #: Scans of a JPEG. Encoders write about 10; each one costs the decoder a pass over all pixels, however few
 #: bytes it has.
 MAX_SCANS: Final = 100
+#: Pixels that all scans of a JPEG may pass over: 2**28 is 8 scans of the largest picture, 100 of 2.6 megapixels.
+MAX_SCANNED_PIXELS: Final = 2**28
+#: Scans that any JPEG may have, whatever its size: what encoders write.
+_USUAL_SCANS: Final = 16
 
 #: A JPEG marker: 0xFF and a code that is neither a stuffed zero, a fill byte nor a restart marker.
 _JPEG_MARKER: Final = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
@@ -156,6 +160,8 @@ def _read_jpeg(view: memoryview) -> ImageHeader:
 
 def _end_jpeg(view: memoryview, header: ImageHeader) -> None:
     position, scans = _after_segment(view, header.data_at), 1
+    affordable = MAX_SCANNED_PIXELS // max(1, header.width * header.height)
+    most = min(MAX_SCANS, max(_USUAL_SCANS, affordable))
     for _ in range(MAX_PARTS):
         marker, at = _next_marker(view, position)
         if marker == _EOI:
@@ -164,8 +170,10 @@ def _end_jpeg(view: memoryview, header: ImageHeader) -> None:
             damaged("JPEG", "a second picture begins before the first one ends")
         if marker == _SOS:
             scans += 1
-            if scans > MAX_SCANS:
-                raise InvalidImage(f"the JPEG has more than {MAX_SCANS} scans")
+            if scans > most:
+                raise InvalidImage(
+                    f"the JPEG has more than {most} scans, the limit for {header.width}x{header.height} pixels"
+                )
         position = at if marker == _TEM else _after_segment(view, at)
     damaged("JPEG", f"it has more than {MAX_PARTS} segments")
 
