@@ -12,7 +12,7 @@ from typing import Final
 
 from measuring import triton
 from measuring.payload import Protocol
-from measuring.processes import Server, ServerFailed, free_ports, get
+from measuring.processes import Server, ServerFailed, free_port, get
 from servers.noop import MODEL
 
 BENCH: Final = Path(__file__).resolve().parents[1]
@@ -113,7 +113,7 @@ def running(
         failed: dict[str, str] = {}
         unavailable: dict[str, str] = {}  # product -> why, so that it is tried once
         for target in targets:
-            ports = free_ports(2)
+            ports = free_port(), free_port()
             if target.product not in unavailable:
                 try:
                     command, environment = _command(target, scratch, ports, say)
@@ -124,7 +124,7 @@ def running(
                 continue
             server = Server(target.label, command, environment, BENCH, scratch / f"{target.key}.log")
             stack.enter_context(server)
-            started[target.key] = target, Running(server, (ports[0], ports[1]))
+            started[target.key] = target, Running(server, ports)
         ready: dict[str, Running] = {}
         say(f"starting {len(started)} servers")
         for key, (target, one) in started.items():

@@ -37,17 +37,19 @@ class NoopModel(kserve.Model):  # type: ignore[misc]  # kserve has no types
 
 def listen_on_loopback() -> None:
     """KServe writes 0.0.0.0 and [::] into its code; replace them where they arrive."""
-    configure, add_port = uvicorn.Config.__init__, grpc.aio.Server.add_insecure_port
+    configure, make_server = uvicorn.Config.__init__, grpc.aio.server
 
     def configure_loopback(self: Any, *args: Any, **kwargs: Any) -> None:
         configure(self, *args, **{**kwargs, "host": HOST})
 
-    def add_loopback_port(self: Any, address: str) -> int:
-        bound: int = add_port(self, f"{HOST}:{address.rpartition(':')[2]}")
-        return bound
+    def make_loopback_server(*args: Any, **kwargs: Any) -> Any:
+        server = make_server(*args, **kwargs)
+        add_port = server.add_insecure_port
+        server.add_insecure_port = lambda address: add_port(f"{HOST}:{address.rpartition(':')[2]}")
+        return server
 
     uvicorn.Config.__init__ = configure_loopback  # type: ignore[method-assign]
-    grpc.aio.Server.add_insecure_port = add_loopback_port
+    grpc.aio.server = make_loopback_server
 
 
 def main() -> None:

@@ -1,0 +1,396 @@
+"""The bench measures what it says: requests, statistics, processes, clients against bare servers, one small run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from measuring import goals, grpc_client, machine, payload, rest_client, table, triton
+from measuring.cpu import cpu_s, with_descendants
+from measuring.plan import DEFAULT, QUICK, requests_for
+from measuring.processes import Server, ServerFailed, free_port
+from measuring.samples import ClientError, Load, Sample
+from measuring.summary import Row, percentile, summarise
+from measuring.targets import TARGETS, choose
+from saccade_serving.oip import binary_codec, grpc_codec, proto
+from servers.bare import Http1, Http2
+from servers.noop import first_byte
+
+ROOT = Path(__file__).resolve().parents[1]
+SOON_S = 60.0
+
+
+def target(key: str) -> Any:
+    return next(one for one in TARGETS if one.key == key)
+
+
+def sample(cpu_ms: float, *latencies_ms: float) -> Sample:
+    """A sample whose every request cost ``cpu_ms``, answered one after the other."""
+    count = len(latencies_ms)
+    return Sample([ms / 1e3 for ms in latencies_ms], sum(latencies_ms) / 1e3, cpu_ms * count / 1e3, count / 1e3)
+
+
+# requests
+
+
+@pytest.mark.parametrize("size", payload.SHAPES)
+def test_both_protocols_send_the_same_tensor(size: str) -> None:
+    body, json_length = payload.rest_body(size)
+    by_rest = binary_codec.decode_request("noop", "", body, json_length)
+    message = proto.ModelInferRequest.FromString(payload.grpc_request("noop", size))
+    by_grpc = grpc_codec.decode_request(message)
+    for request in (by_rest, by_grpc):
+        (tensor,) = request.inputs
+        assert (tensor.name, tensor.datatype, tensor.shape) == ("image", "UINT8", payload.SHAPES[size])
+        assert first_byte(tensor.array).tolist() == [payload.ELEMENT]
+
+
+def test_the_sizes_are_what_they_are_called() -> None:
+    assert payload.request_bytes("353B")["rest"] == 353
+    assert payload.request_bytes("1.2MB")["grpc"] > 640 * 640 * 3 == 1_228_800
+
+
+def test_the_request_head_describes_its_body() -> None:
+    head, _, body = payload.rest_request("noop_batched", "353B").partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /v2/models/noop_batched/infer HTTP/1.1\r\n")
+    assert b"\r\nContent-Length: 353" in head
+    assert len(body) == 353
+
+
+def test_an_answer_is_right_in_either_form_and_wrong_when_it_is_empty() -> None:
+    assert payload.is_right(payload.grpc_answer())
+    assert payload.is_right(b'{"data":[7.0]}')
+    assert not payload.is_right(b'{"outputs":[{"parameters":{"binary_data_size":0}}]}')
+
+
+def test_the_work_is_one_byte_in_and_one_number_out() -> None:
+    answer = first_byte(np.full((1, 4, 4, 3), 9, np.uint8))
+    assert answer.dtype == np.float32
+    assert answer.shape == (1,)
+    assert answer.tolist() == [9.0]
+
+
+# statistics
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.01, 1), (0.5, 2), (0.75, 3), (0.76, 4), (1.0, 4)])
+def test_a_percentile_is_the_nearest_rank(share: float, expected: float) -> None:
+    assert percentile([4, 1, 3, 2], share) == expected
+
+
+def summary() -> list[Row]:
+    """Two rounds of Saccade, one of the others, at 8 connections and at 1."""
+    samples = {
+        ("bare-rest", "353B", 1): [sample(0.01, 0.1, 0.1)],
+        ("saccade-rest-batched", "353B", 1): [sample(0.4, 0.5, 0.7, 0.6), sample(0.2, 1.0)],
+        ("kserve-grpc", "353B", 1): [sample(0.6, 1.0)],
+        ("saccade-rest-batched", "353B", 8): [sample(0.1, 0.5)],
+        ("kserve-grpc", "353B", 8): [sample(1.0, 1.0)],
+        ("triton-http", "353B", 8): [sample(0.1, 1.0)],
+    }
+    return summarise(samples, choose([]))
+
+
+def row(rows: Sequence[Row], key: str, connections: int) -> Row:
+    return next(one for one in rows if (one.target, one.connections) == (key, connections))
+
+
+def test_a_row_has_the_medians_of_its_rounds_and_the_ratios_of_its_load() -> None:
+    found = row(summary(), "saccade-rest-batched", 1)
+    assert found.requests == 4
+    assert found.cpu_ms_rounds == pytest.approx([0.4, 0.2])
+    assert found.cpu_ms == pytest.approx(0.3)
+    assert found.p50_ms == pytest.approx((0.6 + 1.0) / 2)
+    assert found.p99_ms == pytest.approx(1.0)
+    assert found.added_p50_ms == pytest.approx(0.8 - 0.1)
+    assert found.times_kserve_grpc == pytest.approx(0.3 / 0.6)
+    assert found.times_triton_http is None
+
+
+def test_rows_come_by_load_and_then_in_the_order_of_the_servers() -> None:
+    assert [(one.connections, one.target) for one in summary()] == [
+        (1, "bare-rest"),
+        (1, "saccade-rest-batched"),
+        (1, "kserve-grpc"),
+        (8, "saccade-rest-batched"),
+        (8, "kserve-grpc"),
+        (8, "triton-http"),
+    ]
+
+
+def test_a_goal_is_reached_missed_or_not_measured() -> None:
+    judged = {goal.what: goal for goal in goals.judge(summary()) if "REST" in goal.row}
+    assert judged["CPU, 353 B, as a share of stock KServe gRPC"].reached is True
+    assert judged["CPU, 353 B, as a share of Triton HTTP"].reached is False
+    assert judged["added latency, 353 B, 1 connection (ms)"].reached is False
+    assert judged["throughput, 1.2 MB, as a multiple of Triton HTTP"].reached is None
+    assert goals.Goal("speed", "any", 3, 3.5, at_least=True).reached is True
+
+
+def test_the_table_shows_every_row_of_its_size_and_a_dash_for_what_is_unknown() -> None:
+    console = table.console()
+    with console.capture() as capture:
+        console.print(table.results(summary(), "353B"))
+        console.print(table.goals(goals.judge(summary())))
+    text = capture.get()
+    for label in ("bare asyncio HTTP/1.1", "Saccade REST + batcher", "KServe gRPC", "Triton HTTP"):
+        assert label in text
+    assert " - " in text
+    assert "throughput" not in text, "a goal without a measurement"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "-"), (0.0312, "0.031"), (-0.5, "-0.500"), (4.444, "4.44"), (44.44, "44.4"), (741, "741")],
+)
+def test_numbers_have_three_digits(value: float | None, shown: str) -> None:
+    assert table.number(value) == shown
+
+
+# what is measured
+
+
+def test_a_choice_brings_the_floor_that_latencies_are_counted_from() -> None:
+    assert [one.key for one in choose(["saccade-rest"])] == ["bare-rest", "saccade-rest"]
+    assert [one.key for one in choose(["triton"])] == ["bare-rest", "bare-grpc", "triton-http", "triton-grpc"]
+    assert choose([]) == list(TARGETS)
+    with pytest.raises(ValueError, match="no server tritn; expected bare-rest, "):
+        choose(["tritn"])
+
+
+def test_a_slow_server_gets_few_large_requests_once() -> None:
+    slow, quick = target("kserve-rest"), target("saccade-rest")
+    assert requests_for(DEFAULT, slow, "1.2MB", 8, number=0).measured == 8
+    assert requests_for(DEFAULT, slow, "1.2MB", 8, number=1).measured == 0
+    assert requests_for(DEFAULT, slow, "353B", 8, number=1) == requests_for(DEFAULT, quick, "353B", 8, number=1)
+
+
+def test_every_connection_sends_at_least_two_requests() -> None:
+    assert requests_for(QUICK.changed(None, None, 3), target("saccade-rest"), "353B", 32, 0).measured == 64
+
+
+def test_the_machine_is_described_without_its_name() -> None:
+    described = machine.describe()
+    assert described["cores"] >= 1
+    assert described["versions"]["kserve"]
+    assert os.uname().nodename not in json.dumps(described) or len(os.uname().nodename) < 4
+
+
+def test_the_load_tells_the_bench_from_the_others() -> None:
+    now = iter([0.0, 10.0])
+    own = iter([1.0, 6.0])
+    load = machine.Load(lambda: next(own), clock=lambda: next(now))
+    load.note()
+    report = load.report()
+    assert report["cores_used_by_bench"] == 0.5
+    assert report["cores_used_by_others"] >= 0
+    assert len(report["load_averages"]) == 2
+
+
+# processes
+
+
+def test_descendants_are_found_through_generations_and_odd_names(tmp_path: Path) -> None:
+    for pid, name, parent in ((1, "init", 0), (7, "a) R 1 (b", 5), (5, "server", 1), (9, "stub", 7), (6, "other", 1)):
+        folder = tmp_path / str(pid)
+        folder.mkdir()
+        (folder / "stat").write_text(f"{pid} ({name}) S {parent} 0 0")
+    (tmp_path / "self").mkdir()
+    assert with_descendants(5, tmp_path) == [5, 7, 9]
+
+
+def test_the_cpu_time_of_a_process_grows_with_its_work() -> None:
+    before = cpu_s(os.getpid())
+    sum(range(300_000))
+    assert cpu_s(os.getpid()) > before > 0
+
+
+def test_a_server_that_ends_at_once_is_reported_with_its_last_words(tmp_path: Path) -> None:
+    code = "import sys; print('cannot find the model'); sys.exit(3)"
+    server = Server("it", [sys.executable, "-c", code], {}, tmp_path, tmp_path / "log")
+    with server, pytest.raises(ServerFailed, match="it ended with 3: cannot find the model"):
+        server.wait_ready([free_port()], {}, SOON_S)
+
+
+def test_a_server_that_ignores_sigterm_is_ended_with_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("measuring.processes._STOP_S", 0.2)
+    code = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print('up', flush=True);"
+        "time.sleep(600)"
+    )
+    with Server("it", [sys.executable, "-c", code], {}, tmp_path, tmp_path / "log") as server:
+        eventually(lambda: (tmp_path / "log").read_text() == "up\n")
+        family = with_descendants(server.pid)
+        assert len(family) == 2
+    eventually(lambda: not any(is_alive(pid) for pid in family))
+
+
+def test_triton_is_refused_with_a_reason_where_its_wheel_does_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(triton.Unavailable, match="no Python backend for Python 3"):
+        triton.set_up(tmp_path, tmp_path / "scratch", ROOT / "bench", 1, 2)
+
+
+# clients
+
+
+async def serve(protocol: Callable[[], asyncio.BaseProtocol]) -> tuple[asyncio.Server, int]:
+    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    return server, int(server.sockets[0].getsockname()[1])
+
+
+def load_on(port: int, protocol: payload.Protocol, size: str, connections: int) -> Load:
+    request = payload.request(protocol, "noop", size)
+    return Load(protocol, port, os.getpid(), request, connections, 0, 20, limit_s=SOON_S, timeout_s=SOON_S)
+
+
+@pytest.mark.parametrize("connections", [1, 4])
+@pytest.mark.parametrize("size", payload.SHAPES)
+@pytest.mark.parametrize(("protocol", "bare"), [("rest", Http1), ("grpc", Http2)])
+async def test_the_client_and_the_bare_server_understand_each_other(
+    protocol: payload.Protocol, bare: Callable[[], asyncio.BaseProtocol], size: str, connections: int
+) -> None:
+    server, port = await serve(bare)
+
+    def send() -> list[int]:
+        load = load_on(port, protocol, size, connections)
+        opened: Any = rest_client.connect(load) if protocol == "rest" else grpc_client.connect(load)
+        with opened as client:
+            return [len(client.send(count, SOON_S).latencies_s) for count in (20, 2)]
+
+    async with server:
+        assert await asyncio.to_thread(send) == [20, 2]
+
+
+async def test_no_request_is_begun_after_the_time_limit() -> None:
+    server, port = await serve(Http1)
+
+    def send() -> int:
+        with rest_client.connect(load_on(port, "rest", "353B", 2)) as client:
+            return len(client.send(1000, limit_s=0).latencies_s)
+
+    async with server:
+        assert await asyncio.to_thread(send) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "a wrong answer"),
+        (b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\n\x00\x00\xe0\x40", "a wrong answer: .*503"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", "without Content-Length"),
+        (b"", "closed the connection"),
+    ],
+)
+async def test_a_wrong_answer_ends_the_measurement(answer: bytes, why: str) -> None:
+    class Wrong(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self._transport = transport
+
+        def data_received(self, _data: bytes) -> None:
+            self._transport.write(answer)
+            if not answer:
+                self._transport.close()
+
+    server, port = await serve(Wrong)
+
+    def send() -> None:
+        with rest_client.connect(load_on(port, "rest", "353B", 1)) as client:
+            client.send(1, SOON_S)
+
+    async with server:
+        with pytest.raises(ClientError, match=why):
+            await asyncio.to_thread(send)
+
+
+# the command
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "bench" / "dataplane.py"), *arguments]
+
+
+def test_a_quick_run_of_saccade_writes_its_measurements(tmp_path: Path) -> None:
+    file = tmp_path / "results" / "dataplane.json"
+    ended = subprocess.run(
+        command(
+            "--quick", "--only", "saccade-rest", "--connections", "1", "2", "--requests", "4", "--output", str(file)
+        ),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "Saccade REST" in ended.stdout
+    content = json.loads(file.read_text())
+    assert content["bench"] == "dataplane"
+    assert content["skipped"] == {}
+    assert content["rounds"] == 1
+    assert content["machine"]["cores"] >= 1
+    assert content["servers"]["saccade-rest"].startswith("saccade ")
+    assert content["load"]["load_averages"]
+    assert [(one["target"], one["size"], one["connections"]) for one in content["results"]] == [
+        (key, size, connections)
+        for size in ("353B", "1.2MB")
+        for connections in (1, 2)
+        for key in ("bare-rest", "saccade-rest")
+    ]
+    for one in content["results"]:
+        assert one["requests"] == 4
+        assert one["cpu_ms"] > 0
+        assert 0 < one["p50_ms"] <= one["p99_ms"]
+        assert one["per_second"] > 0
+        assert one["times_triton_http"] is None
+
+
+def test_an_unknown_server_is_refused_before_anything_starts() -> None:
+    ended = subprocess.run(command("--only", "torchserve"), capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert "no server torchserve" in ended.stderr
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path, sig: signal.Signals) -> None:
+    file = tmp_path / "dataplane.json"
+    # Far more than the time allows: the signal always comes in the middle.
+    arguments = ["--only", "saccade-rest", "--requests", "100000", "--output", str(file)]
+    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("round 1" in line for line in process.stderr)
+        family = with_descendants(process.pid)
+        assert len(family) >= 4, "two servers and a client"
+        process.send_signal(sig)
+        _, errors = process.communicate(timeout=SOON_S)
+    assert process.returncode == 130
+    assert "nothing was written" in errors
+    eventually(lambda: not any(is_alive(pid) for pid in family))
+    assert not file.exists()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits to be noticed does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SOON_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
