@@ -10,7 +10,7 @@ CODE := serving predictor transformers cli bench tests
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test bench lint format lock clean
+.PHONY: help demo serve test bench dev lint format lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,8 @@ test: $(DEV) ## Run the tests (no cluster, soak or GPU).
 
 bench: $(DEV) ## Measure what a request costs, beside stock KServe and Triton; writes bench/results/.
 	$(BIN)/python bench/dataplane.py $(FLAGS)
+
+dev: $(DEV) ## Install the development environment: clients, linters, test tools.
 
 lint: $(DEV) ## Check format, style and types.
 	$(BIN)/ruff format --check $(CODE)

@@ -206,7 +206,7 @@ def _stopped_at_the_end(pair: Pair) -> Iterator[None]:
 def _reporting() -> Iterator[None]:
     try:
         yield
-    except (PairFailed, demo_run.DemoFailed, ConnectionFailed, Refused) as error:
+    except (PairFailed, demo_run.DemoFailed, ConnectionFailed, Refused, OSError) as error:
         _fail(str(error))
 
 
@@ -231,17 +231,17 @@ def _how_to_call(pair: Pair) -> str:
 Serving {pair.model} at {url} (gRPC {pair.host}:{pair.ports.grpc}). Paste one of these into another terminal:
 
 # boxes as JSON
-curl -s -F file=@{photo} {url}/detect
+curl -sS -F file=@{photo} {url}/detect
 
 # the picture with boxes drawn
-curl -s -H 'Content-Type: image/jpeg' -H 'Accept: image/jpeg' --data-binary @{photo} -o boxes.jpg {url}/detect
+curl -sS -H 'Content-Type: image/jpeg' -H 'Accept: image/jpeg' --data-binary @{photo} -o boxes.jpg {url}/detect
 
 # Open Inference Protocol (V2), JSON
 (printf '{{"inputs":[{{"name":"image","datatype":"BYTES","shape":[1],"data":["'; base64 < {photo} | tr -d '\\n'; \
-printf '"]}}]}}') | curl -s -H 'Content-Type: application/json' --data-binary @- {infer}
+printf '"]}}]}}') | curl -sS -H 'Content-Type: application/json' --data-binary @- {infer}
 
 # metrics
-curl -s http://{pair.host}:{pair.ports.metrics}/metrics
+curl -sS http://{pair.host}:{pair.ports.metrics}/metrics
 
 Ctrl-C stops both processes."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -14,12 +15,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
-from saccade_serving.client import RestClient
+from saccade_serving.client import ConnectionFailed, RestClient
 
 #: Reading the code of both services from a cold disk takes most of this.
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 40.0
+#: Reasons that waiting does not mend: the model is no ready graph, or the settings contradict it.
+_PERMANENT = ("as saccade-build writes them", "does not fit this transformer")
 
 
 class PairFailed(Exception):
@@ -150,18 +154,29 @@ class Pair:
         deadline = time.monotonic() + START_TIMEOUT_S
         client = RestClient(url)
         try:
-            while not await client.is_ready(self.model, timeout_s=2):
+            while (reason := await self._not_ready_because(client)) is not None:
                 self.check()
+                if any(words in reason for words in _PERMANENT):
+                    raise PairFailed(f"the {name} cannot serve: {reason}")
                 if time.monotonic() > deadline:
-                    raise PairFailed(f"the {name} was not ready after {START_TIMEOUT_S:g} s{self._log_tail(name)}")
+                    raise PairFailed(
+                        f"the {name} was not ready after {START_TIMEOUT_S:g} s ({reason}){self._log_tail(name)}"
+                    )
                 await asyncio.sleep(0.05)
         finally:
             await client.close()
 
+    async def _not_ready_because(self, client: RestClient) -> str | None:
+        """What the ready route says, None when the model is ready."""
+        try:
+            status, _, body = await client.call("GET", f"/v2/models/{quote(self.model, safe='')}/ready", 2)
+        except (ConnectionFailed, TimeoutError):
+            return "it does not answer"
+        return None if status == 200 else body[:1000].decode(errors="replace")
+
     def _spawn(self, name: str, module: str, flags: list[str], variables: dict[str, str]) -> None:
         prefix = f"SACCADE_{name.upper()}_"
         defaults = {
-            prefix + "HOST": self.host,
             prefix + "DRAIN_QUIET_S": "0",  # nobody routes traffic here but this machine
             prefix + "LOG_LEVEL": "info" if self.log_dir else "warning",
             prefix + "LOG_FORMAT": "text",
@@ -169,7 +184,7 @@ class Pair:
         with self._log(name) as log:
             self._processes[name] = subprocess.Popen(  # noqa: S603 - our own module and flags
                 [sys.executable, "-m", module, f"--model_name={self.model}", *flags],
-                env={**defaults, **os.environ, **variables, **self.environment},
+                env={**defaults, **os.environ, prefix + "HOST": self.host, **variables, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -197,7 +212,9 @@ def _is_free(host: str, port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise PairFailed(f"cannot listen on {host}: {error.strerror}; choose another with --host") from error
             return False
     return True
 
