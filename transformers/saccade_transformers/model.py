@@ -239,6 +239,8 @@ class TransformerModel(ServedModel):
         )
         if not fits or 0 in tensor.shape:
             raise WrongShape(f"input {INPUT!r} is {tensor.datatype} of shape {list(tensor.shape)}; {expected}")
+        if tensor.shape[0] > self._max_images:
+            raise PayloadTooLarge("the request", tensor.shape[0], self._max_images, "images")
         if tensor.datatype == "BYTES":
             return [Encoded(element, tensor.is_text) for element in tensor.elements]
         return [Raw(picture) for picture in tensor.array]

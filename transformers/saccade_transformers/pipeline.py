@@ -124,22 +124,25 @@ class Pipeline:
                 raise exchange.too_late("while the image was decoded") from None
         with exchange.stage("predict"):
             outputs, version = await self._predictor.infer(
-                tensor, contract, parameters, exchange, self._postprocess_s, model_version
+                tensor, contract, parameters, exchange, self._reserve_s(exchange), model_version
             )
         with exchange.stage("postprocess"):
-            begun = time.monotonic()
             try:
-                answer = await self._workers.run(lambda: _read(task, outputs, options, mapping))
+                answer, seconds = await self._workers.run(lambda: _read(task, outputs, options, mapping))
             except ContractBroken as error:
                 self._predictor.forget()
                 raise PredictorUnavailable(
                     f"the predictor's answer is not what its model promises: {error}"
                 ) from error
-            self._postprocess_s += _SMOOTHING * (time.monotonic() - begun - self._postprocess_s)
+            self._postprocess_s += _SMOOTHING * (seconds - self._postprocess_s)
         if task.is_full(answer):
             self._metrics.candidates_full.add((exchange.model, version))
         width, height = mapping.image_size
         return Answered(answer, task, width, height, cache, version)
+
+    def _reserve_s(self, exchange: Exchange) -> float:
+        """Time to keep for postprocessing; never so much that it alone would refuse a request."""
+        return max(0.0, min(self._postprocess_s, 0.1 * exchange.remaining_s()))
 
     async def draw(self, source: Source, answered: Answered, exchange: Exchange) -> bytes:
         """Draw an answer into its image, decoded once more; returns a JPEG.
@@ -178,7 +181,11 @@ class Pipeline:
         return decode(source.data, self._limits)
 
 
-def _read(task: Task[Any, Any], outputs: dict[str, NDArray[Any]], options: Options, mapping: Letterbox) -> Any:
-    """Turn the predictor's outputs into an answer; runs in a worker thread."""
+def _read(
+    task: Task[Any, Any], outputs: dict[str, NDArray[Any]], options: Options, mapping: Letterbox
+) -> tuple[Any, float]:
+    """Turn the predictor's outputs into an answer; runs in a worker thread. Returns the seconds it took, too."""
+    begun = time.monotonic()
     rows = {name: array[0] for name, array in outputs.items() if array.ndim and len(array) == 1}
-    return task.to_image(task.read(rows, options), mapping)
+    answer = task.to_image(task.read(rows, options), mapping)
+    return answer, time.monotonic() - begun

@@ -124,6 +124,9 @@ async def read_form(headers: Headers, data: Buffer) -> tuple[bytes, dict[str, st
     Raises:
         InvalidRequest: the form is damaged, or has no field ``file``.
     """
+    kind = headers.get("content-type", "").lower()
+    if "punycode" in kind or "idna" in kind:  # Python decodes these in quadratic time
+        raise InvalidRequest("the multipart form states a charset that is not served; expected UTF-8 or none")
 
     async def stream() -> AsyncIterator[bytes]:
         yield bytes(data)

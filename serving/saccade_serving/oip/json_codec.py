@@ -21,7 +21,7 @@ from saccade_serving.errors import InvalidRequest, WrongShape
 from saccade_serving.oip.datatypes import BYTES, NUMPY_DTYPES
 from saccade_serving.oip.messages import Buffer, ModelMetadata, Tensor, TensorMetadata
 from saccade_serving.oip.raw import flat_array
-from saccade_serving.oip.rules import check_count, check_range, kind_of, label_of
+from saccade_serving.oip.rules import check_bytes_count, check_count, check_range, kind_of, label_of
 
 T = TypeVar("T")
 
@@ -135,6 +135,7 @@ def decode_data(
         odd = next(value for value in values if type(value) in surplus)
         raise WrongShape(f"{label} holds {kind_of(odd)}; datatype {datatype} takes {name}")
     if dtype is None:
+        check_bytes_count(label, len(values))
         return [value.encode() for value in values]
     if kind in "iu":
         check_range(label, datatype, values)
