@@ -10,7 +10,7 @@ CODE := serving predictor transformers cli bench tests
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test bench dev lint format lock clean
+.PHONY: help demo serve test soak bench dev tools lint format lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,10 +24,17 @@ serve: $(APP) ## Run the pair until Ctrl-C; prints curl lines to paste.
 test: $(DEV) ## Run the tests (no cluster, soak or GPU).
 	$(BIN)/python -m pytest $(TESTS) -m "not cluster and not soak and not gpu"
 
+soak: $(DEV) ## Run the long tests, which look for what grows or gets lost (about ten minutes).
+	$(BIN)/python -m pytest $(TESTS) -m soak -s
+
 bench: $(DEV) ## Measure what a request costs, beside stock KServe and Triton; writes bench/results/.
 	$(BIN)/python bench/dataplane.py $(FLAGS)
+	$(BIN)/python bench/path.py $(filter --quick,$(FLAGS))
 
 dev: $(DEV) ## Install the development environment: clients, linters, test tools.
+
+tools: ## Install the Go programs that some tests start (the rest of the tests runs without).
+	@sh requirements/tools.sh
 
 lint: $(DEV) ## Check format, style and types.
 	$(BIN)/ruff format --check $(CODE)

@@ -112,7 +112,8 @@ class Bench:
             protocol=target.protocol,
             port=server.port(target.protocol),
             server_pid=server.server.pid,
-            request=build_request(target.protocol, target.model, size),
+            request=build_request(target.protocol, target.model, size, target.own_ids),
+            own_ids=target.own_ids,
             connections=connections,
             warmup=count.warmup,
             requests=count.measured,
@@ -154,6 +155,7 @@ def report(bench: Bench, rows: list[Row], arguments: list[str]) -> dict[str, Any
         "load": bench.load,
         "skipped": bench.skipped,
         "results": [asdict(row) for row in rows],
+        "notes": table.notes(bench.targets),
         "goals": [{**asdict(goal), "reached": goal.reached} for goal in goals.judge(rows)],
     }
 
@@ -182,6 +184,8 @@ def main(arguments: list[str]) -> int:
     console = table.console()
     for size in plan.sizes:
         console.print(table.results(rows, size))
+    for note in content["notes"]:
+        console.print(note, markup=False)
     judged = goals.judge(rows)
     if any(goal.measured is not None for goal in judged):
         console.print(table.goals(judged))

@@ -17,3 +17,5 @@ done
 compile app.txt pyproject.toml --all-extras --group build --constraint requirements/dev.txt
 compile build.txt --group build --constraint requirements/dev.txt
 echo "uv>=0.9" | compile tools-lock.txt -
+# The peers that bench/ measures: PyTriton wants another numpy, so they live in an environment of their own.
+printf 'nvidia-pytriton==0.7.0\nnumpy<2\n' | compile bench.txt --no-deps -

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 
 from saccade_predictor.engines.engine import EngineDescription, Inputs, Outputs, Ticket
+from saccade_serving.connection.deadlines import Deadlines
+from saccade_serving.connection.exchange import AwaitedEnd, Exchange
+from saccade_serving.model import ServedModel
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
 
 #: For whatever normally takes milliseconds; generous, since the machine may be busy.
@@ -35,6 +38,20 @@ async def settle(turns: int = 20) -> None:
         await asyncio.sleep(0)
 
 
+async def answer_of(model: ServedModel, request: InferRequest, exchange: Exchange) -> InferResponse:
+    """Ask a model as a connection does; whoever cancels this has left."""
+    end = AwaitedEnd(asyncio.get_running_loop().create_future())
+    exchange.sink = end
+    exchange.watch(Deadlines())
+    try:
+        model.start_infer(request, exchange)
+        answer: InferResponse = await end.wait()
+        return answer
+    finally:
+        exchange.cancel()
+        exchange.close()
+
+
 class FakeClock:
     """A clock that stands still until it is told to move."""
 
@@ -47,25 +64,35 @@ class FakeClock:
 
 @dataclass(eq=False)
 class Submitted:
-    """A batch the fake engine has accepted."""
+    """A batch the fake engine has accepted.
+
+    Attributes:
+        requests: the requests' own arrays; their memory may be used again once the inputs are free.
+        seen: copies of them as they were at the beginning.
+    """
 
     requests: Sequence[Inputs]
     rows: int
     ticket: Ticket
+    seen: Sequence[Inputs] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seen = [{name: array.copy() for name, array in request.items()} for request in self.requests]
 
     def finish(self, outputs: Outputs | None = None) -> None:
         """Answer the batch; without outputs with its own ``x`` under the name ``y``, row for row."""
         if outputs is None:
             outputs = {"y": np.concatenate([request["x"] for request in self.requests])}
-        self._free_inputs()
+        self.free_inputs()
         self.ticket.done.set_result(outputs)
 
     def fail(self, error: BaseException) -> None:
         """End the batch with the engine's exception."""
-        self._free_inputs()
+        self.free_inputs()
         self.ticket.done.set_exception(error)
 
-    def _free_inputs(self) -> None:
+    def free_inputs(self) -> None:
+        """Say that the requests' arrays are no longer read."""
         if not self.ticket.inputs_free.done():
             self.ticket.inputs_free.set_result(None)
 

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from measuring import goals, grpc_client, machine, payload, rest_client, table, triton
+from measuring import ceiling, goals, grpc_client, machine, path_table, payload, proxy, rest_client, table, triton
+from measuring.ceiling import Step
 from measuring.cpu import cpu_s, with_descendants
+from measuring.memory import allow_files, ask, idle_connections, open_files, rss_bytes
 from measuring.plan import DEFAULT, QUICK, requests_for
 from measuring.processes import Server, ServerFailed, free_port
 from measuring.samples import ClientError, Load, Sample
@@ -66,6 +68,31 @@ def test_the_request_head_describes_its_body() -> None:
     assert head.startswith(b"POST /v2/models/noop_batched/infer HTTP/1.1\r\n")
     assert b"\r\nContent-Length: 353" in head
     assert len(body) == 353
+
+
+@pytest.mark.parametrize("size", payload.SHAPES)
+def test_requests_with_ids_of_their_own_differ_in_nothing_else(size: str) -> None:
+    template = payload.rest_request("noop", size, own_id=True)
+    made, shared = payload.numbered(template, [7, 12_345_678])
+    first, second = (begin + bytes(shared) for begin in made)
+    assert len(first) == len(second) == len(template)
+    assert first != second
+    assert first.replace(b"00000007", b"12345678") == second
+    head, _, body = first.partition(b"\r\n\r\n")
+    assert b"\r\nX-Request-Id: 00000007" in head
+    assert f"\r\nContent-Length: {len(body)}\r\n".encode() in head
+    equal = payload.rest_request("noop", size).partition(b"\r\n\r\n")[2]
+    if size == "353B":
+        assert len(body) == len(equal) == 353
+    _, json_length = payload.rest_body(size, "00000007")
+    request = binary_codec.decode_request("noop", "", body, json_length)
+    assert request.id == "00000007"
+    assert first_byte(request.inputs[0].array).tolist() == [payload.ELEMENT]
+
+
+def test_further_headers_stand_in_the_head() -> None:
+    head = payload.rest_request("noop", "353B", headers={"X-Deadline-Ms": "30000"}).partition(b"\r\n\r\n")[0]
+    assert head.endswith(b"\r\nX-Deadline-Ms: 30000")
 
 
 def test_an_answer_is_right_in_either_form_and_wrong_when_it_is_empty() -> None:
@@ -130,12 +157,25 @@ def test_rows_come_by_load_and_then_in_the_order_of_the_servers() -> None:
 
 
 def test_a_goal_is_reached_missed_or_not_measured() -> None:
-    judged = {goal.what: goal for goal in goals.judge(summary()) if "REST" in goal.row}
+    judged = {goal.what: goal for goal in goals.judge(summary()) if goal.row == "Saccade REST + batcher"}
     assert judged["CPU, 353 B, as a share of stock KServe gRPC"].reached is True
     assert judged["CPU, 353 B, as a share of Triton HTTP"].reached is False
     assert judged["added latency, 353 B, 1 connection (ms)"].reached is False
     assert judged["throughput, 1.2 MB, as a multiple of Triton HTTP"].reached is None
     assert goals.Goal("speed", "any", 3, 3.5, at_least=True).reached is True
+
+
+def test_goals_are_judged_for_rest_with_equal_requests_and_with_different_ones() -> None:
+    assert {goal.row for goal in goals.judge(summary())} == set(goals.ROWS)
+    assert [target(key).protocol for key in goals.ROWS.values()] == ["rest", "rest"]
+    assert [target(key).own_ids for key in goals.ROWS.values()] == [False, True]
+
+
+def test_the_notes_are_about_the_rows_there_are() -> None:
+    assert table.notes(choose(["kserve", "saccade-rest"])) == []
+    (ids,) = table.notes(choose(["saccade-rest-batched-ids"]))
+    assert ids.startswith("own ids: ")
+    assert len(table.notes(choose(["saccade"]))) == 2
 
 
 def test_the_table_shows_every_row_of_its_size_and_a_dash_for_what_is_unknown() -> None:
@@ -156,6 +196,127 @@ def test_the_table_shows_every_row_of_its_size_and_a_dash_for_what_is_unknown() 
 )
 def test_numbers_have_three_digits(value: float | None, shown: str) -> None:
     assert table.number(value) == shown
+
+
+# the path
+
+
+def server(limit_per_s: float, cpu_ms: float) -> Callable[[float], Step]:
+    """A server that costs so much per request, and answers no more than so many."""
+
+    def offer(rate: float) -> Step:
+        answered = min(rate, limit_per_s)
+        return Step(rate, answered, answered * cpu_ms / 1e3, 1.0, 2.0)
+
+    return offer
+
+
+@pytest.mark.parametrize("guess", [300, 600, 700, 900, 2000])
+def test_a_climb_finds_the_rate_at_the_share_from_any_guess(guess: float) -> None:
+    steps = ceiling.climb(guess, server(1e9, cpu_ms=1))
+    rates = [step.offered_per_s for step in steps]
+    assert rates == sorted(rates)
+    found = ceiling.read(steps)
+    assert found.reached
+    assert found.per_s == pytest.approx(700)
+    assert found.at.cpu_share == pytest.approx(0.7, abs=0.04)
+
+
+def test_a_climb_that_something_else_ends_gives_a_lower_bound() -> None:
+    found = ceiling.read(ceiling.climb(700, server(560, cpu_ms=1)))
+    assert not found.reached
+    assert 525 <= found.per_s <= 560
+    assert found.at.kept_up
+
+
+def test_a_step_that_was_disturbed_is_tried_again() -> None:
+    disturbed = iter([True, False])
+
+    def offer(rate: float) -> Step:
+        return server(100 if next(disturbed, False) else 1e9, cpu_ms=1)(rate)
+
+    assert ceiling.read(ceiling.climb(700, offer)).reached
+
+
+def test_the_median_is_of_the_rounds_that_reached_the_share() -> None:
+    whole, bounded = ceiling.climb(700, server(1e9, cpu_ms=1)), ceiling.climb(700, server(560, cpu_ms=1))
+    faster = ceiling.climb(900, server(1e9, cpu_ms=0.8))
+    of_three, of_two, of_one = (
+        ceiling.median_of(one) for one in ([bounded, faster, whole], [bounded, faster], [bounded])
+    )
+    assert of_three is not None
+    assert of_three.per_s == pytest.approx(700)
+    assert of_two is not None
+    assert of_two.per_s == pytest.approx(875)
+    assert of_one is not None
+    assert not of_one.reached
+    assert ceiling.median_of([]) is None
+
+
+def test_a_climb_ends_where_nothing_is_under_the_share() -> None:
+    assert ceiling.climb(100, lambda rate: Step(rate, rate, 0.9, 1, 1)) == []
+
+
+def way_sample(**changes: float) -> path_table.WaySample:
+    measured = Sample([0.001, 0.003], 0.004, 0.002, 0.001, proxy_cpu_s=0.006, sent_bytes=2200, received_bytes=600)
+    return path_table.WaySample(measured, counted_requests=4, counted_received=4000, counted_sent=40)
+
+
+def test_a_way_has_its_medians_per_image() -> None:
+    way = path_table.summarise("proxy", [way_sample()])
+    assert way.images == 2
+    assert way.server_cpu_ms == pytest.approx(1)
+    assert way.proxy_cpu_ms == pytest.approx(3)
+    assert (way.wire_sent, way.wire_received, way.body_received, way.body_sent) == (1100, 300, 1000, 10)
+    assert way.per_second == pytest.approx(500)
+    assert path_table.summarise("direct", [way_sample()]).proxy_cpu_ms is None
+
+
+def test_the_tables_of_the_path_show_what_there_is() -> None:
+    console = table.console()
+    steps = ceiling.climb(700, server(1e9, cpu_ms=1))
+    found = path_table.tables(
+        [path_table.summarise("proxy", [way_sample()])],
+        8,
+        ceiling.read(steps),
+        [steps],
+        [path_table.Idle(2000, 100 * 2**20, 108 * 2**20)],
+    )
+    with console.capture() as capture:
+        for one in found:
+            console.print(one)
+    text = capture.get()
+    for shown in ("queue-proxy -> server", "1,100", "700", "4.10"):
+        assert shown in text
+    assert path_table.tables([], 8, None, [], []) == []
+
+
+def test_the_queue_proxy_is_done_without_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("queue_proxy.PROGRAM", tmp_path / "queue")
+    with pytest.raises(proxy.Unavailable, match="make tools"), proxy.in_front_of(1, tmp_path / "log"):
+        pass
+
+
+async def test_idle_connections_have_asked_and_can_ask_again() -> None:
+    server, port = await serve(Http1)
+    request = payload.rest_request("noop", "353B")
+
+    def hold() -> int:
+        before = open_files(os.getpid())
+        with idle_connections(port, 5, request) as opened:
+            for one in opened:
+                ask(one, request)
+            return open_files(os.getpid()) - before
+
+    async with server:
+        assert await asyncio.to_thread(hold) == 10, "both ends are ours"
+
+
+def test_memory_and_files_of_a_process_are_read() -> None:
+    assert rss_bytes(os.getpid()) > 2**20
+    allow_files(10)
+    with pytest.raises(OSError, match="ulimit -Hn"):
+        allow_files(2**31)
 
 
 # what is measured
@@ -275,6 +436,42 @@ async def test_the_client_and_the_bare_server_understand_each_other(
         assert await asyncio.to_thread(send) == [20, 2]
 
 
+async def test_requests_are_sent_at_the_rate_that_is_asked_for() -> None:
+    server, port = await serve(Http1)
+
+    def send() -> Any:
+        with rest_client.connect(load_on(port, "rest", "353B", 4)) as client:
+            return client.send_at(200, 0.5)
+
+    async with server:
+        batch = await asyncio.to_thread(send)
+    assert 0.4 < batch.wall_s < SOON_S
+    assert 1 <= len(batch.latencies_s) <= 100
+    assert batch.sent_bytes == len(batch.latencies_s) * len(payload.rest_request("noop", "353B"))
+    assert batch.received_bytes > 0
+
+
+async def test_requests_that_were_due_while_no_connection_was_idle_count_from_then() -> None:
+    class Late(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self._transport = transport
+
+        def data_received(self, _data: bytes) -> None:
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n" + payload.RIGHT_ANSWERS[0]
+            asyncio.get_running_loop().call_later(0.05, self._transport.write, answer)
+
+    server, port = await serve(Late)
+
+    def send() -> Any:
+        with rest_client.connect(load_on(port, "rest", "353B", 1)) as client:
+            return client.send_at(1000, 0.2)
+
+    async with server:
+        batch = await asyncio.to_thread(send)
+    assert len(batch.latencies_s) <= 5, "fewer than were due"
+    assert batch.latencies_s[-1] > 0.09, "it waited for the others first"
+
+
 async def test_no_request_is_begun_after_the_time_limit() -> None:
     server, port = await serve(Http1)
 
@@ -319,8 +516,8 @@ async def test_a_wrong_answer_ends_the_measurement(answer: bytes, why: str) -> N
 # the command
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "bench" / "dataplane.py"), *arguments]
+def command(*arguments: str, script: str = "dataplane.py") -> list[str]:
+    return [sys.executable, str(ROOT / "bench" / script), *arguments]
 
 
 def test_a_quick_run_of_saccade_writes_its_measurements(tmp_path: Path) -> None:
@@ -357,22 +554,55 @@ def test_a_quick_run_of_saccade_writes_its_measurements(tmp_path: Path) -> None:
         assert one["times_triton_http"] is None
 
 
+def test_a_quick_run_of_the_path_writes_its_measurements(tmp_path: Path) -> None:
+    file = tmp_path / "path.json"
+    # It may have to wait for the queue-proxies of others.
+    path = command("--quick", "--output", str(file), script="path.py")
+    ended = subprocess.run(path, capture_output=True, text=True, timeout=500, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    for shown in ("client -> server", "Ceiling of one process", "Idle connections"):
+        assert shown in ended.stdout
+    content = json.loads(file.read_text())
+    assert content["bench"] == "path"
+    assert set(content["skipped"]) <= {"proxy"}
+    assert "proxy" in content["skipped"] or "queue-proxy -> server" in ended.stdout
+    for way in content["ways"]:
+        assert way["images"] == 100
+        assert way["server_cpu_ms"] > 0
+        assert (way["proxy_cpu_ms"] is None) == (way["key"] == "direct")
+        # The head and the rest of the JSON come to well under a kilobyte.
+        assert 640 * 640 * 3 < way["body_received"] < way["wire_sent"] < 640 * 640 * 3 + 1000
+        assert 0 < way["body_sent"] < way["wire_received"] < 1000
+    assert content["ceiling"]["median"]["per_s"] > 0
+    assert content["idle"]["bytes_per_connection"] is not None
+    assert content["load"]["cores_used_by_bench"] > 0
+
+
 def test_an_unknown_server_is_refused_before_anything_starts() -> None:
     ended = subprocess.run(command("--only", "torchserve"), capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert "no server torchserve" in ended.stderr
 
 
+def _heed_interrupts() -> None:
+    """In the child: a shell's background jobs, and so perhaps these tests, ignore SIGINT; children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path, sig: signal.Signals) -> None:
-    file = tmp_path / "dataplane.json"
+@pytest.mark.parametrize("script", ["dataplane.py", "path.py"])
+def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path, script: str, sig: signal.Signals) -> None:
+    file = tmp_path / "results.json"
     # Far more than the time allows: the signal always comes in the middle.
-    arguments = ["--only", "saccade-rest", "--requests", "100000", "--output", str(file)]
-    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    arguments = ["--only", "saccade-rest", "--requests", "100000"] if script == "dataplane.py" else []
+    started = command(*arguments, "--output", str(file), script=script)
+    with subprocess.Popen(
+        started, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts
+    ) as process:
         assert process.stderr is not None
         assert any("round 1" in line for line in process.stderr)
         family = with_descendants(process.pid)
-        assert len(family) >= 4, "two servers and a client"
+        assert len(family) >= 3, "a client and servers"
         process.send_signal(sig)
         _, errors = process.communicate(timeout=SOON_S)
     assert process.returncode == 130

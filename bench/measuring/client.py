@@ -10,7 +10,7 @@ import time
 from multiprocessing.connection import Connection
 from types import TracebackType
 
-from measuring.cpu import total_cpu_s, with_descendants
+from measuring.cpu import cpu_s, total_cpu_s, with_descendants
 from measuring.payload import Protocol
 from measuring.samples import ClientError, Load, Sample
 
@@ -73,14 +73,22 @@ def measure(load: Load) -> Sample:
             client.send(load.warmup, load.limit_s)
         server = with_descendants(load.server_pid)
         gc.collect()
-        server_before, client_before = total_cpu_s(server), time.process_time()
-        batch = client.send(load.requests, load.limit_s)
-        client_cpu_s = time.process_time() - client_before
+        server_before, proxy_before = total_cpu_s(server), cpu_s(load.proxy_pid) if load.proxy_pid else 0.0
+        batch = client.send_at(load.per_s, load.limit_s) if load.per_s else client.send(load.requests, load.limit_s)
         time.sleep(_SETTLE_S)
         server_cpu_s = total_cpu_s(server) - server_before
-        if server_cpu_s <= 0:
+        proxy_cpu_s = cpu_s(load.proxy_pid) - proxy_before if load.proxy_pid else 0.0
+        if server_cpu_s <= 0 or proxy_cpu_s < 0:
             raise ClientError("a process of the server ended during the measurement")
-        return Sample(batch.latencies_s, batch.wall_s, server_cpu_s, client_cpu_s)
+        return Sample(
+            latencies_s=batch.latencies_s,
+            wall_s=batch.wall_s,
+            server_cpu_s=server_cpu_s,
+            client_cpu_s=batch.client_cpu_s,
+            proxy_cpu_s=proxy_cpu_s,
+            sent_bytes=batch.sent_bytes,
+            received_bytes=batch.received_bytes,
+        )
 
 
 def _serve(protocol: Protocol, pipe: Connection) -> None:

@@ -82,6 +82,14 @@ class Server:
         """Ask it to end, without waiting."""
         self._process.terminate()
 
+    def ended(self, within_s: float) -> int:
+        """Wait for it to end by itself; returns its exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not.
+        """
+        return self._process.wait(within_s)
+
     def stop(self) -> None:
         """End it politely, then, with everything of its session, by force."""
         self.terminate()

@@ -24,6 +24,10 @@ class Load:
         requests: requests measured.
         limit_s: after which no further request is begun.
         timeout_s: time one answer may take.
+        own_ids: the request is a template, and each that is sent has an id of its own (REST).
+        per_s: send at this rate for ``limit_s`` whether or not answers come (REST); 0: each connection sends its next
+            request when the answer to the last has come.
+        proxy_pid: a process between client and server, whose CPU time is counted apart; 0 if there is none.
     """
 
     protocol: Protocol
@@ -35,14 +39,28 @@ class Load:
     requests: int
     limit_s: float
     timeout_s: float = 60.0
+    own_ids: bool = False
+    per_s: float = 0.0
+    proxy_pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Requests that were answered: their latencies, and the time from the first to the last."""
+    """Requests that were answered.
+
+    Attributes:
+        latencies_s: of each; from the moment it was due, where requests are sent at a rate.
+        wall_s: time from the first to the last.
+        client_cpu_s: what sending and receiving cost the client.
+        sent_bytes: heads and bodies, as the client handed them to its socket (REST).
+        received_bytes: heads and bodies of the answers (REST).
+    """
 
     latencies_s: Sequence[float]
     wall_s: float
+    client_cpu_s: float
+    sent_bytes: int = 0
+    received_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +71,6 @@ class Sample:
     wall_s: float
     server_cpu_s: float
     client_cpu_s: float
+    proxy_cpu_s: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0

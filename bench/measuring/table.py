@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
 from measuring.goals import Goal
 from measuring.summary import Row
+from measuring.targets import Target
 
 #: Width where the output is a file or a pipe.
-FILE_WIDTH = 132
+FILE_WIDTH = 140
+_OWN_IDS: Final = (
+    "own ids: every request has an id of its own in the JSON and in its x-request-id, all of one length. Saccade "
+    "remembers heads and JSON that it has seen; in the other rows all requests of a client are equal, as are those of "
+    "a client that gives no ids, and so cost less."
+)
+_GRPC: Final = "Saccade gRPC is grpcio until HTTP/2 comes on the same port; the goals are judged for REST."
 
 
 def console(stderr: bool = False) -> Console:
@@ -85,10 +93,23 @@ def number(value: float | None) -> str:
     )
 
 
+def notes(targets: Sequence[Target]) -> list[str]:
+    """What must be known to read the rows of these targets."""
+    found = []
+    if any(target.own_ids for target in targets):
+        found.append(_OWN_IDS)
+    if any(target.product == "saccade" and target.protocol == "grpc" for target in targets):
+        found.append(_GRPC)
+    return found
+
+
 class Progress:
     """One line on stderr: rewritten on a terminal, and one for each new step elsewhere.
 
     Draws only when told to, so that it takes no CPU while something is measured.
+
+    Args:
+        steps: how many there will be; 0 where that is not known.
     """
 
     def __init__(self, steps: int) -> None:
@@ -105,11 +126,12 @@ class Progress:
     def step(self, group: str, detail: str) -> None:
         """One of the steps begins."""
         self._done += 1
+        place = f"{self._done}/{self._steps} " if self._steps else ""
         if self._console.is_terminal:
-            text = f"{self._done}/{self._steps} {group}: {detail}"
+            text = f"{place}{group}: {detail}"
             self._console.print(f"\r\x1b[K{text[: self._console.width - 1]}", end="", markup=False)
         elif group != self._group:
-            self.say(f"{self._done}/{self._steps} {group}")
+            self.say(f"{place}{group}")
         self._group = group
 
     def end(self) -> None:

@@ -34,6 +34,7 @@ class Target:
     Attributes:
         options: further arguments of the server's script.
         slow: takes most of a second for the large request, so that few of them are sent.
+        own_ids: each of its requests has an id of its own (REST).
     """
 
     key: str
@@ -43,6 +44,7 @@ class Target:
     model: str = MODEL
     options: tuple[str, ...] = ()
     slow: bool = False
+    own_ids: bool = False
 
 
 TARGETS: Final = (
@@ -50,6 +52,9 @@ TARGETS: Final = (
     Target("bare-grpc", "bare asyncio HTTP/2", "bare", "grpc"),
     Target("saccade-rest", "Saccade REST", "saccade", "rest"),
     Target("saccade-rest-batched", "Saccade REST + batcher", "saccade", "rest", "noop_batched"),
+    Target(
+        "saccade-rest-batched-ids", "Saccade REST + batcher, own ids", "saccade", "rest", "noop_batched", own_ids=True
+    ),
     Target("saccade-grpc", "Saccade gRPC", "saccade", "grpc"),
     Target("saccade-grpc-batched", "Saccade gRPC + batcher", "saccade", "grpc", "noop_batched"),
     Target("kserve-rest", "KServe REST", "kserve", "rest", slow=True),

@@ -16,11 +16,12 @@ import numpy as np
 from saccade_predictor.engines.engine import EngineDescription, Inputs, Outputs
 from saccade_predictor.engines.runner import RunnerInstance
 from saccade_predictor.metrics import PredictorMetrics
-from saccade_predictor.model import EngineFile, PredictorModel
+from saccade_predictor.model import LoadedEngine, PredictorModel
 from saccade_predictor.modelconfig import DynamicBatching, ModelConfig, TensorConfig
 from saccade_predictor.repository import ModelDirectory
 from saccade_predictor.settings import PredictorSettings
 from saccade_serving.connection.exchange import Exchange
+from saccade_serving.memory.arena import Arena
 from saccade_serving.model import ServedModel
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
 from saccade_serving.server import SaccadeServer, argument_parser
@@ -90,7 +91,7 @@ class NoopEngine:
         return {OUTPUT: answer}
 
 
-def load(_directory: ModelDirectory) -> list[EngineFile]:
+def load(_directory: ModelDirectory) -> list[LoadedEngine]:
     """One version, batched as ``config.pbtxt`` with an empty ``dynamic_batching`` says."""
     config = ModelConfig(
         name=BATCHED,
@@ -101,26 +102,28 @@ def load(_directory: ModelDirectory) -> list[EngineFile]:
         default_model_filename="",
         dynamic_batching=DynamicBatching(),
     )
-    return [EngineFile("1", config, NoopEngine())]
+    return [LoadedEngine("1", config, NoopEngine())]
 
 
 def main() -> None:
     """Serve both models on the given ports until SIGTERM."""
-    ports = argparse.ArgumentParser()
-    ports.add_argument("http_port")
-    ports.add_argument("grpc_port")
-    given = ports.parse_args()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--drain-quiet-s", type=float, default=0)
+    parser.add_argument("http_port")
+    parser.add_argument("grpc_port")
+    given = parser.parse_args()
     arguments = argument_parser("saccade-noop", PredictorSettings).parse_args(
         [f"--http_port={given.http_port}", f"--grpc_port={given.grpc_port}"]
     )
-    settings = PredictorSettings(host="127.0.0.1", metrics_port=0, drain_quiet_s=0)
+    settings = PredictorSettings(host="127.0.0.1", metrics_port=0, drain_quiet_s=given.drain_quiet_s)
     configure_logging("warning", "text")
     metrics = PredictorMetrics()
+    arena = Arena(settings.max_inflight_bytes)
     models: list[ServedModel] = [
         NoopModel(MODEL),
-        PredictorModel(ModelDirectory(BATCHED, Path()), load, MAX_QUEUE_SIZE, metrics),
+        PredictorModel(ModelDirectory(BATCHED, Path()), load, MAX_QUEUE_SIZE, metrics, arena),
     ]
-    SaccadeServer(arguments, settings, metrics).start(models)
+    SaccadeServer(arguments, settings, metrics, arena=arena).start(models)
 
 
 if __name__ == "__main__":

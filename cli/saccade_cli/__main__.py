@@ -240,6 +240,9 @@ curl -sS -H 'Content-Type: image/jpeg' -H 'Accept: image/jpeg' --data-binary @{p
 (printf '{{"inputs":[{{"name":"image","datatype":"BYTES","shape":[1],"data":["'; base64 < {photo} | tr -d '\\n'; \
 printf '"]}}]}}') | curl -sS -H 'Content-Type: application/json' --data-binary @- {infer}
 
+# the predictor's tensors and configuration
+curl -sS http://{pair.host}:{pair.ports.predictor_rest}/v2/models/{pair.model}/config
+
 # metrics
 curl -sS http://{pair.host}:{pair.ports.metrics}/metrics
 

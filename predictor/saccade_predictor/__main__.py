@@ -13,6 +13,7 @@ from saccade_predictor.model import PredictorModel
 from saccade_predictor.repository import RepositoryError, find_models
 from saccade_predictor.settings import PredictorSettings
 from saccade_serving.cpus import container_cpus
+from saccade_serving.memory.arena import Arena
 from saccade_serving.server import SaccadeServer, argument_parser
 from saccade_serving.settings import explain
 from saccade_serving.telemetry import configure_logging
@@ -31,13 +32,14 @@ def main() -> None:
     configure_logging(settings.log_level, settings.log_format)
 
     metrics = PredictorMetrics()
+    arena = Arena(settings.max_inflight_bytes, peer_share=settings.max_peer_share)
     load = partial(load_engines, threads=settings.engine_threads or max(1, container_cpus() - 1))
-    models = [PredictorModel(directory, load, settings.max_queue_size, metrics) for directory in directories]
+    models = [PredictorModel(directory, load, settings.max_queue_size, metrics, arena) for directory in directories]
     metrics.watch_queues(
         lambda: [((model.name, v.version), v.batcher.depth) for model in models for v in model.loaded()],
         lambda: [((model.name, v.version), v.batcher.oldest_s()) for model in models for v in model.loaded()],
     )
-    SaccadeServer(arguments, settings, metrics).start(models)
+    SaccadeServer(arguments, settings, metrics, arena=arena).start(models)
 
 
 if __name__ == "__main__":

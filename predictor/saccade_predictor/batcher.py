@@ -1,27 +1,33 @@
 """Dynamic batching: groups waiting requests into one engine call.
 
 ``form_batch`` is the policy, pure: first come first served among requests of the same shapes, up to the largest
-batch. ``Batcher`` drives it on one event loop, without locks. An idle instance waits for company only while the
-oldest request is younger than ``max_delay_s`` (default 0: it never waits). Does not retry, split or reorder.
+batch. ``Batcher`` drives it on one event loop, without locks, tasks or futures of its own: submissions in, outcomes
+out. An idle instance waits for company only while the oldest request is younger than ``max_delay_s`` (default 0: it
+never waits). Does not retry, split or reorder, and knows no deadlines: who waits too long is withdrawn.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Final, NamedTuple
 
-from saccade_predictor.engines.engine import Engine, Inputs, Instance, Outputs, Ticket
+from saccade_predictor.engines.engine import Engine, Inputs, Instance, LeasedOutputs, Outputs, Ticket
 from saccade_predictor.metrics import PredictorMetrics
-from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import EngineFailed, Overloaded, SaccadeError
+from saccade_serving.memory.arena import Arena, Lease
+from saccade_serving.scheduling.submission import Submission, arrays
 
 log = logging.getLogger("saccade.batcher")
+
+#: Where a withdrawn request stood, to complete "the request's 50 ms were over ...".
+IN_QUEUE: Final = "while it waited in the queue"
+IN_ENGINE: Final = "while the engine computed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +45,40 @@ class BatchingRules:
     max_queue_size: int
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """A request in the queue.
+class Outcome(NamedTuple):
+    """What became of a submission: its rows of the outputs, or an error.
 
     Attributes:
+        release: to be called once the outputs have been sent or copied; None where they are in fresh memory.
+        queue_s: time it waited.
+        compute_s: time its batch took.
+    """
+
+    outputs: Outputs | None
+    error: SaccadeError | None
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    release: Callable[[], None] | None = None
+
+
+#: Told the outcome of a submission by its id, once, unless it was withdrawn.
+Deliver = Callable[[int, Outcome], None]
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A submission in the queue.
+
+    Attributes:
+        lease: of its memory; the batcher's own.
         signature: shapes without rows and names; only equal ones share a batch.
     """
 
-    inputs: Inputs
+    id: int
     rows: int
-    exchange: Exchange
     enqueued: float
-    answer: asyncio.Future[Outputs]
+    lease: Lease
+    inputs: Inputs
     signature: tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -78,8 +105,27 @@ def form_batch(queue: Iterable[Waiting], max_rows: int) -> tuple[list[Waiting], 
     return batch, False
 
 
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """An instance and the batches it holds."""
+
+    instance: Instance
+    open: int = 0
+
+
 class Batcher:
-    """The queue of one loaded model version and the instances that serve it."""
+    """The queue of one loaded model version and the instances that serve it.
+
+    Args:
+        engine: computes.
+        rules: how requests are grouped.
+        model: name, for metrics and messages.
+        version: likewise.
+        metrics: the predictor's.
+        arena: where submissions' memory is found by name.
+        deliver: told every outcome.
+        clock: seconds, monotonic.
+    """
 
     def __init__(
         self,
@@ -88,16 +134,23 @@ class Batcher:
         model: str,
         version: str,
         metrics: PredictorMetrics,
+        arena: Arena,
+        deliver: Deliver,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rules = rules
         self._labels = (model, version)
         self._metrics = metrics
+        self._statistics = metrics.statistics.of(model, version)
+        self._arena = arena
+        self._deliver = deliver
         self._clock = clock
         self._queue: deque[Waiting] = deque()
-        self._free: list[Instance] = [instance for instance in engine.instances() for _ in range(instance.depth)]
-        self._running: set[asyncio.Future[Outputs]] = set()
+        self._running: dict[int, Waiting] = {}
+        self._tickets: set[Ticket] = set()
+        self._lanes = [_Lane(instance) for instance in engine.instances()]
         self._timer: asyncio.TimerHandle | None = None
+        self._pumping = False
         self._closed = False
 
     @property
@@ -112,135 +165,201 @@ class Batcher:
         except IndexError:  # a scrape asks in another thread, so looking first would not help
             return 0.0
 
-    async def submit(self, inputs: Inputs, rows: int, exchange: Exchange) -> Outputs:
-        """Queue a request and await its rows of the outputs.
+    def submit(self, submission: Submission) -> None:
+        """Queue a request. From here on its memory is the batcher's.
 
         Raises:
-            Overloaded: the queue is full, or the model is being closed.
-            DeadlineExceeded: the deadline passed in the queue or in the engine.
-            EngineFailed: the engine raised, or returned the wrong number of rows.
+            Overloaded: the queue is full, or the model is being closed. Its memory is still the caller's.
         """
-        exchange.check_deadline("before it was queued")
         if self._closed:
             raise Overloaded("the model is being unloaded")
+        if len(self._queue) >= self._rules.max_queue_size and self._pumping:
+            self._pump()  # some of them need not wait: an instance is idle
         if len(self._queue) >= self._rules.max_queue_size:
             raise Overloaded(f"{len(self._queue)} requests are waiting for this model, which is the limit")
-        waiting = Waiting(
-            inputs,
-            rows,
-            exchange,
-            self._clock(),
-            asyncio.get_running_loop().create_future(),
-            tuple((name, array.shape[1:] if self._rules.max_rows else array.shape) for name, array in inputs.items()),
-        )
-        self._queue.append(waiting)
-        self._pump()
-        try:
-            async with asyncio.timeout(exchange.remaining_s()):
-                return await waiting.answer
-        except TimeoutError:
-            where = "while it waited in the queue" if waiting in self._queue else "while the engine computed"
-            raise exchange.too_late(where) from None
-        finally:
-            if not waiting.answer.done():
-                waiting.answer.cancel()
-            if waiting.answer.cancelled():
-                self._forget(waiting)
+        lease = self._arena.find(submission.slot)
+        inputs = arrays(submission, lease.view)
+        if self._rules.max_rows:
+            signature = tuple([(tensor.name, tensor.shape[1:]) for tensor in submission.tensors])
+        else:
+            signature = tuple([(tensor.name, tensor.shape) for tensor in submission.tensors])
+        lease.queued()
+        self._queue.append(Waiting(submission.id, submission.rows, self._clock(), lease, inputs, signature))
+        if not self._pumping and self._idle_lane() is not None:
+            # Not at once: what the loop has received in the same turn shall share the batch.
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def withdraw(self, submission_id: int) -> str:
+        """Forget a request nobody waits for; no outcome is delivered.
+
+        Returns:
+            Where it stood. What an engine works on is finished, and its memory kept until then.
+        """
+        if self._running.pop(submission_id, None) is not None:
+            return IN_ENGINE
+        for waiting in self._queue:
+            if waiting.id == submission_id:
+                self._queue.remove(waiting)
+                waiting.lease.release()
+                break
+        return IN_QUEUE
 
     async def close(self) -> None:
         """Refuse what waits, await what runs."""
         self._closed = True
-        for waiting in self._queue:
-            _settle(waiting, Overloaded("the model is being unloaded"))
+        for waiting in list(self._queue):
+            waiting.lease.release()
+            self._tell(waiting.id, Outcome(None, Overloaded("the model is being unloaded")))
         self._queue.clear()
-        if self._running:
-            await asyncio.wait(self._running)
-
-    def _forget(self, waiting: Waiting) -> None:
-        """Take a caller who has left out of the queue, before an engine works for nobody."""
-        with contextlib.suppress(ValueError):  # already running: its rows are computed and dropped
-            self._queue.remove(waiting)
+        if self._tickets:
+            await asyncio.wait([ticket.done for ticket in self._tickets])
 
     def _pump(self) -> None:
         """Start as many batches as instances and rules allow; otherwise set the timer for the next look."""
+        self._pumping = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._free and self._queue:
-            batch, complete = form_batch(self._queue, self._rules.max_rows)
-            wait_s = self._rules.max_delay_s - (self._clock() - batch[0].enqueued)
-            if wait_s > 0 and not complete:
-                self._timer = asyncio.get_running_loop().call_later(wait_s, self._pump)
-                return
+        queue = self._queue
+        while queue and (lane := self._idle_lane()) is not None:
+            batch, complete = form_batch(queue, self._rules.max_rows)
+            if not complete and self._rules.max_delay_s:
+                wait_s = self._rules.max_delay_s - (self._clock() - batch[0].enqueued)
+                if wait_s > 0:
+                    self._timer = asyncio.get_running_loop().call_later(wait_s, self._pump)
+                    return
             for waiting in batch:
-                self._queue.remove(waiting)
-            self._launch(batch)
+                if queue[0] is waiting:
+                    queue.popleft()
+                else:
+                    queue.remove(waiting)
+            self._launch(batch, lane)
 
-    def _launch(self, batch: list[Waiting]) -> None:
-        rows = sum(waiting.rows for waiting in batch)
-        instance = self._free.pop()
+    def _idle_lane(self) -> _Lane | None:
+        """The instance with the fewest batches, if it may hold one more: a second batch is for copying ahead."""
+        lane = min(self._lanes, key=_open)
+        return lane if lane.open < lane.instance.depth else None
+
+    def _launch(self, batch: list[Waiting], lane: _Lane) -> None:
+        rows = sum([waiting.rows for waiting in batch])
+        lane.open += 1
         started = self._clock()
+        for waiting in batch:
+            waiting.lease.staged()
+            self._running[waiting.id] = waiting
         try:
-            ticket: Ticket = instance.submit([waiting.inputs for waiting in batch], rows)
+            ticket: Ticket = lane.instance.submit([waiting.inputs for waiting in batch], rows)
         except Exception as error:
-            self._free.append(instance)
+            lane.open -= 1
+            for waiting in batch:
+                waiting.lease.release()
             self._fail(batch, error)
             return
-        self._running.add(ticket.done)
-        ticket.done.add_done_callback(partial(self._finish, batch, rows, instance, started))
+        self._tickets.add(ticket)
+        ticket.inputs_free.add_done_callback(partial(_release, batch))
+        ticket.done.add_done_callback(partial(self._finish, batch, rows, lane, started, ticket))
 
     def _finish(
-        self, batch: list[Waiting], rows: int, instance: Instance, started: float, done: asyncio.Future[Outputs]
+        self,
+        batch: list[Waiting],
+        rows: int,
+        lane: _Lane,
+        started: float,
+        ticket: Ticket,
+        done: asyncio.Future[Outputs],
     ) -> None:
-        self._running.discard(done)
-        self._free.append(instance)
+        self._tickets.discard(ticket)
+        lane.open -= 1
         elapsed = self._clock() - started
         self._metrics.batch_size.observe(rows, self._labels)
         self._metrics.busy_seconds.add(self._labels, elapsed)
-        for waiting in batch:
-            waiting.exchange.spent("queue", started - waiting.enqueued)
-            waiting.exchange.spent("compute", elapsed)
-        error: BaseException | None
-        try:
-            error = self._deliver(batch, rows, done.result())
-        except BaseException as raised:  # the engine's own error, or an answer that is none
-            error = raised
+        # The instance is free: it gets its next batch before these answers are encoded.
+        self._pump()
+        error: BaseException | None = done.exception() if not done.cancelled() else asyncio.CancelledError()
+        if error is None:
+            self._statistics.executed(rows, 0, int(elapsed * 1e9), 0)
+            error = self._hand_out(batch, rows, done.result(), started, elapsed)
         if error is not None:
             self._fail(batch, error)
-        self._pump()
 
-    def _deliver(self, batch: Sequence[Waiting], rows: int, outputs: Outputs) -> Exception | None:
+    def _hand_out(
+        self, batch: Sequence[Waiting], rows: int, outputs: Outputs, started: float, elapsed: float
+    ) -> Exception | None:
         """Hand every caller its rows; returns an error if the engine broke its contract."""
-        if self._rules.max_rows == 0:
-            _settle(batch[0], outputs)
+        leased = outputs if isinstance(outputs, LeasedOutputs) else None
+        batched = self._rules.max_rows != 0
+        try:
+            try:
+                _check_outputs(outputs, rows if batched else None)
+            except Exception as error:
+                return error
+            at = 0
+            alone = len(batch) == 1
+            for waiting in batch:
+                end = at + waiting.rows
+                if self._running.pop(waiting.id, None) is not None:
+                    own = outputs if alone else {name: array[at:end] for name, array in outputs.items()}
+                    release = None
+                    if leased is not None:
+                        leased.hold()
+                        release = _Once(leased.release)
+                    queued_s = started - waiting.enqueued
+                    self._tell(waiting.id, Outcome(own, None, queued_s, elapsed, release))
+                at = end
             return None
-        for name, array in outputs.items():
-            got = array.shape[0] if array.ndim else 0
-            if got != rows:
-                return ValueError(f"output {name!r} has {got} rows for a batch of {rows}")
-        at = 0
-        for waiting in batch:
-            end = at + waiting.rows
-            _settle(waiting, {name: array[at:end] for name, array in outputs.items()})
-            at = end
-        return None
+        finally:
+            if leased is not None:
+                leased.release()
+
+    def _tell(self, submission_id: int, outcome: Outcome) -> None:
+        """Deliver one outcome; what goes wrong there is not the others' matter."""
+        try:
+            self._deliver(submission_id, outcome)
+        except Exception:
+            if outcome.release is not None:
+                outcome.release()
+            log.exception("delivery_failed", extra={"model": self._labels[0], "version": self._labels[1]})
 
     def _fail(self, batch: Sequence[Waiting], error: BaseException) -> None:
         model, version = self._labels
         log.error(
-            "batch_failed", extra={"model": model, "version": version, "requests": len(batch), "why": repr(error)}
+            "batch_failed",
+            extra={"model": model, "version": version, "requests": len(batch), "why": repr(error)[:500]},
         )
+        failure = f"the engine of model {model!r} failed on this batch; the log has the cause"
         for waiting in batch:
-            _settle(
-                waiting, EngineFailed(f"the engine of model {model!r} failed on this batch; the log has the cause")
-            )
+            if self._running.pop(waiting.id, None) is not None:
+                self._tell(waiting.id, Outcome(None, EngineFailed(failure)))
 
 
-def _settle(waiting: Waiting, answer: Outputs | SaccadeError) -> None:
-    """Complete a caller's future unless the caller has left."""
-    if waiting.answer.done():
-        return
-    if isinstance(answer, SaccadeError):
-        waiting.answer.set_exception(answer)
-    else:
-        waiting.answer.set_result(answer)
+class _Once:
+    """Calls a function the first time it is called itself."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call: Callable[[], None] | None = call
+
+    def __call__(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call()
+
+
+def _open(lane: _Lane) -> int:
+    return lane.open
+
+
+def _release(batch: Sequence[Waiting], _inputs_free: asyncio.Future[None]) -> None:
+    """The engine has read its inputs: their memory may be used again."""
+    for waiting in batch:
+        waiting.lease.release()
+
+
+def _check_outputs(outputs: Outputs, rows: int | None) -> None:
+    """Raise unless every output has ``rows`` rows (None: any shape will do); an engine may hand out anything."""
+    for name, array in outputs.items():
+        got = array.shape[0] if array.ndim else 0
+        if rows is not None and got != rows:
+            raise ValueError(f"output {name!r} has {got} rows for a batch of {rows}")

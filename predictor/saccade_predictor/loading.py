@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from saccade_predictor.engines.onnx import OnnxEngine
-from saccade_predictor.model import EngineFile
+from saccade_predictor.model import LoadedEngine
 from saccade_predictor.modelconfig import ModelConfig, autocomplete, complete, parse
 from saccade_predictor.repository import ModelDirectory, RepositoryError
 
@@ -15,7 +15,7 @@ ONNX_BACKEND = "onnxruntime"
 ONNX_FILE = "model.onnx"
 
 
-def load_engines(directory: ModelDirectory, threads: int) -> list[EngineFile]:
+def load_engines(directory: ModelDirectory, threads: int) -> list[LoadedEngine]:
     """Open the engines of every version that the model's version policy serves.
 
     Without a ``config.pbtxt`` the graph itself decides, as Triton's auto-complete does.
@@ -44,7 +44,7 @@ def _read_config(directory: ModelDirectory) -> ModelConfig | None:
     return config
 
 
-def _load_version(directory: ModelDirectory, config: ModelConfig | None, version: int, threads: int) -> EngineFile:
+def _load_version(directory: ModelDirectory, config: ModelConfig | None, version: int, threads: int) -> LoadedEngine:
     filename = _model_filename(directory.name, config)
     path = directory.path / str(version) / filename
     if not path.is_file():
@@ -54,7 +54,7 @@ def _load_version(directory: ModelDirectory, config: ModelConfig | None, version
     description = engine.describe()
     if config is None:
         config = autocomplete(directory.name, ONNX_BACKEND, description.inputs, description.outputs)
-    return EngineFile(str(version), complete(config, description.inputs, description.outputs), engine)
+    return LoadedEngine(str(version), complete(config, description.inputs, description.outputs), engine)
 
 
 def _model_filename(model: str, config: ModelConfig | None) -> str:

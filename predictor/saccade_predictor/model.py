@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import ClassVar, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from saccade_predictor import warmup
-from saccade_predictor.batcher import Batcher, BatchingRules
-from saccade_predictor.engines.engine import Engine, EngineDescription, Inputs, Outputs
+from saccade_predictor import configuration, warmup
+from saccade_predictor.batcher import Batcher, BatchingRules, Outcome
+from saccade_predictor.engines.engine import Engine, EngineDescription, Outputs
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.modelconfig import ModelConfig, TensorConfig
 from saccade_predictor.repository import ModelDirectory
-from saccade_serving.connection.exchange import Exchange
-from saccade_serving.errors import InvalidRequest, ModelNotFound, Overloaded
-from saccade_serving.model import ServedModel
+from saccade_serving.connection.exchange import AwaitedEnd, Exchange
+from saccade_serving.errors import DeadlineExceeded, InvalidRequest, ModelNotFound, Overloaded
+from saccade_serving.memory.arena import Arena
+from saccade_serving.model import ModelConfiguration, ServedModel
+from saccade_serving.oip.classification import classify_outputs, requested_classes
 from saccade_serving.oip.contract import check_request, count_rows
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
+from saccade_serving.scheduling.submission import Submission, place
 
 log = logging.getLogger("saccade.model")
+
+#: Ids of submissions, unique in the process.
+_ids: Final = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedVersion:
-    """One version, ready to be asked."""
+    """One version, ready to be asked.
+
+    Attributes:
+        labels: class names by output.
+        timeout_s: what its queue policy allows a request; 0 is no limit.
+        reads_text: one of its inputs is BYTES.
+    """
 
     version: str
     config: ModelConfig
@@ -37,11 +49,15 @@ class LoadedVersion:
     description: EngineDescription
     batcher: Batcher
     metadata: ModelMetadata
+    configuration: ModelConfiguration
+    labels: Mapping[str, Sequence[str]]
+    timeout_s: float
+    reads_text: bool
 
 
 @dataclass(frozen=True, slots=True)
-class EngineFile:
-    """A version whose engine is loaded, not yet queued for."""
+class LoadedEngine:
+    """An open engine of one version, not yet queued for."""
 
     version: str
     config: ModelConfig
@@ -56,28 +72,38 @@ class PredictorModel(ServedModel):
         load: opens the engines of the versions that shall be served; blocking, called in a thread.
         max_queue_size: requests that may wait where the config sets no limit.
         metrics: the predictor's metrics.
+        arena: where requests lie until an engine has read them.
     """
+
+    extensions: ClassVar[tuple[str, ...]] = ("classification", "model_configuration")
 
     def __init__(
         self,
         directory: ModelDirectory,
-        load: Callable[[ModelDirectory], list[EngineFile]],
+        load: Callable[[ModelDirectory], list[LoadedEngine]],
         max_queue_size: int,
         metrics: PredictorMetrics,
+        arena: Arena,
     ) -> None:
         super().__init__(directory.name)
         self._directory = directory
         self._load = load
         self._max_queue_size = max_queue_size
         self._metrics = metrics
+        self._arena = arena
         self._versions: dict[str, LoadedVersion] = {}
+        self._newest: LoadedVersion | None = None
+        self._open: dict[int, tuple[Exchange, InferRequest, LoadedVersion, dict[str, int]]] = {}
 
     async def prepare(self) -> None:
         """Load all versions, warm each up, then be ready."""
         for file in await asyncio.to_thread(self._load, self._directory):
-            loaded = self._open(file)
-            self._versions[file.version] = loaded
-            await warmup.run(loaded.batcher, loaded.description, loaded.config.max_batch_size, self.name)
+            labels = await asyncio.to_thread(self._read_labels, file.config)
+            loaded = self._add(file, labels)
+            await warmup.run(
+                partial(self._warm_up, loaded), loaded.metadata.inputs, loaded.config.max_batch_size, self.name
+            )
+            self._metrics.statistics.of(self.name, file.version).clear()
         self.ready = True
 
     def versions(self) -> list[str]:
@@ -93,22 +119,87 @@ class PredictorModel(ServedModel):
         metadata = self._select(version).metadata
         return metadata if version else replace(metadata, versions=self.versions())
 
-    async def infer(self, request: InferRequest, exchange: Exchange) -> InferResponse:
-        """Check the request against the model, queue it, answer its rows."""
+    def config(self, version: str = "") -> ModelConfiguration:
+        """Triton's model configuration, as it is served."""
+        return self._select(version).configuration
+
+    def labels(self, output: str, version: str = "") -> Sequence[str]:
+        """Class names of an output, from its ``label_filename``."""
+        return self._select(version).labels.get(output, ())
+
+    def start_infer(self, request: InferRequest, exchange: Exchange) -> None:
+        """Check the request against the model and queue it; its rows end the exchange."""
         loaded = self._select(request.model_version)
         exchange.version = loaded.version
-        metadata = loaded.metadata
+        plan = request.plan
+        if plan is not None and plan.checked[0] is loaded:
+            _, rows, classes = plan.checked
+        else:
+            rows, classes = self._check(request, loaded)
+            if plan is not None:
+                plan.checked = loaded, rows, classes
+        exchange.rows = rows
+        if loaded.timeout_s:
+            exchange.tighten(loaded.timeout_s)
+        if exchange.deadline <= time.monotonic():
+            raise exchange.too_late("before it was queued")
+        if plan is not None and exchange.lease is not None:
+            lease, tensors = exchange.lease, plan.tensors
+        else:
+            lease, tensors = place(request.inputs, exchange.lease, self._arena)
+        number = next(_ids)
+        submission = Submission(number, lease.name, tensors, rows, exchange.deadline)
+        self._open[number] = exchange, request, loaded, classes
+        received = exchange.lease if lease is exchange.lease else None
+        if received is not None:
+            exchange.take_lease()  # before the batcher can answer: what it was given is its own
+        try:
+            loaded.batcher.submit(submission)
+        except BaseException:
+            del self._open[number]
+            exchange.lease = received
+            if received is None:
+                lease.release()
+            raise
+        # Only now: what was refused cannot be withdrawn.
+        exchange.work(partial(self._withdraw, number))
+
+    @staticmethod
+    def _check(request: InferRequest, loaded: LoadedVersion) -> tuple[int, dict[str, int]]:
+        """Hold a request against the model; returns its rows, and the outputs to be classified."""
+        metadata, config = loaded.metadata, loaded.config
         check_request(request, metadata.inputs, metadata.outputs)
-        if (batching := loaded.config.dynamic_batching) and batching.default_timeout_microseconds:
-            exchange.tighten(batching.default_timeout_microseconds / 1e6)
-        rows = count_rows(request, loaded.config.max_batch_size) if loaded.config.max_batch_size else 1
-        outputs = await loaded.batcher.submit(_arrays(request), rows, exchange)
-        return InferResponse(
-            model_name=self.name,
-            model_version=loaded.version,
-            id=request.id,
-            outputs=_tensors(outputs, metadata.outputs),
-        )
+        rows = count_rows(request, config.max_batch_size) if config.max_batch_size else 1
+        if loaded.reads_text:
+            check_text(request)
+        return rows, requested_classes(request, metadata.outputs) if request.outputs else {}
+
+    def _deliver(self, number: int, outcome: Outcome) -> None:
+        """End the exchange that a submission came from."""
+        exchange, request, loaded, classes = self._open.pop(number)
+        if outcome.outputs is None:
+            assert outcome.error is not None
+            exchange.fail(outcome.error)
+            return
+        stages = exchange.stages
+        stages["queue"] = outcome.queue_s
+        stages["compute"] = outcome.compute_s
+        try:
+            tensors = _tensors(outcome.outputs, loaded.metadata.outputs)
+            response = InferResponse(self.name, tensors, loaded.version, request.id, {}, outcome.release)
+            if classes:
+                batched = bool(loaded.config.max_batch_size)
+                response = classify_outputs(response, classes, batched, lambda name: loaded.labels.get(name, ()))
+        except Exception as error:
+            if outcome.release is not None:
+                outcome.release()
+            exchange.fail(error)
+            return
+        exchange.answer(response)
+
+    def _withdraw(self, number: int) -> str:
+        _, _, loaded, _ = self._open.pop(number)
+        return loaded.batcher.withdraw(number)
 
     async def close(self) -> None:
         """Answer what runs, then free the engines."""
@@ -117,16 +208,27 @@ class PredictorModel(ServedModel):
             await loaded.batcher.close()
             await asyncio.to_thread(loaded.engine.close)
         self._versions.clear()
+        self._newest = None
 
     def _select(self, version: str) -> LoadedVersion:
-        if not self._versions:
+        if self._newest is None:
             raise Overloaded(f"model {self.name!r} is not ready: {self.not_ready_because}")
-        chosen = version or self.versions()[-1]
-        if chosen not in self._versions:
+        if not version:
+            return self._newest
+        chosen = self._versions.get(version)
+        if chosen is None:
             raise ModelNotFound(self.name, version, self.versions())
-        return self._versions[chosen]
+        return chosen
 
-    def _open(self, file: EngineFile) -> LoadedVersion:
+    def _read_labels(self, config: ModelConfig) -> dict[str, list[str]]:
+        """Class names by output; reads files."""
+        return {
+            output.name: self._directory.labels(output.label_filename)
+            for output in config.outputs
+            if output.label_filename
+        }
+
+    def _add(self, file: LoadedEngine, labels: Mapping[str, Sequence[str]]) -> LoadedVersion:
         config = file.config
         batching = config.dynamic_batching
         rules = BatchingRules(
@@ -136,17 +238,49 @@ class PredictorModel(ServedModel):
             max_queue_size=(batching.max_queue_size if batching is not None else 0) or self._max_queue_size,
         )
         description = file.engine.describe()
-        batcher = Batcher(file.engine, rules, self.name, file.version, self._metrics)
-        return LoadedVersion(
-            file.version, config, file.engine, description, batcher, self._describe(config, description, file.version)
+        batcher = Batcher(file.engine, rules, self.name, file.version, self._metrics, self._arena, self._deliver)
+        loaded = LoadedVersion(
+            version=file.version,
+            config=config,
+            engine=file.engine,
+            description=description,
+            batcher=batcher,
+            metadata=self._describe(config, description, file.version, labels),
+            configuration=configuration.describe(config, description.platform),
+            labels=labels,
+            timeout_s=batching.default_timeout_microseconds / 1e6 if batching is not None else 0.0,
+            reads_text=any(tensor.datatype == "BYTES" for tensor in config.inputs),
         )
+        self._versions[file.version] = loaded
+        self._newest = self._versions[self.versions()[-1]]
+        return loaded
 
-    def _describe(self, config: ModelConfig, description: EngineDescription, version: str) -> ModelMetadata:
+    async def _warm_up(self, loaded: LoadedVersion, inputs: Sequence[Tensor]) -> None:
+        """Send one request all the way through, before the model is ready."""
+        exchange = Exchange.begin("warmup", {}, warmup.TIMEOUT_S)
+        end = AwaitedEnd(asyncio.get_running_loop().create_future())
+        exchange.sink = end
+        try:
+            async with asyncio.timeout(warmup.TIMEOUT_S):
+                self.start_infer(InferRequest(self.name, inputs, loaded.version), exchange)
+                answer = await end.wait()
+        except TimeoutError:
+            raise DeadlineExceeded(f"the engine did not answer its warm-up within {warmup.TIMEOUT_S:g} s") from None
+        finally:
+            exchange.cancel()
+        if answer.release is not None:
+            answer.release()
+
+    def _describe(
+        self,
+        config: ModelConfig,
+        description: EngineDescription,
+        version: str,
+        labels: Mapping[str, Sequence[str]],
+    ) -> ModelMetadata:
         properties = {key: value for key, value in description.properties.items() if key.startswith("saccade.")}
-        for output in config.outputs:
-            if output.label_filename:
-                labels = self._directory.labels(output.label_filename)
-                properties["saccade.labels"] = json.dumps(labels, ensure_ascii=False)
+        for names in labels.values():
+            properties["saccade.labels"] = json.dumps(names, ensure_ascii=False)
         return ModelMetadata(
             name=self.name,
             versions=[version],
@@ -163,29 +297,22 @@ def _metadata(tensor: TensorConfig, config: ModelConfig) -> TensorMetadata:
     return TensorMetadata(tensor.name, tensor.datatype, (*batch, *tensor.dims))
 
 
-def _arrays(request: InferRequest) -> Inputs:
-    return {tensor.name: _array(tensor) for tensor in request.inputs}
-
-
-def _array(tensor: Tensor) -> NDArray[Any]:
-    """Numeric tensors as they are; BYTES as an object array.
+def check_text(request: InferRequest) -> None:
+    """Refuse BYTES elements that are no text. The engine would find out too late, and fail the whole batch.
 
     Raises:
-        InvalidRequest: a BYTES element is no text. The engine would find out too late, and fail the whole batch.
+        InvalidRequest: an element is not UTF-8.
     """
-    if tensor.datatype != "BYTES":
-        return tensor.array
-    elements = [bytes(element) for element in tensor.elements]
-    try:
-        for element in elements:
-            element.decode()
-    except UnicodeDecodeError:
-        raise InvalidRequest(
-            f"input {tensor.name!r} has an element that is not UTF-8 text, which this model needs"
-        ) from None
-    array = np.empty(tensor.element_count, dtype=object)
-    array[:] = elements
-    return array.reshape(tensor.shape)
+    for tensor in request.inputs:
+        if tensor.datatype != "BYTES":
+            continue
+        try:
+            for element in tensor.elements:
+                str(element, "utf-8")
+        except UnicodeDecodeError:
+            raise InvalidRequest(
+                f"input {tensor.name!r} has an element that is not UTF-8 text, which this model needs"
+            ) from None
 
 
 def _tensors(outputs: Outputs, metadata: Sequence[TensorMetadata]) -> list[Tensor]:

@@ -25,8 +25,8 @@ DEFAULT_MODEL_FILENAMES: Final[Mapping[str, str]] = MappingProxyType(
     {"onnxruntime": "model.onnx", "tensorrt": "model.plan", "tensorrt_rtx": "model.plan"}
 )
 #: The older way to name a backend.
-_PLATFORMS: Final = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
-_CPU_BACKENDS: Final = ("onnxruntime",)
+PLATFORMS: Final = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
+CPU_BACKENDS: Final = ("onnxruntime",)
 #: Triton's ``--default-max-batch-size`` is 4; 8 is what the example detector was measured with.
 AUTOCOMPLETE_MAX_BATCH_SIZE: Final = 8
 _DATATYPES: Final = {f"TYPE_{name}": name for name in DATATYPES if name != BYTES} | {"TYPE_STRING": BYTES}
@@ -109,6 +109,8 @@ class ModelConfig:
         dynamic_batching: None: each request runs by itself.
         instance_count: how many batches may execute at the same time.
         fallback_backend: serves where there is no GPU (``parameters.fallback_backend``), or None.
+        source: the ``config.pbtxt`` it was read from as serialised protobuf, empty without one; for
+            ``configuration``, which tells clients also of the fields that have no effect.
     """
 
     name: str
@@ -123,6 +125,7 @@ class ModelConfig:
     version_policy: VersionPolicy = VersionPolicy()
     parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     fallback_backend: str | None = None
+    source: bytes = field(default=b"", repr=False, compare=False)
 
 
 def parse(text: str, model: str, *, gpu_available: bool = False) -> tuple[ModelConfig, list[str]]:
@@ -181,6 +184,7 @@ def parse(text: str, model: str, *, gpu_available: bool = False) -> tuple[ModelC
         version_policy=_read_versions(proto.version_policy, model),
         parameters=parameters,
         fallback_backend=fallback,
+        source=proto.SerializeToString(),
     )
     return config, [f"{model}/config.pbtxt: {warning}" for warning in warnings.values()]
 
@@ -244,29 +248,29 @@ def autocomplete(
 
 def _read_backend(proto: Any, model: str) -> str:
     expected = f"one of {', '.join(DEFAULT_MODEL_FILENAMES)}"
-    if proto.platform and proto.platform not in _PLATFORMS:
-        expected = f"one of {', '.join(_PLATFORMS)}, or a backend ({expected})"
+    if proto.platform and proto.platform not in PLATFORMS:
+        expected = f"one of {', '.join(PLATFORMS)}, or a backend ({expected})"
         raise ModelConfigError(model, "platform", repr(proto.platform), expected)
-    backend: str = proto.backend or _PLATFORMS.get(proto.platform, "")
+    backend: str = proto.backend or PLATFORMS.get(proto.platform, "")
     if backend not in DEFAULT_MODEL_FILENAMES:
         raise ModelConfigError(model, "backend", repr(backend) if backend else "missing", expected)
-    if proto.platform and _PLATFORMS[proto.platform] != backend:
+    if proto.platform and PLATFORMS[proto.platform] != backend:
         raise ModelConfigError(model, "platform", repr(proto.platform), f"none, or that of backend {backend!r}")
     return backend
 
 
 def _read_fallback(parameters: Mapping[str, str], model: str) -> str | None:
     fallback = parameters.get("fallback_backend")
-    if fallback is None or fallback in _CPU_BACKENDS:
+    if fallback is None or fallback in CPU_BACKENDS:
         return fallback
-    expected = f"a backend that needs no GPU: {', '.join(_CPU_BACKENDS)}"
+    expected = f"a backend that needs no GPU: {', '.join(CPU_BACKENDS)}"
     raise ModelConfigError(model, "parameters.fallback_backend", repr(fallback), expected)
 
 
 def _read_instances(groups: Any, backend: str, model: str) -> tuple[InstanceKind, int]:
     """Kind and number of instances; a group without a count has one."""
     kinds: dict[str, InstanceKind] = {"KIND_AUTO": "KIND_AUTO", "KIND_GPU": "KIND_GPU"}
-    if backend in _CPU_BACKENDS:
+    if backend in CPU_BACKENDS:
         kinds["KIND_CPU"] = "KIND_CPU"
     found = {group.Kind.Name(group.kind) for group in groups} or {"KIND_AUTO"}
     if len(found) > 1:

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+from google.protobuf import json_format  # type: ignore[import-untyped]  # it ships no types
+
 #: Fields that have their meaning here; those that are messages are looked into. Keys: message.field.
 IMPLEMENTED: Final = frozenset(
     f"{message}.{name}"
@@ -111,6 +113,34 @@ def _parts(descriptor: Any, value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"[{getattr(part, 'name', '') or i}]", part) for i, part in enumerate(value))
     else:
         yield "", value
+
+
+def to_json(message: Any) -> dict[str, Any]:
+    """Write a ``ModelConfig`` as Triton's REST does: every field of the messages that are there, numbers as numbers.
+
+    protobuf's own JSON has 64-bit integers as strings; Triton turns them back (``ModelConfigToJson`` in core's
+    model_config_utils.cc), except for the keys of maps.
+    """
+    written = json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return _with_numbers(message.DESCRIPTOR, written)
+
+
+def _with_numbers(descriptor: Any, written: dict[str, Any]) -> dict[str, Any]:
+    """Replace the strings that stand for integers, in the order of the fields."""
+    return {field.name: _number(field, written[field.name]) for field in descriptor.fields if field.name in written}
+
+
+def _number(field: Any, value: Any) -> Any:
+    message = field.message_type
+    if message is not None and message.GetOptions().map_entry:
+        return {key: _number(message.fields_by_name["value"], part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_number(field, part) for part in value]
+    if message is not None:
+        return _with_numbers(message, value)
+    return int(value) if field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64) else value
 
 
 @cache

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from fastapi import FastAPI
 from kserve import errors as kserve_errors
 from kserve.protocol.rest.server import RESTServer
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from saccade_serving import __version__
-from saccade_serving.connection.body import Body
+from saccade_serving.connection.answers import error_response, json_response
 from saccade_serving.connection.exchange import Exchange
+from saccade_serving.connection.failures import as_saccade_error
 from saccade_serving.connection.gate import Gate
-from saccade_serving.connection.rest import (
-    RestPort,
-    V2Routes,
-    as_saccade_error,
-    error_response,
-    json_response,
-    metrics_endpoint,
-)
+from saccade_serving.connection.information import InformationRoutes
+from saccade_serving.connection.openapi import describe_api
+from saccade_serving.connection.operation import Operation
+from saccade_serving.connection.rest import OperationRoutes
 from saccade_serving.errors import SaccadeError, Unimplemented
 
 if TYPE_CHECKING:
     from kserve import ModelServer
-
-ExtraRoutes = Callable[[RestPort], Sequence[BaseRoute]]
 
 #: What KServe's routes raise, and the status it means.
 _KSERVE_STATUS: Final[dict[type[Exception], int]] = {
@@ -44,27 +41,32 @@ _KSERVE_STATUS: Final[dict[type[Exception], int]] = {
 }
 
 
-def build_application(server: ModelServer, gate: Gate, extra_routes: ExtraRoutes) -> ASGIApp:
+def build_application(server: ModelServer, gate: Gate, operations: Sequence[Operation]) -> ASGIApp:
     """Assemble the application.
 
     Args:
         server: KServe's server, whose remaining routes are kept.
         gate: admission and accounting.
-        extra_routes: builds a service's own routes, given the port their requests must pass.
+        operations: all POST routes of ours, for requests that the data plane's connections leave to the application.
     """
+    documented = server.enable_docs_url
     app = FastAPI(
-        title="Saccade", version=__version__, docs_url="/docs" if server.enable_docs_url else None, redoc_url=None
+        title="Saccade",
+        version=__version__,
+        docs_url="/docs" if documented else None,
+        openapi_url="/openapi.json" if documented else None,
+        redoc_url=None,
     )
-    port = RestPort(gate)
-    app.router.routes += V2Routes(gate, port).routes()
-    app.router.routes += extra_routes(port)
+    app.router.redirect_slashes = False
+    app.router.routes += OperationRoutes(gate, operations).routes()
     # KServe's own read a body of any size before they find that the model has no answer.
-    app.router.routes += [
-        port.route(f"/v1/models/{{model_name}}:{verb}", "v1", _v2_only) for verb in ("predict", "explain")
-    ]
+    app.router.routes += OperationRoutes(gate, [V1Refusal()]).routes()
+    app.router.routes += InformationRoutes(gate, gate.metrics.statistics).routes()
     app.router.routes.append(Route("/v1/models/{model_name}", _v1_ready(gate)))
-    app.router.routes.append(Route("/metrics", metrics_endpoint if gate.settings.metrics_on_http else _not_here))
+    app.router.routes.append(Route("/metrics", _metrics if gate.settings.metrics_on_http else _not_here))
     _KServeRoutes(server, app).register()
+    paths = {path: item for operation in operations for path, item in operation.describe().items()}
+    app.openapi = lambda: describe_api(paths)  # type: ignore[method-assign]  # FastAPI's documented way
     for handled in (HTTPException, SaccadeError, Exception, *_KSERVE_STATUS):
         app.add_exception_handler(handled, _answer_exception)
     return _ConnectionCloser(app, gate)
@@ -108,8 +110,24 @@ async def _answer_exception(request: Request, error: Exception) -> Response:
     return error_response(as_saccade_error(error))
 
 
-async def _v2_only(request: Request, _exchange: Exchange, _body: Body) -> Response:
-    raise Unimplemented(f"{request.url.path[:200]} is not served here; use POST /v2/models/<model>/infer")
+class V1Refusal(Operation):
+    """v1 inference, where a service brings none of its own."""
+
+    protocol: ClassVar[str] = "v1"
+    paths: ClassVar[tuple[str, ...]] = ("/v1/models/{model_name}:predict", "/v1/models/{model_name}:explain")
+
+    def admit(self, exchange: Exchange) -> None:
+        """Say what is served instead."""
+        raise Unimplemented("v1 is not served here; use POST /v2/models/<model>/infer")
+
+    def start(self, exchange: Exchange, body: memoryview) -> None:
+        """Never reached."""
+        raise AssertionError
+
+
+async def _metrics(_request: Request) -> Response:
+    """Render ``/metrics`` in a worker thread: a scrape never holds up the event loop."""
+    return Response(await asyncio.to_thread(generate_latest, REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
 
 def _v1_ready(gate: Gate) -> Callable[[Request], Awaitable[Response]]:

@@ -6,12 +6,14 @@
     |  |- UnknownTensor      400  INVALID_ARGUMENT    a tensor name that the model does not have
     |  `- WrongShape         400  INVALID_ARGUMENT    datatype, shape or size disagree
     |- ModelNotFound         404  NOT_FOUND           no such model or version
+    |- SlowBody              408  DEADLINE_EXCEEDED   the request body comes too slowly
     |- PayloadTooLarge       413  RESOURCE_EXHAUSTED  bytes, decoded pixels or images over a limit
     |- UnsupportedMedia      415  INVALID_ARGUMENT    a content type or an image format that is not served
     |- EngineFailed          500  INTERNAL            the engine raised or broke its contract
     |- Unimplemented         501  UNIMPLEMENTED       a known operation that this server does not offer
     |- PredictorUnavailable  502  UNAVAILABLE         the transformer cannot reach the predictor
     |- Overloaded            503  UNAVAILABLE         a queue is full, or the service is not ready or draining
+    |  `- ArenaFull          503  UNAVAILABLE         the memory for request bodies is used up
     `- DeadlineExceeded      504  DEADLINE_EXCEEDED   the request's time is over
 
 The message is one sentence that names what was sent and what is expected. It never holds a stack trace, a
@@ -20,6 +22,7 @@ path of the server or a payload. ``str(error)`` is what the client reads.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 
@@ -38,6 +41,14 @@ class SaccadeError(Exception):
 
     #: Seconds after which a retry is worth while; sent as ``Retry-After``.
     retry_after_s: float | None = None
+
+    @property
+    def retry_after_seconds(self) -> int | None:
+        """``retry_after_s`` as ``Retry-After`` carries it: whole seconds, from 1 to an hour."""
+        if self.retry_after_s is None:
+            return None
+        # The comparison is written so that a number that is none counts as the least.
+        return math.ceil(min(self.retry_after_s, 3600.0)) if self.retry_after_s > 1 else 1
 
 
 class InvalidRequest(SaccadeError):
@@ -81,6 +92,20 @@ class ModelNotFound(SaccadeError):
         what = f"version {short(version)} of model {short(name)}" if version else f"model {short(name)}"
         have = f"; available: {', '.join(known)}" if known else ""
         super().__init__(f"{what} is not served here{have}")
+
+
+class SlowBody(SaccadeError):
+    """The request body comes more slowly than a sender may be."""
+
+    status = 408
+    grpc_code = "DEADLINE_EXCEEDED"
+    reason = "slow_body"
+
+    def __init__(self, received: int, length: int, seconds: float, least_per_s: float) -> None:
+        super().__init__(
+            f"{received} of {length} bytes of the request body came in {seconds:.1f} s; expected at least "
+            f"{least_per_s:g} bytes per second"
+        )
 
 
 class PayloadTooLarge(SaccadeError):
@@ -137,6 +162,15 @@ class Overloaded(SaccadeError):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class ArenaFull(Overloaded):
+    """The memory for request bodies is used up; nothing was leased."""
+
+    reason = "arena_full"
+
+    def __init__(self, wanted: int, held: int, limit: int, whose: str = "requests in flight") -> None:
+        super().__init__(f"{whose} hold {held} of {limit} bytes; {wanted} more do not fit now")
 
 
 class DeadlineExceeded(SaccadeError):

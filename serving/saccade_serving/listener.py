@@ -6,15 +6,24 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
 from kserve.protocol.rest.server import _RefreshingServer
 from starlette.types import ASGIApp
 
+from saccade_serving.connection.front import Front
+from saccade_serving.connection.http1 import Http1Connection
 
-def bind(host: str, port: int) -> socket.socket:
+
+def bind(host: str, port: int, setting: str) -> socket.socket:
     """Bind a listening socket.
+
+    Args:
+        host: address, of either family.
+        port: 0 for any.
+        setting: what an operator changes to have another port, for the error.
 
     Raises:
         OSError: the sentence names the address and what to do.
@@ -22,9 +31,13 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
-    except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}; choose another port") from error
+        listener = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
+    except (OSError, OverflowError) as error:
+        error = OSError(0, "expected a port from 0 to 65535") if isinstance(error, OverflowError) else error
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}; choose another {setting}") from error
+    # Accepted connections inherit it; asyncio, other than uvloop, would leave it to the protocol.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 class _Uvicorn(_RefreshingServer):
@@ -41,17 +54,22 @@ class HttpListener:
     Args:
         app: the application.
         listener: from ``bind``; closed by its owner.
+        front: what the data plane's connections share.
         options: further options of ``uvicorn.Config``.
     """
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, **options: Any) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket, front: Front, **options: Any) -> None:
         self._listener = listener
+        self._front = front
         config = uvicorn.Config(
             app,
             log_config=None,
             access_log=False,
             server_header=False,
             lifespan="off",
+            http=partial(Http1Connection, front),  # type: ignore[arg-type]  # only ever called
+            ws="none",
+            proxy_headers=False,
             **options,
         )
         self._server = _Uvicorn(config)
@@ -64,6 +82,7 @@ class HttpListener:
             OSError: the certificate cannot be used, or the server ended while it started.
         """
         _load(self._server.config)
+        self._front.start()
         self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         while not self._server.started:
             if self._task.done():
@@ -77,6 +96,7 @@ class HttpListener:
         self._server.should_exit = True
         if self._task is not None:
             await self._task
+        await self._front.stop()
 
 
 def _load(config: uvicorn.Config) -> None:
@@ -86,6 +106,8 @@ def _load(config: uvicorn.Config) -> None:
         OSError: the sentence names the flags.
     """
     try:
+        if bool(config.ssl_certfile) != bool(config.ssl_keyfile):
+            raise AssertionError
         config.load()
     except (OSError, AssertionError) as error:  # uvicorn asserts that there is a certificate to a key
         why = getattr(error, "strerror", None) or "both are needed"

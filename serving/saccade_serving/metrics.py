@@ -8,8 +8,9 @@ Prometheus's conventions; every label has a bounded set of values.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import Final
 
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -19,6 +20,8 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from saccade_serving.statistics import Statistics
+
 #: Upper bounds in seconds: 50 us to 30 s, three to a decade.
 SECONDS = (
     0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
@@ -26,6 +29,13 @@ SECONDS = (
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 Labels = tuple[str, ...]
+
+#: What KServe's own histograms ``request_<name>_seconds`` cover, in our stages.
+KSERVE_STAGES: Final = {
+    "preprocess": ("decode",),
+    "predict": ("predict", "compute"),
+    "postprocess": ("postprocess",),
+}
 
 
 class Counter:
@@ -79,24 +89,85 @@ class Histogram:
 
     def observe(self, value: float, labels: Labels = ()) -> None:
         """Count one value. The last slot of a row is the sum, the one before it the bucket above all bounds."""
+        row = self.row(labels)
+        row[bisect_left(self.bounds, value)] += 1
+        row[-1] += value
+
+    def row(self, labels: Labels) -> list[float]:
+        """The counts of one label set, for a caller who observes it often."""
         row = self._rows.get(labels)
         if row is None:
             row = self._rows[labels] = [0.0] * (len(self.bounds) + 2)
-        row[bisect_left(self.bounds, value)] += 1
-        row[-1] += value
+        return row
+
+    def rows(self) -> list[tuple[Labels, list[float]]]:
+        """A copy of all counts."""
+        return [(labels, row.copy()) for labels, row in list(self._rows.items())]
+
+    def buckets(self, row: Sequence[float]) -> tuple[list[tuple[str, float]], float]:
+        """A row as Prometheus has it: cumulative counts by upper bound, and the sum."""
+        *counts, total = row
+        names = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
+        return list(zip(names, accumulate(counts), strict=True)), total
 
     def collect(self) -> Metric:
         """Render the present counts."""
         family = HistogramMetricFamily(self.name, self.documentation, labels=self.labels)
-        names = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
-        for labels, row in list(self._rows.items()):
-            *counts, total = row.copy()
-            family.add_metric(labels, list(zip(names, accumulate(counts), strict=True)), sum_value=total)
+        for labels, row in self.rows():
+            family.add_metric(labels, *self.buckets(row))
         return family
 
 
+class KServeHistogram:
+    """One of KServe's own ``request_*_seconds``, which existing dashboards read, made of our stages when scraped."""
+
+    def __init__(self, name: str, documentation: str, stages: Sequence[str], source: Histogram) -> None:
+        self.name, self.documentation = name, documentation
+        self._stages, self._source = frozenset(stages), source
+
+    def collect(self) -> Metric:
+        """Add up the stages' counts by model."""
+        sums: dict[str, list[float]] = {}
+        for (model, _version, stage), row in self._source.rows():
+            if stage in self._stages and model:
+                known = sums.get(model)
+                sums[model] = row if known is None else [a + b for a, b in zip(known, row, strict=True)]
+        family = HistogramMetricFamily(self.name, self.documentation, labels=("model_name",))
+        for model, row in sums.items():
+            family.add_metric((model,), *self._source.buckets(row))
+        return family
+
+
+class Account:
+    """The books of one model version. Names and versions come from loaded models, so there are few."""
+
+    __slots__ = ("_metrics", "_model", "_rows", "_version", "statistics")
+
+    def __init__(self, metrics: Metrics, model: str, version: str) -> None:
+        self._metrics, self._model, self._version = metrics, model, version
+        self._rows: dict[str, list[float]] = {}
+        self.statistics = metrics.statistics.of(model, version) if model and version else None
+
+    def observe(self, stages: Mapping[str, float]) -> None:
+        """Count one request's stages: seconds by name."""
+        rows = self._rows
+        for stage, seconds in stages.items():
+            row = rows.get(stage)
+            if row is None:
+                labels = (self._model, self._version, stage)
+                row = rows[stage] = self._metrics.request_seconds.row(labels)
+            row[bisect_left(SECONDS, seconds)] += 1
+            row[-1] += seconds
+
+
 class Metrics(Collector):
-    """The metrics both services have (DESIGN names). Services add their own with ``add``."""
+    """The metrics both services have (DESIGN names). Services add their own with ``add``.
+
+    Attributes:
+        received_bytes: of request bodies, so far.
+        sent_bytes: of response bodies, so far.
+        statistics: what Triton's statistics extension tells, counted beside.
+    """
 
     def __init__(self) -> None:
         self.requests = Counter(
@@ -110,21 +181,39 @@ class Metrics(Collector):
         self.rejected = Counter(
             "saccade_rejected_requests", "Requests refused or dropped, by reason.", ("model", "reason")
         )
-        self.network_bytes = Counter("saccade_network_bytes", "Bytes of request and response bodies.", ("direction",))
         self.loop_lag = Histogram("saccade_loop_lag_seconds", "Delay of the event loop's timers.")
-        self.inflight = 0
-        self._families: list[Counter | Gauge | Histogram] = [
+        self.received_bytes = self.sent_bytes = 0
+        self.statistics = Statistics()
+        self._accounts: dict[tuple[str, str], Account] = {}
+        self._families: list[Counter | Gauge | Histogram | KServeHistogram] = [
             self.requests,
             self.request_seconds,
             self.rejected,
-            self.network_bytes,
             self.loop_lag,
-            Gauge(
-                "saccade_inflight_requests",
-                "Requests being received or answered.",
-                lambda: [((), self.inflight)],
+            *(
+                KServeHistogram(f"request_{name}_seconds", f"{name} request latency", stages, self.request_seconds)
+                for name, stages in KSERVE_STAGES.items()
             ),
         ]
+
+    def account(self, model: str, version: str) -> Account:
+        """What is counted for every request that ends: at hand after one look."""
+        account = self._accounts.get((model, version))
+        if account is None:
+            account = self._accounts[model, version] = Account(self, model, version)
+        return account
+
+    def watch_gate(self, inflight: Callable[[], int], arena_bytes: Callable[[], Mapping[str, int]]) -> None:
+        """Expose what the gate knows."""
+        self.add(
+            Gauge("saccade_inflight_requests", "Requests being received or answered.", lambda: [((), inflight())]),
+            Gauge(
+                "saccade_arena_bytes",
+                "Bytes of request bodies by what is done with them; free is mapped and unused.",
+                lambda: [((state,), size) for state, size in arena_bytes().items()],
+                ("state",),
+            ),
+        )
 
     def add(self, *families: Counter | Gauge | Histogram) -> None:
         """Expose further families."""
@@ -132,8 +221,14 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Render all families; called by the scrape's thread."""
-        for family in self._families:
+        for family in list(self._families):
             yield family.collect()
+        network = CounterMetricFamily(
+            "saccade_network_bytes", "Bytes of request and response bodies.", labels=("direction",)
+        )
+        network.add_metric(("received",), self.received_bytes)
+        network.add_metric(("sent",), self.sent_bytes)
+        yield network
 
     def describe(self) -> Iterator[Metric]:
         """Names only, so that registering does not read gauges."""

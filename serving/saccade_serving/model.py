@@ -8,7 +8,9 @@ whose REST decoder reads tensors element by element.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
 
 from kserve import Model
 
@@ -16,14 +18,36 @@ from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import ModelNotFound, Overloaded, Unimplemented
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, TensorMetadata
 
+#: Why a model is not ready that nothing has been said of yet.
+LOADING: Final = "it is still loading"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfiguration:
+    """A model's configuration as Triton's clients read it.
+
+    Attributes:
+        json: Triton's JSON of its ``ModelConfig``.
+        protobuf: the same message, serialised.
+    """
+
+    json: dict[str, Any]
+    protobuf: bytes
+
 
 class ServedModel(Model):
-    """A model behind the V2 routes of both protocols."""
+    """A model behind the V2 routes of both protocols.
+
+    Attributes:
+        extensions: V2 extensions this model has beyond those that every model has.
+    """
+
+    extensions: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         #: Why the model is not ready, in words for the client.
-        self.not_ready_because = "it is still loading"
+        self.not_ready_because = LOADING
 
     @abstractmethod
     async def prepare(self) -> None:
@@ -42,9 +66,22 @@ class ServedModel(Model):
             Overloaded: it is not known yet.
         """
 
-    @abstractmethod
+    def start_infer(self, request: InferRequest, exchange: Exchange) -> None:
+        """Begin one request; whatever happens later ends the exchange. A model either overrides this or ``infer``.
+
+        Args:
+            request: its tensors are views of the body, which is kept until the exchange is closed, or as long as its
+                lease is held.
+            exchange: the request's deadline, headers and end.
+
+        Raises:
+            SaccadeError: the request is refused.
+        """
+        exchange.run(self.infer(request, exchange))
+
     async def infer(self, request: InferRequest, exchange: Exchange) -> InferResponse:
-        """Answer one request. May be cancelled at any await: the client has left."""
+        """Answer one request in a task of its own. May be cancelled at any await: the client has left."""
+        raise NotImplementedError
 
     @abstractmethod
     async def close(self) -> None:
@@ -53,6 +90,21 @@ class ServedModel(Model):
     @abstractmethod
     def versions(self) -> list[str]:
         """Versions served at present."""
+
+    def config(self, version: str = "") -> ModelConfiguration:
+        """Describe how the model is served, as Triton does.
+
+        Raises:
+            Unimplemented: it has no such configuration, which is so unless a service says otherwise.
+            ModelNotFound: there is no such version.
+        """
+        raise Unimplemented(
+            f"model {self.name!r} has no Triton configuration; GET /v2/models/{self.name} describes its tensors"
+        )
+
+    def labels(self, output: str, version: str = "") -> Sequence[str]:
+        """Class names of an output, by index; empty where the model has none."""
+        return ()
 
     def check_ready(self, version: str = "") -> None:
         """Refuse politely while the model cannot answer.

@@ -17,33 +17,34 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import kserve.model_server
-from kserve.metrics import POST_HIST_TIME, PRE_HIST_TIME, PREDICT_HIST_TIME
+from kserve.metrics import EXPLAIN_HIST_TIME, POST_HIST_TIME, PRE_HIST_TIME, PREDICT_HIST_TIME
 from prometheus_client import REGISTRY, start_http_server
 
 from saccade_serving import __version__
-from saccade_serving.application import ExtraRoutes, build_application
-from saccade_serving.connection.exchange import Exchange
+from saccade_serving.application import build_application
+from saccade_serving.connection.front import Front
 from saccade_serving.connection.gate import Gate
 from saccade_serving.connection.grpc_port import GrpcPort
+from saccade_serving.connection.infer import Infer
+from saccade_serving.connection.operation import Operation, Router
 from saccade_serving.errors import SaccadeError
 from saccade_serving.listener import HttpListener, bind
+from saccade_serving.memory.arena import Arena
 from saccade_serving.metrics import Metrics
 from saccade_serving.model import ServedModel
 from saccade_serving.settings import ServiceSettings, describe
 
 log = logging.getLogger("saccade.server")
 
-#: Stages that KServe's own histograms ``request_*_seconds`` cover.
-KSERVE_STAGES: Final = {
-    "decode": PRE_HIST_TIME,
-    "predict": PREDICT_HIST_TIME,
-    "compute": PREDICT_HIST_TIME,
-    "postprocess": POST_HIST_TIME,
-}
+#: KServe's own histograms; ours of the same names are filled without its cost per observation.
+_KSERVE_HISTOGRAMS: Final = (PRE_HIST_TIME, PREDICT_HIST_TIME, POST_HIST_TIME, EXPLAIN_HIST_TIME)
+#: Time a connection may be idle.
+KEEP_ALIVE_S: Final = 120
 _LAG_INTERVAL_S: Final = 0.5
 #: Time a model has to close, once nothing is in flight any more or the grace is over.
 _CLOSE_S: Final = 5.0
@@ -61,7 +62,10 @@ def argument_parser(service: str, settings: type[ServiceSettings], **defaults: A
     )
     parser.add_argument("--version", action="version", version=__version__)
     # None tells that a flag was not given: then ours hold, not KServe's 8 MiB.
-    parser.set_defaults(grpc_max_receive_message_length=None, grpc_max_send_message_length=None, **defaults)
+    parser.set_defaults(grpc_max_receive_message_length=None, grpc_max_send_message_length=None)
+    # Knative's queue-proxy keeps idle connections for 90 s; closed before that from this side, a request that is just
+    # being sent on one is lost.
+    parser.set_defaults(timeout_keep_alive=KEEP_ALIVE_S, enable_docs_url=True, **defaults)
     return parser
 
 
@@ -72,7 +76,8 @@ class SaccadeServer(kserve.ModelServer):
         arguments: parsed KServe flags.
         settings: the service's settings.
         metrics: the service's metrics.
-        extra_routes: builds further routes, given the port their requests must pass.
+        operations: builds the service's own POST routes, given the gate their requests pass.
+        arena: where request bodies lie; one of its own if omitted.
     """
 
     def __init__(
@@ -80,7 +85,8 @@ class SaccadeServer(kserve.ModelServer):
         arguments: argparse.Namespace,
         settings: ServiceSettings,
         metrics: Metrics,
-        extra_routes: ExtraRoutes = lambda port: (),
+        operations: Callable[[Gate], Sequence[Operation]] = lambda gate: (),
+        arena: Arena | None = None,
     ) -> None:
         super().__init__(
             http_port=arguments.http_port,
@@ -100,10 +106,12 @@ class SaccadeServer(kserve.ModelServer):
             log.warning("workers_ignored", extra={"asked": arguments.workers, "used": 1})
         self.settings = settings
         self.metrics = metrics
-        self.gate = Gate(self.registered_models.get_models(), settings, metrics, _observe_kserve_stages)
+        if arena is None:
+            arena = Arena(settings.max_inflight_bytes, peer_share=settings.max_peer_share)
+        self.gate = Gate(self.registered_models.get_models(), settings, metrics, arena)
+        self._operations = [Infer(self.gate), *operations(self.gate)]
         receive, send = arguments.grpc_max_receive_message_length, arguments.grpc_max_send_message_length
         self._grpc_limits = (settings.max_request_bytes if receive is None else receive, -1 if send is None else send)
-        self._extra_routes = extra_routes
         self._stopping = asyncio.Event()
         self._failed = False
         self._end = 0.0  # when the grace is over, on the loop's clock; set at the signal
@@ -126,7 +134,7 @@ class SaccadeServer(kserve.ModelServer):
         if self._stopping.is_set():
             log.warning("stopped_at_once", extra={"signal": sig})
             os._exit(128 + sig)
-        log.info("draining", extra={"signal": sig, "inflight": self.metrics.inflight})
+        log.info("draining", extra={"signal": sig, "inflight": len(self.gate.open)})
         self.gate.draining = True
         self._stopping.set()
 
@@ -134,6 +142,9 @@ class SaccadeServer(kserve.ModelServer):
         loop = asyncio.get_running_loop()
         for sig in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sig, self.stop, sig)
+        for histogram in _KSERVE_HISTOGRAMS:
+            with contextlib.suppress(KeyError):
+                REGISTRY.unregister(histogram)
         REGISTRY.register(self.metrics)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(REGISTRY.unregister, self.metrics)
@@ -157,11 +168,13 @@ class SaccadeServer(kserve.ModelServer):
 
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
-        listener = bind(settings.host, self.http_port)
+        listener = bind(settings.host, self.http_port, "--http_port")
         stack.callback(listener.close)
+        front = Front(self.gate, Router(self._operations), self.timeout_keep_alive)
         rest = HttpListener(
-            build_application(self, self.gate, self._extra_routes),
+            build_application(self, self.gate, self._operations),
             listener,
+            front,
             timeout_keep_alive=self.timeout_keep_alive,
             ssl_certfile=self.ssl_certfile,
             ssl_keyfile=self.ssl_keyfile,
@@ -171,7 +184,7 @@ class SaccadeServer(kserve.ModelServer):
             await grpc.start(settings.host, self.grpc_port)
             stack.push_async_callback(lambda: grpc.stop(self._remaining_s()))
         if settings.metrics_port:
-            bind(settings.host, settings.metrics_port).close()  # a clear error rather than a traceback
+            bind(settings.host, settings.metrics_port, "metrics_port").close()  # a clear error, no traceback
             exporter, thread = start_http_server(settings.metrics_port, settings.host)
             stack.callback(thread.join, 5)
             stack.callback(exporter.server_close)
@@ -209,13 +222,14 @@ class SaccadeServer(kserve.ModelServer):
         if self._failed:
             return
         loop = asyncio.get_running_loop()
-        self.gate.last_seen = max(self.gate.last_seen, loop.time())
+        self.gate.last_seen = max(self.gate.last_seen, time.monotonic())
         while loop.time() < self._end:
-            quiet_in_s = self.gate.last_seen + self.settings.drain_quiet_s - loop.time()
-            if self.metrics.inflight == 0 and quiet_in_s <= 0:
+            quiet_in_s = self.gate.last_seen + self.settings.drain_quiet_s - time.monotonic()
+            if not self.gate.open and quiet_in_s <= 0:
                 return
             await asyncio.sleep(max(0.01, min(quiet_in_s, 0.1)))
-        log.warning("drain_grace_over", extra={"inflight": self.metrics.inflight})
+        log.warning("drain_grace_over", extra={"inflight": len(self.gate.open)})
+        self.gate.abort()
 
     def _remaining_s(self) -> float:
         """What is left of the grace, at least a second for answers that are ready."""
@@ -234,13 +248,6 @@ class SaccadeServer(kserve.ModelServer):
             due = loop.time() + _LAG_INTERVAL_S
             await asyncio.sleep(_LAG_INTERVAL_S)
             self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
-
-
-def _observe_kserve_stages(exchange: Exchange) -> None:
-    """Feed KServe's own histograms, which existing dashboards read."""
-    for stage, histogram in KSERVE_STAGES.items():
-        if exchange.model and stage in exchange.stages:
-            histogram.labels(model_name=exchange.model).observe(exchange.stages[stage])
 
 
 def _loop_factory(event_loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -6,10 +6,15 @@ TLS) are not repeated here: they keep working and win.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from saccade_serving.oip.compression import Choice
+
+#: What is leased for a body until this much of it has come.
+FIRST_SLOT_BYTES: Final = 64 * 2**10
 
 
 class ServiceSettings(BaseSettings):
@@ -30,8 +35,19 @@ class ServiceSettings(BaseSettings):
     default_timeout_s: float = Field(
         30.0, gt=0, le=600, description="time a request has when it states no deadline (seconds)"
     )
-    receive_timeout_s: float = Field(
-        60.0, gt=0, le=600, description="time in which a request body has to arrive (seconds)"
+    min_receive_bytes_per_s: float = Field(
+        10_000.0,
+        ge=0,
+        le=1e9,
+        description="a body that comes more slowly is refused with 408, judged after 5 seconds (bytes per second)",
+    )
+    write_timeout_s: float = Field(
+        30.0, gt=0, le=600, description="time a client has to take an answer; then it is disconnected (seconds)"
+    )
+    response_compression: Choice = Field(
+        "asked",
+        description="compress answers: 'asked' for clients that accept nothing but gzip or deflate, 'accepted' for "
+        "all that accept them, 'off'",
     )
     max_inflight_requests: int = Field(
         1024,
@@ -40,7 +56,14 @@ class ServiceSettings(BaseSettings):
         description="requests being received or answered at once; more are refused with 503",
     )
     max_inflight_bytes: int = Field(
-        2**30, ge=2**20, le=2**40, description="bytes of all REST request bodies in flight; more are refused with 503"
+        2**30, ge=2**20, le=2**40, description="bytes of all request bodies in flight; more are refused with 503"
+    )
+    max_peer_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="part of max_inflight_bytes that bodies from one address may hold while they are received; "
+        "addresses of this machine are not limited",
     )
     drain_quiet_s: float = Field(
         2.0,
@@ -60,12 +83,33 @@ class ServiceSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
     log_format: Literal["json", "text"] = Field("json", description="one JSON object or one plain line per event")
 
+    @model_validator(mode="after")
+    def _room_for_a_body(self) -> Self:
+        if int(self.max_inflight_bytes * self.max_peer_share) < 2 * FIRST_SLOT_BYTES:
+            raise ValueError(
+                f"max_inflight_bytes={self.max_inflight_bytes} and max_peer_share={self.max_peer_share:g} leave no "
+                f"room for a request; expected a product of at least {2 * FIRST_SLOT_BYTES}"
+            )
+        return self
+
+    @property
+    def largest_body_bytes(self) -> int:
+        """The largest body that can be received: ``max_request_bytes``, unless one sender's share of memory is less.
+
+        A body's first 64 KiB are held twice while it grows.
+        """
+        share = int(self.max_inflight_bytes * self.max_peer_share) - FIRST_SLOT_BYTES
+        return min(self.max_request_bytes, share)
+
 
 def explain(error: ValidationError, prefix: str) -> str:
     """Turn pydantic's report into one line per wrong variable, named as the operator wrote it."""
     lines = []
     for problem in error.errors():
         field = "_".join(str(part) for part in problem["loc"]).upper()
+        if not field:  # a contradiction between several
+            lines.append(problem["msg"])
+            continue
         lines.append(f"{prefix}{field}={problem.get('input')!r}: {problem['msg']}")
     return "\n".join(lines)
 

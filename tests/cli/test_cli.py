@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -167,7 +168,8 @@ class Stub:
                 self.send_header("content-type", kind)
                 self.send_header("content-length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(content)
+                with contextlib.suppress(ConnectionError):  # a client that was stopped
+                    self.wfile.write(content)
 
             def log_message(self, *_: Any) -> None:
                 """Quiet."""

@@ -1,11 +1,17 @@
-"""Dynamic batching: who shares a batch, when it leaves, and that every caller gets its own rows whatever happens."""
+"""Dynamic batching: who shares a batch, when it leaves, and that every caller gets its own rows whatever happens.
+
+Requests lie in a real arena that poisons what is given back, and every test ends with its books balanced. That is much
+for one file, but all of it stands on one bench.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,11 +19,15 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from fakes import FakeClock, FakeEngine, eventually, settle
-from saccade_predictor.batcher import Batcher, BatchingRules, Waiting, form_batch
-from saccade_predictor.engines.engine import Inputs, Outputs
+from saccade_predictor.batcher import IN_ENGINE, IN_QUEUE, Batcher, BatchingRules, Outcome, Waiting, form_batch
+from saccade_predictor.engines.engine import Inputs, LeasedOutputs
 from saccade_predictor.metrics import PredictorMetrics
-from saccade_serving.connection.exchange import Exchange
+from saccade_serving.connection.deadlines import Deadlines
+from saccade_serving.connection.exchange import AwaitedEnd, Exchange
 from saccade_serving.errors import DeadlineExceeded, EngineFailed, Overloaded
+from saccade_serving.memory.arena import Arena
+from saccade_serving.oip.messages import Tensor
+from saccade_serving.scheduling.submission import Submission, place
 
 LONG_S = 3600.0
 
@@ -38,12 +48,12 @@ class Queue:
     """A queue written down as ``rows:signature`` words."""
 
     def __init__(self, text: str) -> None:
+        arena = Arena(2**20)
         self.waiting = []
-        for word in text.split():
+        for number, word in enumerate(text.split()):
             rows, _, signature = word.partition(":")
             inputs = {"x": rows_of(0, int(rows))}
-            answer: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
-            self.waiting.append(Waiting(inputs, int(rows), exchange(), 0.0, answer, ((signature, ()),)))
+            self.waiting.append(Waiting(number, int(rows), 0.0, arena.lease(1), inputs, ((signature, ()),)))
 
     def chosen(self, max_rows: int) -> list[int]:
         """Positions of the requests that make the next batch."""
@@ -115,7 +125,15 @@ async def test_a_batch_is_never_too_large_never_mixed_and_never_out_of_order(see
 
 
 class Bench:
-    """A batcher, its engine, and requests that are told apart by their values."""
+    """A batcher, its engine, and requests that are told apart by their values: what a connection and a model do.
+
+    Attributes:
+        made: all benches of the present test.
+        delivered: submissions whose outcome was delivered, in order.
+        strangers: those among them that nobody waited for.
+    """
+
+    made: ClassVar[list[Bench]] = []
 
     def __init__(
         self,
@@ -127,18 +145,76 @@ class Bench:
     ) -> None:
         self.engine = engine or FakeEngine()
         self.metrics = PredictorMetrics()
+        self.arena = Arena(64 * 2**20, poison=True)
+        self.deadlines = Deadlines()
         more: dict[str, Any] = {} if clock is None else {"clock": clock}
         rules = BatchingRules(max_rows, max_delay_s, max_queue_size)
-        self.batcher = Batcher(self.engine, rules, "m", "1", self.metrics, **more)
+        self.batcher = Batcher(self.engine, rules, "m", "1", self.metrics, self.arena, self._deliver, **more)
         self.registry = CollectorRegistry()
         self.registry.register(self.metrics)
+        self.delivered: list[int] = []
+        self.strangers: list[int] = []
+        self._open: dict[int, Exchange] = {}
+        self._numbers = itertools.count(1)
+        self.made.append(self)
+
+    async def submit(self, inputs: Inputs, rows: int, span: Exchange) -> Mapping[str, NDArray[Any]]:
+        """Put one request into the arena and the queue; returns its outputs, which are fresh memory."""
+        outcome = await self.outcome(inputs, rows, span)
+        assert outcome.outputs is not None
+        outputs = {name: np.array(array) for name, array in outcome.outputs.items()}
+        if outcome.release is not None:
+            outcome.release()
+        return outputs
+
+    async def outcome(self, inputs: Inputs, rows: int, span: Exchange) -> Outcome:
+        """Likewise; whoever cancels this has left, and takes the request along."""
+        end = AwaitedEnd(asyncio.get_running_loop().create_future())
+        span.sink = end
+        span.check_deadline("before it was queued")
+        span.watch(self.deadlines)
+        try:
+            self.enqueue(inputs, rows, span)
+            outcome: Outcome = await end.wait()
+            return outcome
+        finally:
+            span.cancel()
+
+    def enqueue(self, inputs: Inputs, rows: int, span: Exchange) -> int:
+        """Submit a request; returns its number."""
+        lease, tensors = place([Tensor.of(name, array) for name, array in inputs.items()], None, self.arena)
+        number = next(self._numbers)
+        self._open[number] = span
+        try:
+            self.batcher.submit(Submission(number, lease.name, tensors, rows, span.deadline))
+        except BaseException:
+            del self._open[number]
+            lease.release()
+            raise
+        span.work(partial(self._withdraw, number))
+        return number
+
+    def _withdraw(self, number: int) -> str:
+        del self._open[number]
+        return self.batcher.withdraw(number)
+
+    def _deliver(self, number: int, outcome: Outcome) -> None:
+        self.delivered.append(number)
+        span = self._open.pop(number, None)
+        if span is None:
+            self.strangers.append(number)
+        elif outcome.error is not None:
+            span.fail(outcome.error)
+        else:
+            span.spent("queue", outcome.queue_s)
+            span.spent("compute", outcome.compute_s)
+            span.answer(outcome)
 
     async def ask(
         self, value: float, rows: int = 1, timeout_s: float = 60.0, width: int = 2, spans: Exchange | None = None
     ) -> list[list[float]]:
         """One request; returns the rows of its answer."""
-        inputs = {"x": rows_of(value, rows, width)}
-        outputs = await self.batcher.submit(inputs, rows, spans or exchange(timeout_s))
+        outputs = await self.submit({"x": rows_of(value, rows, width)}, rows, spans or exchange(timeout_s))
         answer: list[list[float]] = outputs["y"].tolist()
         return answer
 
@@ -154,10 +230,40 @@ class Bench:
 
     def batches(self) -> list[list[float]]:
         """What reached the engine: per batch the value of each request."""
-        return [[float(request["x"].flat[0]) for request in batch.requests] for batch in self.engine.submitted]
+        return [[float(request["x"].flat[0]) for request in batch.seen] for batch in self.engine.submitted]
 
     def value(self, name: str) -> float | None:
         return self.registry.get_sample_value(name, {"model": "m", "version": "1"})
+
+    async def end(self) -> None:
+        """Whatever happened before: no memory is still leased, and nobody was told what he did not wait for."""
+        while self.engine.open or self.batcher.depth:
+            self.engine.finish_all()
+            await settle()
+        await self.batcher.close()
+        await settle()
+        self.deadlines.close()
+        assert self.arena.leases == 0
+        states = self.arena.bytes_by_state()
+        assert {state: states[state] for state in ("receiving", "queued", "staged")} == {
+            "receiving": 0,
+            "queued": 0,
+            "staged": 0,
+        }
+        assert self.strangers == []
+        assert len(self.delivered) == len(set(self.delivered)), "an outcome is delivered once"
+
+
+@pytest.fixture(autouse=True)
+async def _balanced() -> AsyncIterator[None]:
+    """Every bench of a test ends with its books balanced, and nothing was raised where nobody sees it."""
+    unseen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unseen.append(context))
+    Bench.made.clear()
+    yield
+    for bench in Bench.made:
+        await asyncio.wait_for(bench.end(), 30)
+    assert unseen == []
 
 
 async def test_an_idle_instance_takes_a_request_at_once() -> None:
@@ -379,7 +485,9 @@ async def test_an_engine_that_cancels_its_answer_fails_the_batch() -> None:
     bench = Bench()
     asking = bench.start(bench.ask(1))
     await settle()
-    bench.engine.open[0].ticket.done.cancel()
+    [batch] = bench.engine.open
+    batch.free_inputs()
+    batch.ticket.done.cancel()
     with pytest.raises(EngineFailed):
         await asyncio.wait_for(asking, 5)
     again = bench.start(bench.ask(2))
@@ -409,6 +517,7 @@ async def test_an_engine_that_breaks_its_contract_gives_nobody_somebody_elses_ro
     bench.engine.finish_all()
     await settle()
     [batch] = bench.engine.open
+    batch.free_inputs()
     batch.ticket.done.set_result(outputs)
     for task in tasks:
         with pytest.raises(EngineFailed):
@@ -437,6 +546,20 @@ async def test_a_full_queue_refuses_and_says_so() -> None:
     await settle()
     bench.engine.finish_all()
     assert list(await asyncio.gather(tasks[1], fits, first)) == [[[2, 2]], [[4, 4]], [[-1, -1]]]
+
+
+async def test_an_idle_instance_is_no_reason_to_refuse_what_comes_in_the_same_turn() -> None:
+    bench = Bench(max_rows=1, max_queue_size=1, engine=FakeEngine(instances=2))
+    tasks = [bench.start(bench.ask(value)) for value in range(4)]
+    await settle()
+    assert sorted(bench.batches()) == [[0], [1]]
+    assert bench.batcher.depth == 1
+    with pytest.raises(Overloaded):
+        await tasks[3]
+    for _ in range(2):
+        bench.engine.finish_all()
+        await settle()
+    assert list(await asyncio.gather(*tasks[:3])) == [[[v, v]] for v in range(3)]
 
 
 async def test_a_deadline_that_passed_before_is_not_queued() -> None:
@@ -489,7 +612,7 @@ async def test_a_model_without_batches_runs_each_request_alone_with_its_arrays_a
     bench = Bench(max_rows=0)
     first = await bench.occupy()
     inputs: list[Inputs] = [{"x": np.arange(3.0)}, {"x": np.arange(3.0)}]
-    tasks = [bench.start(bench.batcher.submit(one, 1, exchange())) for one in inputs]
+    tasks = [bench.start(bench.submit(one, 1, exchange())) for one in inputs]
     await settle()
     for _ in range(3):
         for batch in bench.engine.open:
@@ -497,7 +620,8 @@ async def test_a_model_without_batches_runs_each_request_alone_with_its_arrays_a
         await settle()
     assert [batch.rows for batch in bench.engine.submitted] == [1, 1, 1]
     for one, batch in zip(inputs, bench.engine.submitted[1:], strict=True):
-        assert batch.requests[0]["x"] is one["x"]
+        assert batch.seen[0]["x"].shape == one["x"].shape
+        assert batch.seen[0]["x"].tolist() == one["x"].tolist()
     assert [answer["y"] for answer in await asyncio.gather(*tasks)] == [2, 3]
     assert await first == 1
 
@@ -585,6 +709,19 @@ async def test_queue_and_compute_time_are_booked_on_every_request_of_the_batch()
     assert bench.value("saccade_batch_size_sum") == 3
 
 
+async def test_only_batches_that_the_engine_ran_are_in_the_models_statistics() -> None:
+    bench = Bench(max_rows=4)
+    tasks = []
+    for value in range(2):
+        tasks.append(bench.start(bench.ask(value, rows=3)))
+        await settle()
+        bench.engine.open[0].finish() if value else bench.engine.open[0].fail(RuntimeError("broken"))
+        await settle()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    counted = bench.metrics.statistics.of("m", "1")
+    assert (counted.execution_count, {rows: batch.count for rows, batch in counted.batches.items()}) == (1, {3: 1})
+
+
 async def test_a_scrape_may_ask_for_the_oldest_while_the_queue_is_emptied() -> None:
     # The scrape runs in another thread: the queue may lose its last entry between any two of its steps.
     class EmptyingClock(FakeClock):
@@ -592,9 +729,11 @@ async def test_a_scrape_may_ask_for_the_oldest_while_the_queue_is_emptied() -> N
 
         def __call__(self) -> float:
             if self.armed:
+                taken.extend(bench.batcher._queue)
                 bench.batcher._queue.clear()
             return super().__call__()
 
+    taken: list[Waiting] = []
     clock = EmptyingClock()
     bench = Bench(max_rows=1, clock=clock)
     first = await bench.occupy()
@@ -603,6 +742,7 @@ async def test_a_scrape_may_ask_for_the_oldest_while_the_queue_is_emptied() -> N
     clock.armed = True
     assert bench.batcher.oldest_s() == 0
     clock.armed = False
+    bench.batcher._queue.extend(taken)
     waiting.cancel()
     bench.engine.finish_all()
     await first
@@ -658,3 +798,263 @@ async def test_under_any_schedule_every_answer_carries_its_requests_pattern(seed
     assert all(batch.rows == sum(len(r["x"]) for r in batch.requests) <= 8 for batch in engine.submitted)
     engine.finish_all()
     await bench.batcher.close()
+
+
+# Memory: who holds it, and until when.
+
+
+async def test_a_slot_is_not_used_again_before_the_engine_has_read_it() -> None:
+    bench = Bench(max_rows=1)
+    asking = bench.start(bench.ask(5, rows=3))
+    await settle()
+    [batch] = bench.engine.open
+    asking.cancel()  # nobody waits any more, but the engine still reads
+    await settle()
+    assert bench.arena.bytes_by_state()["staged"] > 0
+    taken = [bench.arena.lease(4096) for _ in range(100)]
+    for lease in taken:
+        lease.view[:] = bytes(4096)
+    assert batch.requests[0]["x"].tolist() == rows_of(5, 3).tolist()
+    batch.free_inputs()
+    await settle()
+    assert batch.requests[0]["x"].tobytes() == b"\xdd" * 24, "given back, and poisoned"
+    for lease in taken:
+        lease.release()
+
+
+async def test_an_answer_does_not_wait_for_the_engine_to_let_go_of_its_inputs() -> None:
+    bench = Bench()
+    asking = bench.start(bench.ask(5))
+    await settle()
+    [batch] = bench.engine.open
+    batch.ticket.done.set_result({"y": rows_of(6)})
+    assert await asking == [[6, 6]]
+    assert bench.arena.leases == 1
+    assert batch.requests[0]["x"].tolist() == [[5, 5]]
+    batch.free_inputs()
+    await settle()
+    assert bench.arena.leases == 0
+
+
+async def test_a_slot_is_free_as_soon_as_the_inputs_are_though_the_answer_takes_its_time() -> None:
+    bench = Bench()
+    asking = bench.start(bench.ask(5))
+    await settle()
+    [batch] = bench.engine.open
+    batch.free_inputs()
+    await settle()
+    assert bench.arena.leases == 0
+    assert bench.delivered == []
+    batch.ticket.done.set_result({"y": rows_of(6)})
+    assert await asking == [[6, 6]]
+
+
+async def test_bytes_in_the_queue_and_in_the_engine_are_told_apart() -> None:
+    bench = Bench(max_rows=1)
+    tasks = [bench.start(bench.ask(value)) for value in range(3)]
+    await settle()
+    states = bench.arena.bytes_by_state()
+    assert (states["receiving"], states["queued"], states["staged"]) == (0, 2 * 4096, 4096)
+    for _ in range(3):
+        bench.engine.finish_all()
+        await settle()
+    await asyncio.gather(*tasks)
+
+
+async def leave_the_queue(bench: Bench) -> None:
+    first = await bench.occupy()
+    waiting = bench.start(bench.ask(1))
+    await settle()
+    waiting.cancel()
+    await settle()
+    assert bench.arena.leases == 1, "that of the first"
+    bench.engine.finish_all()
+    await first
+
+
+async def leave_the_engine(bench: Bench) -> None:
+    running = await bench.occupy()
+    running.cancel()
+    await settle()
+    assert bench.arena.leases == 1, "the engine still reads it"
+    bench.engine.finish_all()
+    await settle()
+
+
+async def refuse_at_submit(bench: Bench) -> None:
+    bench.engine.lanes[0].refuses = RuntimeError("out of streams")
+    with pytest.raises(EngineFailed):
+        await bench.ask(1)
+
+
+async def fail_in_the_engine(bench: Bench) -> None:
+    running = await bench.occupy()
+    bench.engine.open[0].fail(RuntimeError("broken"))
+    with pytest.raises(EngineFailed):
+        await running
+
+
+async def refuse_at_the_queue(bench: Bench) -> None:
+    first = await bench.occupy()
+    waiting = [bench.start(bench.ask(value)) for value in range(2)]
+    await settle()
+    with pytest.raises(Overloaded):
+        await bench.ask(9)
+    for _ in range(3):
+        bench.engine.finish_all()
+        await settle()
+    await asyncio.gather(first, *waiting)
+
+
+async def expire_in_the_queue(bench: Bench) -> None:
+    first = await bench.occupy()
+    with pytest.raises(DeadlineExceeded):
+        await bench.ask(1, timeout_s=0.01)
+    bench.engine.finish_all()
+    await first
+
+
+async def close_the_batcher(bench: Bench) -> None:
+    running = await bench.occupy()
+    waiting = bench.start(bench.ask(1))
+    await settle()
+    closing = bench.start(bench.batcher.close())
+    with pytest.raises(Overloaded):
+        await waiting
+    assert bench.arena.leases == 1, "the engine still reads it"
+    bench.engine.finish_all()
+    await asyncio.gather(running, closing)
+    with pytest.raises(Overloaded):
+        await bench.ask(2)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        leave_the_queue,
+        leave_the_engine,
+        refuse_at_submit,
+        fail_in_the_engine,
+        refuse_at_the_queue,
+        expire_in_the_queue,
+        close_the_batcher,
+    ],
+    ids=lambda path: path.__name__,
+)
+async def test_whatever_becomes_of_a_request_its_memory_is_given_back_once(
+    path: Callable[[Bench], Coroutine[Any, Any, None]],
+) -> None:
+    bench = Bench(max_rows=1, max_queue_size=2)
+    await path(bench)
+    await settle()
+    assert bench.arena.leases == 0
+
+
+async def test_who_has_been_withdrawn_is_told_nothing_and_the_batcher_says_where_it_stood() -> None:
+    bench = Bench(max_rows=1)
+    running = bench.enqueue({"x": rows_of(1)}, 1, exchange())
+    await settle()
+    waiting = bench.enqueue({"x": rows_of(2)}, 1, exchange())
+    await settle()
+    assert bench.batcher.withdraw(waiting) == IN_QUEUE
+    assert bench.batcher.withdraw(running) == IN_ENGINE
+    bench.engine.finish_all()
+    await settle()
+    assert bench.delivered == []
+    assert bench.batches() == [[1]]
+
+
+# Outputs in the engine's own memory.
+
+
+class Lent:
+    """Outputs that are lent, and how often they came back."""
+
+    def __init__(self, *values: float) -> None:
+        self.freed = 0
+        self.outputs = LeasedOutputs({"y": np.concatenate([rows_of(value) for value in values])}, self._free)
+
+    def _free(self) -> None:
+        self.freed += 1
+
+
+async def batch_of(bench: Bench, count: int) -> list[asyncio.Task[Outcome]]:
+    """Requests 1, 2, ... that the engine has got as one batch."""
+    first = await bench.occupy()
+    tasks = [bench.start(bench.outcome({"x": rows_of(v)}, 1, exchange())) for v in range(1, count + 1)]
+    await settle()
+    bench.engine.finish_all()
+    await settle()
+    await first
+    return tasks
+
+
+async def test_lent_outputs_go_back_once_when_the_last_who_got_rows_of_them_is_done() -> None:
+    bench = Bench()
+    tasks = await batch_of(bench, 2)
+    lent = Lent(10, 20)
+    bench.engine.open[0].finish(lent.outputs)
+    first, second = await asyncio.gather(*tasks)
+    assert first.outputs is not None
+    assert second.outputs is not None
+    assert first.release is not None
+    assert second.release is not None
+    assert [first.outputs["y"].tolist(), second.outputs["y"].tolist()] == [[[10, 10]], [[20, 20]]]
+    assert np.shares_memory(second.outputs["y"], lent.outputs["y"]), "lent, not copied"
+    second.release()
+    assert lent.freed == 0
+    first.release()
+    assert lent.freed == 1
+
+
+async def test_lent_outputs_of_a_request_that_runs_alone_go_back_once() -> None:
+    bench = Bench()
+    [task] = await batch_of(bench, 1)
+    lent = Lent(10)
+    bench.engine.open[0].finish(lent.outputs)
+    outcome = await task
+    assert lent.freed == 0
+    assert outcome.release is not None
+    outcome.release()
+    assert lent.freed == 1
+
+
+@pytest.mark.parametrize("leavers", [[0], [1], [0, 1]], ids=["the first", "the second", "both"])
+async def test_lent_outputs_do_not_wait_for_those_who_have_left(leavers: list[int]) -> None:
+    bench = Bench()
+    tasks = await batch_of(bench, 2)
+    for index in leavers:
+        tasks[index].cancel()
+    await settle()
+    lent = Lent(10, 20)
+    bench.engine.open[0].finish(lent.outputs)
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, Outcome):
+            assert outcome.release is not None
+            assert lent.freed == 0
+            outcome.release()
+    assert lent.freed == 1
+
+
+async def test_lent_outputs_that_break_the_contract_go_back_at_once() -> None:
+    bench = Bench()
+    tasks = await batch_of(bench, 2)
+    lent = Lent(10, 20, 30)
+    bench.engine.open[0].finish(lent.outputs)
+    for task in tasks:
+        with pytest.raises(EngineFailed):
+            await task
+    assert lent.freed == 1
+
+
+async def test_a_client_that_leaves_between_its_answer_and_its_turn_gives_the_outputs_back() -> None:
+    bench = Bench()
+    [task] = await batch_of(bench, 1)
+    lent = Lent(10)
+    [batch] = bench.engine.open
+    batch.ticket.done.add_done_callback(lambda _: task.cancel())  # after the outcome was delivered, before it is taken
+    batch.finish(lent.outputs)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert lent.freed == 1

@@ -12,13 +12,13 @@ import pytest
 
 import onnx_graphs as graphs
 from saccade_predictor.loading import load_engines
-from saccade_predictor.model import EngineFile
+from saccade_predictor.model import LoadedEngine
 from saccade_predictor.modelconfig import ModelConfigError
 from saccade_predictor.repository import ModelDirectory, RepositoryError
 
 BATCHED = 'backend: "onnxruntime" max_batch_size: 4 dynamic_batching {}\n'
 
-Load = Callable[[], list[EngineFile]]
+Load = Callable[[], list[LoadedEngine]]
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def directory(tmp_path: Path) -> ModelDirectory:
 @pytest.fixture
 def load(directory: ModelDirectory) -> Iterator[Load]:
     """Loads the directory and closes the engines at the end."""
-    opened: list[EngineFile] = []
+    opened: list[LoadedEngine] = []
 
-    def load_all() -> list[EngineFile]:
+    def load_all() -> list[LoadedEngine]:
         opened.extend(load_engines(directory, threads=1))
         return opened
 

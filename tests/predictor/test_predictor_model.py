@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import onnx_graphs as graphs
-from fakes import FakeEngine, eventually
+from fakes import FakeEngine, answer_of, eventually, settle
+from saccade_predictor.engines.engine import LeasedOutputs
 from saccade_predictor.loading import load_engines
 from saccade_predictor.metrics import PredictorMetrics
-from saccade_predictor.model import EngineFile, PredictorModel
-from saccade_predictor.modelconfig import ModelConfig, parse
+from saccade_predictor.model import LoadedEngine, PredictorModel
+from saccade_predictor.modelconfig import parse
 from saccade_predictor.repository import ModelDirectory, RepositoryError
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import (
@@ -28,6 +29,7 @@ from saccade_serving.errors import (
     UnknownTensor,
     WrongShape,
 )
+from saccade_serving.memory.arena import Arena
 from saccade_serving.oip.messages import InferRequest, InferResponse, RequestedOutput, Tensor, TensorMetadata
 
 Prepare = Callable[..., Awaitable[PredictorModel]]
@@ -41,7 +43,11 @@ def exchange(timeout_s: float = 30.0) -> Exchange:
 
 def model_of(path: Path, max_queue_size: int = 10) -> PredictorModel:
     return PredictorModel(
-        ModelDirectory("m", path), lambda directory: load_engines(directory, 1), max_queue_size, PredictorMetrics()
+        ModelDirectory("m", path),
+        lambda directory: load_engines(directory, 1),
+        max_queue_size,
+        PredictorMetrics(),
+        Arena(64 * 2**20, poison=True),
     )
 
 
@@ -63,7 +69,7 @@ async def prepare(tmp_path: Path) -> AsyncIterator[Prepare]:
 
 
 async def infer(model: PredictorModel, *tensors: Tensor, **more: Any) -> InferResponse:
-    return await model.infer(InferRequest("m", tensors, **more), exchange())
+    return await answer_of(model, InferRequest("m", tensors, **more), exchange())
 
 
 def x(rows: int = 1, value: float = 1.0, width: int = 2) -> Tensor:
@@ -139,7 +145,7 @@ async def test_without_a_version_the_highest_answers(tmp_path: Path, prepare: Pr
     graphs.doubling(tmp_path / "2" / "model.onnx")
     model = await prepare(BATCHED)
     span = exchange()
-    answer = await model.infer(InferRequest("m", [x(value=3)], id="r1"), span)
+    answer = await answer_of(model, InferRequest("m", [x(value=3)], id="r1"), span)
     assert (answer.model_version, answer.id, answer.model_name) == ("10", "r1", "m")
     assert span.version == "10"
     assert answer.output("y").array.tolist() == [[3, 3]]
@@ -237,17 +243,22 @@ async def test_an_engine_that_fails_is_a_500_and_the_model_serves_on(tmp_path: P
 # With an engine that the test drives.
 
 
-async def driven(config: str, max_queue_size: int = 10) -> tuple[PredictorModel, FakeEngine]:
+TENSOR = 'put [{ name: "%s" data_type: TYPE_FP32 dims: [ 2 ] }]\n'
+TENSORS = 'backend: "onnxruntime"\nin' + TENSOR % "x" + "out" + TENSOR % "y"
+
+
+async def driven(
+    config: str, max_queue_size: int = 10, arena: Arena | None = None
+) -> tuple[PredictorModel, FakeEngine]:
     """A prepared model with a fake engine, its warm-up already answered."""
-    tensor = 'put [{ name: "%s" data_type: TYPE_FP32 dims: [ 2 ] }]\n'
-    text = 'backend: "onnxruntime"\nin' + tensor % "x" + "out" + tensor % "y" + config
-    parsed: ModelConfig = parse(text, "m")[0]
+    parsed = parse(TENSORS + config, "m")[0]
     engine = FakeEngine()
     model = PredictorModel(
         ModelDirectory("m", Path("nowhere")),
-        lambda _directory: [EngineFile("1", parsed, engine)],
+        lambda _directory: [LoadedEngine("1", parsed, engine)],
         max_queue_size,
         PredictorMetrics(),
+        arena or Arena(64 * 2**20, poison=True),
     )
     preparing = asyncio.create_task(model.prepare())
 
@@ -262,9 +273,13 @@ async def driven(config: str, max_queue_size: int = 10) -> tuple[PredictorModel,
 
 async def test_a_model_is_not_ready_while_its_warm_up_runs() -> None:
     engine = FakeEngine()
-    parsed, _ = parse('backend: "onnxruntime" max_batch_size: 4', "m")
+    parsed, _ = parse(TENSORS + "max_batch_size: 4", "m")
     model = PredictorModel(
-        ModelDirectory("m", Path("nowhere")), lambda _: [EngineFile("1", parsed, engine)], 10, PredictorMetrics()
+        ModelDirectory("m", Path("nowhere")),
+        lambda _: [LoadedEngine("1", parsed, engine)],
+        10,
+        PredictorMetrics(),
+        Arena(2**20),
     )
     preparing = asyncio.create_task(model.prepare())
     await eventually(lambda: engine.open, "the first warm-up batch")
@@ -281,7 +296,9 @@ async def test_a_model_is_not_ready_while_its_warm_up_runs() -> None:
 async def test_only_with_dynamic_batching_are_requests_that_wait_grouped(config: str, requests: list[int]) -> None:
     model, engine = await driven("max_batch_size: 4 " + config)
     warmed = len(engine.submitted)
-    tasks = [asyncio.create_task(infer(model, x(value=value))) for value in range(3)]
+    tasks = [await asked(model, engine)]
+    tasks += [asyncio.create_task(infer(model, x(value=value))) for value in (1, 2)]
+    await settle()
 
     def step() -> bool:
         engine.finish_all()
@@ -339,4 +356,133 @@ async def test_a_cancelled_request_does_not_disturb_its_batch() -> None:
     await asyncio.sleep(0)
     engine.finish_all()
     assert (await stayer).output("y").array.tolist() == [[2, 2], [2, 2]]
+    await model.close()
+
+
+async def test_a_graph_that_takes_any_size_is_warmed_with_the_size_its_config_names(
+    tmp_path: Path, prepare: Prepare
+) -> None:
+    graphs.identity(tmp_path / "1" / "model.onnx", "FLOAT", ("n", "m"))
+    model = await prepare(
+        BATCHED
+        + 'input [{ name: "x" data_type: TYPE_FP32 dims: [ 5 ] }]'
+        + 'output [{ name: "y" data_type: TYPE_FP32 dims: [ 5 ] }]'
+    )
+    assert model.ready
+    assert (await infer(model, x(width=5))).output("y").shape == (1, 5)
+
+
+async def test_a_largest_batch_that_the_arena_could_never_hold_is_not_warmed_but_the_model_serves() -> None:
+    arena = Arena(4096)
+    model, engine = await driven("max_batch_size: 1024 dynamic_batching {}", arena=arena)
+    assert [batch.rows for batch in engine.submitted] == [1]
+    assert model.ready
+    await model.close()
+
+
+# Ends: whatever becomes of a request, its memory and that of its answer are given back once.
+
+
+class Lent:
+    """An engine's own memory, and how often it came back."""
+
+    def __init__(self, **outputs: Any) -> None:
+        self.freed = 0
+        self.outputs = LeasedOutputs({name: np.asarray(array) for name, array in outputs.items()}, self._free)
+
+    def _free(self) -> None:
+        self.freed += 1
+
+
+ROW = np.ones((1, 2), np.float32)
+
+
+async def asked(model: PredictorModel, engine: FakeEngine) -> asyncio.Task[InferResponse]:
+    """A request that the engine has."""
+    task = asyncio.create_task(infer(model, x()))
+    await eventually(lambda: engine.open, "it runs")
+    return task
+
+
+async def test_lent_outputs_are_the_answers_until_it_is_released() -> None:
+    model, engine = await driven("max_batch_size: 1")
+    task = await asked(model, engine)
+    lent = Lent(y=ROW)
+    engine.open[0].finish(lent.outputs)
+    answer = await task
+    assert answer.output("y").array is lent.outputs["y"]
+    assert lent.freed == 0
+    assert answer.release is not None
+    answer.release()
+    assert lent.freed == 1
+    await model.close()
+
+
+async def test_lent_outputs_nobody_waits_for_any_more_go_back() -> None:
+    arena = Arena(2**20, poison=True)
+    model, engine = await driven("max_batch_size: 1", arena=arena)
+    task = await asked(model, engine)
+    task.cancel()
+    await settle()
+    assert arena.leases == 1
+    lent = Lent(y=ROW)
+    engine.open[0].finish(lent.outputs)
+    await settle()
+    assert lent.freed == 1
+    assert arena.leases == 0
+    await model.close()
+
+
+@pytest.mark.parametrize("outputs", [{"z": ROW}, {"y": ROW.astype(object)}], ids=["another name", "no datatype"])
+async def test_outputs_that_are_not_the_models_fail_the_request_and_go_back(outputs: dict[str, Any]) -> None:
+    arena = Arena(2**20, poison=True)
+    model, engine = await driven("max_batch_size: 4 dynamic_batching {}", arena=arena)
+    task = await asked(model, engine)
+    lent = Lent(**outputs)
+    engine.open[0].finish(lent.outputs)
+    with pytest.raises(EngineFailed):
+        await asyncio.wait_for(task, 5)
+    assert lent.freed == 1
+    assert arena.leases == 0
+    await model.close()
+
+
+async def test_a_request_that_the_full_queue_refuses_keeps_its_body_and_can_be_cancelled() -> None:
+    arena = Arena(2**20, poison=True)
+    model, engine = await driven("max_batch_size: 1 dynamic_batching {}", max_queue_size=1, arena=arena)
+    running = await asked(model, engine)
+    waiting = asyncio.create_task(infer(model, x()))
+    await settle()
+    refused = exchange()
+    refused.lease = arena.lease(8)
+    array = np.frombuffer(refused.lease.view, np.float32).reshape(1, 2)
+    with pytest.raises(Overloaded):
+        model.start_infer(InferRequest("m", [Tensor.of("x", array)]), refused)
+    refused.cancel()
+    assert refused.lease is not None
+    refused.close()
+    for _ in range(2):
+        engine.finish_all()
+        await settle()
+    await asyncio.gather(running, waiting)
+    assert arena.leases == 0
+    await model.close()
+
+
+async def test_a_body_that_lies_in_the_arena_is_the_engines_without_a_copy() -> None:
+    arena = Arena(2**20, poison=True)
+    model, engine = await driven("max_batch_size: 1", arena=arena)
+    span = exchange()
+    span.lease = arena.lease(8)
+    address = span.lease.address
+    array = np.frombuffer(span.lease.view, np.float32).reshape(1, 2)
+    task = asyncio.create_task(answer_of(model, InferRequest("m", [Tensor.of("x", array)]), span))
+    await eventually(lambda: engine.open, "it runs")
+    [batch] = engine.open
+    assert batch.requests[0]["x"].__array_interface__["data"][0] == address
+    assert span.lease is None, "the batcher's now"
+    engine.finish_all()
+    await task
+    await settle()
+    assert arena.leases == 0
     await model.close()

@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fakes import FakeEngine, eventually
 from saccade_predictor import warmup
-from saccade_predictor.batcher import Batcher, BatchingRules
 from saccade_predictor.engines.engine import EngineDescription
 from saccade_predictor.metrics import PredictorMetrics
-from saccade_serving.errors import EngineFailed
-from saccade_serving.oip.messages import TensorMetadata
+from saccade_predictor.model import LoadedEngine, PredictorModel
+from saccade_predictor.modelconfig import DynamicBatching, ModelConfig, TensorConfig
+from saccade_predictor.repository import ModelDirectory
+from saccade_serving.errors import DeadlineExceeded, EngineFailed, InvalidRequest, SaccadeError
+from saccade_serving.memory.arena import Arena, ArenaFull
+from saccade_serving.oip.messages import Tensor, TensorMetadata
 
 
-def warm(engine: FakeEngine, max_batch_size: int, max_rows: int | None = None) -> asyncio.Task[None]:
-    rules = BatchingRules(max_batch_size if max_rows is None else max_rows, 0.0, 10)
-    batcher = Batcher(engine, rules, "m", "1", PredictorMetrics())
-    return asyncio.create_task(warmup.run(batcher, engine.describe(), max_batch_size, "m"))
+def model_around(engine: FakeEngine, max_batch_size: int, grouped: bool = True) -> PredictorModel:
+    """A model whose config says what its graph does."""
+    description = engine.describe()
+    batched = bool(max_batch_size)
+    config = ModelConfig(
+        name="m",
+        backend="onnxruntime",
+        max_batch_size=max_batch_size,
+        inputs=tuple(TensorConfig(t.name, t.datatype, t.shape[batched:]) for t in description.inputs),
+        outputs=tuple(TensorConfig(t.name, t.datatype, t.shape[batched:]) for t in description.outputs),
+        default_model_filename="",
+        dynamic_batching=DynamicBatching() if grouped else None,
+    )
+    return PredictorModel(
+        ModelDirectory("m", Path("nowhere")),
+        lambda _: [LoadedEngine("1", config, engine)],
+        10,
+        PredictorMetrics(),
+        Arena(64 * 2**20, poison=True),
+    )
+
+
+def warm(engine: FakeEngine, max_batch_size: int, grouped: bool = True) -> asyncio.Task[None]:
+    return asyncio.create_task(model_around(engine, max_batch_size, grouped).prepare())
 
 
 async def finished(engine: FakeEngine, task: asyncio.Task[None]) -> None:
@@ -44,7 +70,7 @@ async def test_the_smallest_and_the_largest_batch_are_run(max_batch_size: int, r
 
 async def test_the_largest_batch_is_run_also_where_requests_are_not_grouped() -> None:
     engine = FakeEngine()
-    await finished(engine, warm(engine, max_batch_size=8, max_rows=1))
+    await finished(engine, warm(engine, max_batch_size=8, grouped=False))
     assert [batch.rows for batch in engine.submitted] == [1, 8]
 
 
@@ -56,7 +82,7 @@ async def test_inputs_are_zeros_of_the_graphs_shapes_with_open_sides_of_one() ->
     ]
     engine = FakeEngine(description=EngineDescription("fake", inputs, []))
     await finished(engine, warm(engine, 4))
-    sent = engine.submitted[1].requests[0]
+    sent = engine.submitted[1].seen[0]
     assert {name: (array.shape, array.dtype) for name, array in sent.items()} == {
         "x": ((4, 4, 1, 3), np.dtype(np.uint8)),
         "half": ((4, 2), np.dtype(np.float16)),
@@ -70,7 +96,7 @@ async def test_a_model_without_batches_is_warmed_with_its_full_shape() -> None:
     description = EngineDescription("fake", [TensorMetadata("x", "FP32", (-1, 3))], [])
     engine = FakeEngine(description=description)
     await finished(engine, warm(engine, 0))
-    assert engine.submitted[0].requests[0]["x"].shape == (1, 3)
+    assert engine.submitted[0].seen[0]["x"].shape == (1, 3)
 
 
 async def test_an_engine_that_cannot_run_its_own_model_fails_the_warm_up() -> None:
@@ -81,3 +107,48 @@ async def test_an_engine_that_cannot_run_its_own_model_fails_the_warm_up() -> No
     with pytest.raises(EngineFailed):
         await task
     assert len(engine.submitted) == 1
+
+
+CLOSED = TensorMetadata("x", "UINT8", (-1, 4))
+OPEN = TensorMetadata("x", "UINT8", (-1, -1))
+
+
+class Failing:
+    """Takes note of what it is asked, and fails what is over a size."""
+
+    def __init__(self, error: SaccadeError, over: int) -> None:
+        self.error, self.over = error, over
+        self.asked: list[tuple[int, ...]] = []
+
+    async def infer(self, inputs: Sequence[Tensor]) -> None:
+        self.asked += [tensor.shape for tensor in inputs]
+        if any(tensor.element_count > self.over for tensor in inputs):
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [ArenaFull(32, 0, 16), InvalidRequest("too large")], ids=["full", "too large"])
+async def test_a_batch_that_no_request_could_bring_is_left_out_and_the_log_says_so(
+    error: SaccadeError, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = Failing(error, over=4)
+    with caplog.at_level(logging.INFO, "saccade.warmup"):
+        await warmup.run(failing.infer, [CLOSED], 8, "m")
+    assert failing.asked == [(1, 4), (8, 4)]
+    assert [record.message for record in caplog.records] == ["warmed_up", "not_warmed_up"]
+
+
+async def test_open_sides_are_tried_from_the_smallest_until_one_runs() -> None:
+    class Picky(Failing):
+        async def infer(self, inputs: Sequence[Tensor]) -> None:
+            await super().infer(inputs)
+            if inputs[0].shape[1] < 224:
+                raise EngineFailed("too small")
+
+    picky = Picky(EngineFailed("unused"), over=10**9)
+    await warmup.run(picky.infer, [OPEN], 1, "m")
+    assert picky.asked == [(1, 1), (1, 32), (1, 224)]
+
+
+async def test_an_engine_that_never_answers_is_no_warm_up() -> None:
+    with pytest.raises(DeadlineExceeded):
+        await warmup.run(Failing(DeadlineExceeded("over"), over=0).infer, [OPEN], 1, "m")

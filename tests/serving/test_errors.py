@@ -39,7 +39,7 @@ CLASSES = {kind.__name__: kind for kind in tree() if kind.__module__ == errors._
 
 
 def test_the_drawn_tree_and_the_classes_are_the_same_set() -> None:
-    assert len(DRAWN) == 12
+    assert len(DRAWN) == 14
     assert set(CLASSES) == set(DRAWN)
 
 
@@ -64,9 +64,21 @@ def test_a_grpc_code_is_one_that_grpc_knows(name: str) -> None:
 
 
 def test_a_class_drawn_under_another_is_its_subclass() -> None:
-    drawn = re.findall(r"^    \|  [|`]- (\w+)", errors.__doc__ or "", re.MULTILINE)
-    assert drawn == ["InvalidImage", "UnknownTensor", "WrongShape"]
-    assert all(issubclass(CLASSES[name], errors.InvalidRequest) for name in drawn)
+    lines = re.findall(r"^    ([|` ] {2})?[|`]- (\w+)", errors.__doc__ or "", re.MULTILINE)
+    above = ""
+    drawn = {}
+    for indented, name in lines:
+        if indented:
+            drawn[name] = above
+        else:
+            above = name
+    assert drawn == {
+        "InvalidImage": "InvalidRequest",
+        "UnknownTensor": "InvalidRequest",
+        "WrongShape": "InvalidRequest",
+        "ArenaFull": "Overloaded",
+    }
+    assert all(issubclass(CLASSES[name], CLASSES[parent]) for name, parent in drawn.items())
     direct = set(re.findall(r"^    [|`]- (\w+)", errors.__doc__ or "", re.MULTILINE))
     assert direct == {kind.__name__ for kind in SaccadeError.__subclasses__()}
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 
 import pytest
 
-from saccade_serving.connection.exchange import Exchange
-from saccade_serving.errors import DeadlineExceeded, InvalidRequest
+from fakes import eventually, settle
+from saccade_serving.connection.exchange import AwaitedEnd, Exchange
+from saccade_serving.errors import DeadlineExceeded, EngineFailed, InvalidRequest, Overloaded, SaccadeError
+from saccade_serving.memory.arena import Arena
 
 
 def begin(headers: dict[str, str] | None = None, timeout_s: float = 30.0, started: float = 100.0) -> Exchange:
@@ -93,7 +97,7 @@ def test_the_clients_request_id_is_kept_and_forwarded() -> None:
 
 def test_a_request_without_an_id_gets_one_of_its_own() -> None:
     first, second = begin(), begin({"x-request-id": ""})
-    assert len(first.request_id) == 16
+    assert re.fullmatch("[0-9a-f]{13,16}", first.request_id)
     assert first.request_id != second.request_id
     assert first.forwarded == {"x-request-id": first.request_id}
 
@@ -120,3 +124,200 @@ def test_a_stage_that_fails_is_still_timed() -> None:
     with pytest.raises(ValueError, match="bad"), exchange.stage("decode"):
         raise ValueError("bad")
     assert exchange.stages["decode"] >= 0
+
+
+# Its end: once, told to one, whoever is later is not heard.
+
+
+class Told:
+    """A sink that takes note."""
+
+    def __init__(self) -> None:
+        self.ends: list[object] = []
+
+    def answered(self, exchange: Exchange, answer: object) -> None:
+        self.ends.append(answer)
+
+    def failed(self, exchange: Exchange, error: SaccadeError) -> None:
+        self.ends.append(error)
+
+
+class Lent:
+    """An answer in lent memory."""
+
+    def __init__(self) -> None:
+        self.released = 0
+
+    def release(self) -> None:
+        self.released += 1
+
+
+class Work:
+    """Notes whether it was stopped."""
+
+    def __init__(self) -> None:
+        self.stops = 0
+
+    def stop(self) -> str:
+        self.stops += 1
+        return "while it worked"
+
+
+def opened() -> tuple[Exchange, Told, Work]:
+    exchange, told, work = Exchange.begin("rest", {}, 30.0), Told(), Work()
+    exchange.sink = told
+    exchange.work(work.stop)
+    return exchange, told, work
+
+
+def end_by(exchange: Exchange, how: str) -> None:
+    match how:
+        case "answer":
+            exchange.answer("answer")
+        case "fail":
+            exchange.fail(EngineFailed("broken"))
+        case "cancel":
+            exchange.cancel()
+        case "abandon":
+            exchange.abandon(Overloaded("over"))
+        case "expire":
+            exchange.expire()
+
+
+ENDS = {"answer": (1, 0), "fail": (1, 0), "cancel": (0, 1), "abandon": (1, 1), "expire": (1, 1)}
+
+
+@pytest.mark.parametrize("later", ENDS)
+@pytest.mark.parametrize("first", ENDS)
+def test_an_exchange_ends_once_and_its_work_is_stopped_at_most_once(first: str, later: str) -> None:
+    exchange, told, work = opened()
+    end_by(exchange, first)
+    assert exchange.over
+    assert (len(told.ends), work.stops) == ENDS[first]
+    end_by(exchange, later)
+    assert (len(told.ends), work.stops) == ENDS[first]
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_an_answer_that_comes_too_late_gives_its_memory_back_at_once(first: str) -> None:
+    exchange, told, _ = opened()
+    end_by(exchange, first)
+    lent = Lent()
+    exchange.answer(lent)
+    assert lent.released == 1
+    assert lent not in told.ends
+
+
+def test_an_answer_in_time_keeps_its_memory() -> None:
+    exchange, told, _ = opened()
+    lent = Lent()
+    exchange.answer(lent)
+    assert (lent.released, told.ends) == (0, [lent])
+
+
+def test_whatever_fails_is_told_as_an_error_of_ours() -> None:
+    exchange, told, _ = opened()
+    exchange.fail(RuntimeError("/secret/path"))
+    [error] = told.ends
+    assert isinstance(error, EngineFailed)
+    assert "secret" not in str(error)
+
+
+def test_who_waits_too_long_is_told_where_the_request_stood() -> None:
+    exchange, told, _ = opened()
+    exchange.expire()
+    assert [str(end) for end in told.ends] == ["the request's 30000 ms were over while it worked"]
+
+
+async def test_a_task_does_the_work_and_its_result_is_the_answer() -> None:
+    exchange, told, _ = opened()
+
+    async def work() -> str:
+        return "done"
+
+    exchange.run(work())
+    await settle()
+    assert told.ends == ["done"]
+
+
+async def test_a_task_that_raises_is_told_as_an_error() -> None:
+    exchange, told, _ = opened()
+
+    async def work() -> None:
+        raise Overloaded("too much")
+
+    exchange.run(work())
+    await settle()
+    assert [str(end) for end in told.ends] == ["too much"]
+
+
+@pytest.mark.parametrize("how", ["cancel", "expire", "abandon"])
+async def test_a_task_nobody_waits_for_is_cancelled_and_its_body_kept_until_it_has_ended(how: str) -> None:
+    arena = Arena(2**20, poison=True)
+    exchange, told, _ = opened()
+    lease = exchange.lease = arena.lease(5)
+    lease.view[:] = b"image"
+    seen: list[bytes] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            seen.append(bytes(lease.view))
+
+    exchange.run(work())
+    await settle()
+    end_by(exchange, how)
+    await eventually(lambda: exchange.over, "a task has a moment past its deadline to end it in its own words")
+    exchange.close()
+    assert arena.leases == 1
+    await eventually(lambda: not arena.leases, "the task has ended")
+    assert seen == [b"image"]
+    assert len(told.ends) == (how != "cancel")
+
+
+def test_a_body_is_given_back_once_by_whoever_has_it() -> None:
+    arena = Arena(2**20)
+    exchange, _, _ = opened()
+    exchange.lease = arena.lease(5)
+    exchange.close()
+    exchange.close()
+    assert arena.leases == 0
+    exchange.lease = arena.lease(5)
+    lease = exchange.take_lease()
+    exchange.close()
+    assert lease is not None
+    assert arena.leases == 1
+    lease.release()
+
+
+async def test_a_caller_that_awaits_the_end_gets_answer_or_error() -> None:
+    for end, expected in (("answer", "answer"), ("fail", None)):
+        exchange = begin()
+        awaited = AwaitedEnd(asyncio.get_running_loop().create_future())
+        exchange.sink = awaited
+        end_by(exchange, end)
+        if expected is None:
+            with pytest.raises(EngineFailed):
+                await awaited.wait()
+        else:
+            assert await awaited.wait() == expected
+
+
+@pytest.mark.parametrize("first", ["answer", "cancel"])
+async def test_a_caller_that_is_cancelled_around_its_answer_gives_the_memory_back_once(first: str) -> None:
+    exchange = begin()
+    awaited = AwaitedEnd(asyncio.get_running_loop().create_future())
+    exchange.sink = awaited
+    waiting = asyncio.create_task(awaited.wait())
+    await settle()
+    lent = Lent()
+    if first == "answer":
+        exchange.answer(lent)
+        waiting.cancel()
+    else:
+        waiting.cancel()
+        exchange.answer(lent)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert lent.released == 1

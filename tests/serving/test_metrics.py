@@ -98,9 +98,9 @@ def test_a_service_has_the_common_families_and_its_own() -> None:
     metrics.requests.add(("m", "rest", "200"))
     metrics.request_seconds.observe(0.1, ("m", "1", "total"))
     metrics.rejected.add(("m", "overloaded"))
-    metrics.network_bytes.add(("sent",), 10)
+    metrics.sent_bytes += 10
     metrics.loop_lag.observe(0.001)
-    metrics.inflight = 4
+    metrics.watch_gate(lambda: 4, lambda: {"queued": 4096, "free": 8192})
     found = scrape(Counter("saccade_own", "Own."), metrics=metrics)
     assert set(found) == {
         "saccade_requests",
@@ -109,9 +109,55 @@ def test_a_service_has_the_common_families_and_its_own() -> None:
         "saccade_network_bytes",
         "saccade_loop_lag_seconds",
         "saccade_inflight_requests",
+        "saccade_arena_bytes",
         "saccade_own",
+        "request_preprocess_seconds",
+        "request_predict_seconds",
+        "request_postprocess_seconds",
+    }
+    assert samples(found["saccade_network_bytes"], "saccade_network_bytes_total") == {
+        (("direction", "received"),): 0,
+        (("direction", "sent"),): 10,
+    }
+    assert samples(found["saccade_arena_bytes"], "saccade_arena_bytes") == {
+        (("state", "queued"),): 4096,
+        (("state", "free"),): 8192,
     }
     assert samples(found["saccade_inflight_requests"], "saccade_inflight_requests") == {(): 4}
+
+
+def test_kserves_own_histograms_are_our_stages_added_up_by_model() -> None:
+    metrics = Metrics()
+    for model, version, stages in (
+        ("m", "1", {"decode": 0.25, "predict": 0.5, "postprocess": 0.125, "total": 1.0}),
+        ("m", "2", {"decode": 0.75, "compute": 2.0, "queue": 9.0}),
+        ("n", "1", {"compute": 4.0}),
+        ("", "", {"decode": 8.0}),  # found no model
+    ):
+        metrics.account(model, version).observe(stages)
+    found = scrape(metrics=metrics)
+    m, n = (("model_name", "m"),), (("model_name", "n"),)
+    for name, sums, counts in (
+        ("request_preprocess_seconds", {m: 1.0}, {m: 2}),
+        ("request_predict_seconds", {m: 2.5, n: 4.0}, {m: 2, n: 1}),
+        ("request_postprocess_seconds", {m: 0.125}, {m: 1}),
+    ):
+        assert samples(found[name], name + "_sum") == sums
+        assert samples(found[name], name + "_count") == counts
+        for series in samples_by_labels(found[name]):
+            assert series[-1][0] == math.inf
+            assert [count for _, count in series] == sorted(count for _, count in series)
+
+
+def test_stages_that_are_observed_again_are_counted_beside_what_was_observed_before() -> None:
+    metrics = Metrics()
+    metrics.request_seconds.observe(0.5, ("m", "1", "total"))
+    metrics.account("m", "1").observe({"total": 0.25, "queue": 0.0})
+    metrics.account("m", "1").observe({"total": 0.25})
+    family = scrape(metrics=metrics)["saccade_request_seconds"]
+    total = (("model", "m"), ("stage", "total"), ("version", "1"))
+    assert samples(family, "saccade_request_seconds_count")[total] == 3
+    assert samples(family, "saccade_request_seconds_sum")[total] == 1.0
 
 
 def test_registering_reads_no_gauge() -> None:

@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fakes import eventually, settle
+from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import InvalidImage, Overloaded
+from saccade_serving.memory.arena import Arena
 from saccade_transformers.workers import ImageWorkers
 
 
@@ -154,3 +156,87 @@ async def test_closing_waits_for_what_runs_and_refuses_what_waits(door: Door) ->
     with pytest.raises(Overloaded, match="shutting down"):
         await waiting
     assert door.entered == [0]
+
+
+# The body a thread reads.
+
+
+def received(arena: Arena) -> Exchange:
+    """A request whose body lies in the arena."""
+    exchange = Exchange.begin("detect", {}, 30.0)
+    exchange.lease = arena.lease(5)
+    exchange.lease.view[:] = b"image"
+    return exchange
+
+
+async def test_a_body_is_kept_until_the_thread_that_reads_it_has_returned_whoever_has_left(door: Door) -> None:
+    workers = ImageWorkers(1, 5)
+    arena = Arena(2**20, poison=True)
+    exchange = received(arena)
+    assert exchange.lease is not None
+    body = exchange.lease.view
+    seen: list[bytes] = []
+
+    def work() -> None:
+        door.work(0)
+        seen.append(bytes(body))
+
+    task = asyncio.create_task(workers.admit(work, exchange))
+    await eventually(lambda: door.entered, "the thread works")
+    task.cancel()
+    exchange.cancel()
+    exchange.close()
+    await settle()
+    assert arena.leases == 1
+    door.opened.set()
+    await eventually(lambda: arena.leases == 0, "the thread has returned")
+    assert seen == [b"image"]
+    assert workers.pending == 0
+    await asyncio.to_thread(workers.close)
+
+
+async def test_a_body_that_waits_for_a_thread_is_not_kept_when_its_caller_leaves(door: Door) -> None:
+    workers = ImageWorkers(1, 5)
+    arena = Arena(2**20, poison=True)
+    running = asyncio.create_task(workers.admit(lambda: door.work(0)))
+    await eventually(lambda: door.entered, "the thread works")
+    exchange = received(arena)
+    waiting = asyncio.create_task(workers.admit(lambda: door.work(1), exchange))
+    await settle()
+    waiting.cancel()
+    await settle()
+    exchange.close()
+    assert arena.leases == 0
+    door.opened.set()
+    await running
+    await asyncio.to_thread(workers.close)
+
+
+@pytest.mark.parametrize("failing", [False, True])
+async def test_a_body_is_let_go_once_whatever_the_work_does(failing: bool) -> None:
+    workers = ImageWorkers(1, 5)
+    arena = Arena(2**20, poison=True)
+    exchange = received(arena)
+
+    def work() -> int:
+        if failing:
+            raise InvalidImage("damaged")
+        return 1
+
+    await asyncio.gather(workers.admit(work, exchange), return_exceptions=True)
+    await eventually(lambda: workers.pending == 0, "the thread is free")
+    assert arena.leases == 1, "the connection's own"
+    exchange.close()
+    assert arena.leases == 0
+    await asyncio.to_thread(workers.close)
+
+
+async def test_a_closed_pool_refuses_and_keeps_no_body() -> None:
+    workers = ImageWorkers(1, 5)
+    arena = Arena(2**20, poison=True)
+    exchange = received(arena)
+    await asyncio.to_thread(workers.close)
+    with pytest.raises(Overloaded, match="shutting down"):
+        await workers.run(lambda: 1, exchange)
+    exchange.close()
+    assert arena.leases == 0

@@ -18,7 +18,7 @@ from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.model import TransformerModel
 from saccade_transformers.pipeline import Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
-from saccade_transformers.routes import ImageRoutes
+from saccade_transformers.routes import Detect, Predict
 from saccade_transformers.settings import TransformerSettings
 from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.tasks.task import Task
@@ -64,7 +64,9 @@ def main() -> None:
         settings.max_images_per_request,
         arguments.enable_predictor_health_check,
     )
-    SaccadeServer(arguments, settings, metrics, lambda port: ImageRoutes(model, port).routes()).start([model])
+    SaccadeServer(arguments, settings, metrics, lambda gate: [Detect(model, gate), Predict(model, gate)]).start(
+        [model]
+    )
 
 
 def _from_flags(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class TransformerModel(ServedModel):
         super().__init__(name)
         self._predictor = predictor
         self._pipeline = pipeline
-        self._workers = workers
+        self.workers = workers
         self._make_task = make_task
         self._max_images = max_images
         self._known: tuple[PredictorContract, Task[Any, Any]] | None = None
@@ -105,6 +105,11 @@ class TransformerModel(ServedModel):
         """Answer a V2 request: input ``image`` BYTES [n] (encoded) or UINT8 [n, h, w, 3] (RGB)."""
         sources = self._sources(request)
         names = [requested.name for requested in request.outputs]
+        for requested in request.outputs:
+            if "classification" in requested.parameters:
+                raise InvalidRequest(
+                    f"output {short(requested.name)} asks for 'classification', which this model's outputs do not have"
+                )
         answered = await self.answer(
             sources, request.parameters, exchange, model_version=request.model_version, outputs=names
         )
@@ -144,7 +149,8 @@ class TransformerModel(ServedModel):
         options = task.options(parameters)
         cache = _cache_outcome(parameters)
         passed_on = {key: parameters[key] for key in PASSED_ON if key in parameters}
-        return await _all_or_none(
+        exchange.rows = len(sources)
+        answered = await _all_or_none(
             [
                 self._pipeline.answer(
                     source,
@@ -159,6 +165,10 @@ class TransformerModel(ServedModel):
                 for source in sources
             ]
         )
+        # The version is the predictor's text: as a label only if its metadata states it, too.
+        first = answered[0].version
+        exchange.version = first if first in contract.versions else "other"
+        return answered
 
     async def draw(self, source: Source, answered: Answered, exchange: Exchange) -> bytes:
         """Draw an answer into its image; returns a JPEG."""
@@ -200,14 +210,14 @@ class TransformerModel(ServedModel):
             self._probing.cancel()
             await asyncio.gather(self._probing, return_exceptions=True)
         await self._predictor.close()
-        await asyncio.to_thread(self._workers.close)
+        await asyncio.to_thread(self.workers.close)
 
     async def _contract(self, exchange: Exchange) -> tuple[PredictorContract, Task[Any, Any]]:
         contract = await self._predictor.contract(exchange.remaining_s())
         if self._known is None or self._known[0] is not contract:
             try:
                 self._known = (contract, self._make_task(contract))
-            except (KeyError, TypeError, ValueError) as error:
+            except Exception as error:
                 self._predictor.forget()
                 raise PredictorUnavailable(
                     f"the predictor's model {self._predictor.model!r} does not fit this transformer: {error}"

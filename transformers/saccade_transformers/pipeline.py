@@ -119,13 +119,16 @@ class Pipeline:
         with exchange.stage("decode"):
             try:
                 async with asyncio.timeout(exchange.remaining_s()):
-                    tensor, mapping = await self._workers.admit(lambda: self._prepare(source, contract))
+                    tensor, mapping = await self._workers.admit(lambda: self._prepare(source, contract), exchange)
             except TimeoutError:
                 raise exchange.too_late("while the image was decoded") from None
         with exchange.stage("predict"):
             outputs, version = await self._predictor.infer(
                 tensor, contract, parameters, exchange, self._reserve_s(exchange), model_version
             )
+        if version in contract.versions:
+            seconds = exchange.stages["predict"]
+            self._metrics.statistics.of(exchange.model, version).executed(1, 0, int(seconds * 1e9), 0)
         with exchange.stage("postprocess"):
             try:
                 answer, seconds = await self._workers.run(lambda: _read(task, outputs, options, mapping))
@@ -136,7 +139,9 @@ class Pipeline:
                 ) from error
             self._postprocess_s += _SMOOTHING * (seconds - self._postprocess_s)
         if task.is_full(answer):
-            self._metrics.candidates_full.add((exchange.model, version))
+            # The version is the predictor's text: as a label only if its metadata states it, too.
+            known = version if version in contract.versions else "other"
+            self._metrics.candidates_full.add((exchange.model, known))
         width, height = mapping.image_size
         return Answered(answer, task, width, height, cache, version)
 
@@ -160,7 +165,7 @@ class Pipeline:
             try:
                 async with asyncio.timeout(exchange.remaining_s()):
                     return await self._workers.run(
-                        lambda: encode_jpeg(answered.task.draw(self._decode(source), answered.answer))
+                        lambda: encode_jpeg(answered.task.draw(self._decode(source), answered.answer)), exchange
                     )
             except TimeoutError:
                 raise exchange.too_late("while the answer was drawn") from None

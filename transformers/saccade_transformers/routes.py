@@ -1,153 +1,115 @@
-"""The routes that only the transformer has: ``POST /detect`` and KServe's v1 ``:predict``, for images."""
+"""The operations that only the transformer has: ``POST /detect`` and KServe's v1 ``:predict``, for images."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
+from urllib.parse import parse_qsl
 
 import orjson
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute
 
-from saccade_serving.connection.body import Body
 from saccade_serving.connection.exchange import Exchange
-from saccade_serving.connection.rest import PartsResponse, RestPort, content_type, json_response
+from saccade_serving.connection.gate import Gate
+from saccade_serving.connection.infer import MUCH_JSON
+from saccade_serving.connection.operation import Operation, Reply, content_type, json_reply
 from saccade_serving.errors import InvalidImage, InvalidRequest, UnsupportedMedia, short
 from saccade_serving.oip.body import check_json_size
 from saccade_serving.oip.messages import Buffer, ParameterValue
+from saccade_transformers.form import PARAMETERS, read_form
 from saccade_transformers.model import TransformerModel, v1_answer
 from saccade_transformers.pipeline import Encoded
 
 CACHE_HEADER: Final = "x-saccade-cache"
-#: Parameters that a query string or a form may hold.
-PARAMETERS: Final = (
-    "camera_id",
-    "score_threshold",
-    "iou_threshold",
-    "max_detections",
-    "cache",
-    "priority",
-    "timeout",
-)
+FORM: Final = "multipart/form-data"
+_JSON_TYPES: Final = ("", "application/json", "application/x-www-form-urlencoded")
 _MAX_FORM_FIELDS: Final = 32
 
 
-class ImageRoutes:
-    """Routes of one transformer model."""
+class Detect(Operation):
+    """``POST /detect``: one image, raw or in a form; the answer as JSON or drawn into the picture."""
 
-    def __init__(self, model: TransformerModel, port: RestPort) -> None:
+    protocol: ClassVar[str] = "detect"
+    paths: ClassVar[tuple[str, ...]] = ("/detect",)
+
+    def __init__(self, model: TransformerModel, gate: Gate) -> None:
         self._model = model
-        self._port = port
+        self._gate = gate
 
-    def routes(self) -> Sequence[BaseRoute]:
-        """All routes, to be registered before KServe's."""
-        return [
-            self._port.route("/detect", "detect", self._detect),
-            self._port.route("/v1/models/{model_name}:predict", "v1", self._predict),
-        ]
-
-    async def _detect(self, request: Request, exchange: Exchange, body: Body) -> Response:
-        model = self._model
-        self._port.gate.find(model.name, "", exchange)
-        as_picture = wants_jpeg(request.headers.get("accept", ""))
-        image, form = await self._image(request, exchange, body)
-        parameters: dict[str, ParameterValue] = {k: v for k, v in request.query_params.items() if k in PARAMETERS}
-        parameters.update(form)
-        exchange.tighten_by_parameter(parameters)
-        source = Encoded(image)
-        work = model.answer([source], parameters, exchange)
-        [answered] = await self._port.until_client_leaves(work, body)
-        headers = {CACHE_HEADER: answered.cache}
-        if as_picture:
-            drawn = await self._port.until_client_leaves(model.draw(source, answered, exchange), body)
-            return PartsResponse([drawn], len(drawn), {"content-type": "image/jpeg", **headers})
-        return json_response(v1_answer(answered, model.name), headers)
-
-    async def _predict(self, request: Request, exchange: Exchange, body: Body) -> Response:
-        model = self._model
-        self._port.gate.find(request.path_params["model_name"], "", exchange)
-        kind = content_type(request)
-        data = await self._port.read(body, exchange)
-        parameters: dict[str, ParameterValue] = {}
-        if kind.startswith("image/"):
-            sources = [Encoded(data)]
-        elif kind in ("", "application/json", "application/x-www-form-urlencoded"):
-            check_json_size("the request", len(data), self._port.gate.settings.max_json_bytes)
-            sources, parameters = read_instances(data)
-        else:
-            raise UnsupportedMedia(
-                f"content-type {short(kind)} is not served here; expected application/json or image/*"
-            )
-        exchange.tighten_by_parameter(parameters)
-        answered = await self._port.until_client_leaves(model.answer(sources, parameters, exchange), body)
-        outcome = ",".join(sorted({one.cache for one in answered}))
-        return json_response(
-            {"predictions": [v1_answer(one, model.name) for one in answered]}, {CACHE_HEADER: outcome}
-        )
-
-    async def _image(self, request: Request, exchange: Exchange, body: Body) -> tuple[Buffer, dict[str, str]]:
-        """Receive the image of a ``/detect`` request and its form fields."""
-        kind = content_type(request)
-        if kind == "multipart/form-data":
-            return await read_form(request.headers, await self._port.read(body, exchange))
-        if kind not in ("", "application/octet-stream") and not kind.startswith("image/"):
+    def admit(self, exchange: Exchange) -> None:
+        """Refuse content types that are no image and no form."""
+        self._gate.find(self._model.name, "", exchange)
+        kind = content_type(exchange.headers)
+        if kind not in ("", "application/octet-stream", FORM) and not kind.startswith("image/"):
             raise UnsupportedMedia(
                 f"content-type {short(kind)} is not served here; expected image/*, application/octet-stream or "
                 "multipart/form-data with a field 'file' (curl: -H 'Content-Type: image/jpeg' or -F file=@photo.jpg)"
             )
-        image = await self._port.read(body, exchange)
-        if not image:
+
+    def start(self, exchange: Exchange, body: memoryview) -> None:
+        """Answer in a task."""
+        exchange.run(self._answer(exchange, body))
+
+    async def _answer(self, exchange: Exchange, body: memoryview) -> Reply:
+        model = self._model
+        image = body
+        form: dict[str, str] = {}
+        if content_type(exchange.headers) == FORM:
+            image, form = await model.workers.admit(
+                lambda: read_form(exchange.headers["content-type"], body), exchange
+            )
+        elif not body.nbytes:
             raise InvalidImage("the request body is empty; expected an encoded image")
-        return image, {}
+        query = parse_qsl(exchange.query, keep_blank_values=True, max_num_fields=_MAX_FORM_FIELDS)
+        parameters: dict[str, ParameterValue] = {name: value for name, value in query if name in PARAMETERS}
+        parameters.update(form)
+        exchange.tighten_by_parameter(parameters)
+        source = Encoded(image)
+        [answered] = await model.answer([source], parameters, exchange)
+        headers = {CACHE_HEADER: answered.cache}
+        if wants_jpeg(exchange.headers.get("accept", "")):
+            drawn = await model.draw(source, answered, exchange)
+            return Reply(200, {"content-type": "image/jpeg", **headers}, [drawn], len(drawn))
+        return json_reply(v1_answer(answered, model.name), headers)
 
 
-class _InMemoryParser(MultiPartParser):
-    """Keeps files in memory: the body, already received and bounded, is there anyway."""
+class Predict(Operation):
+    """KServe's v1 ``:predict``: base64 images in JSON, or one raw image."""
 
-    spool_max_size = 2**31
+    protocol: ClassVar[str] = "v1"
+    paths: ClassVar[tuple[str, ...]] = ("/v1/models/{model_name}:predict",)
 
-    def close(self) -> None:
-        """Free all files, also one whose end never came and that is in no form."""
-        for file in self._files_to_close_on_error:
-            file.close()
+    def __init__(self, model: TransformerModel, gate: Gate) -> None:
+        self._model = model
+        self._gate = gate
 
+    def admit(self, exchange: Exchange) -> None:
+        """Refuse unknown models and content types."""
+        self._gate.find(exchange.params["model_name"], "", exchange)
+        kind = content_type(exchange.headers)
+        if not kind.startswith("image/") and kind not in _JSON_TYPES:
+            raise UnsupportedMedia(
+                f"content-type {short(kind)} is not served here; expected application/json or image/*"
+            )
 
-async def read_form(headers: Headers, data: Buffer) -> tuple[bytes, dict[str, str]]:
-    """Read a multipart form.
+    def start(self, exchange: Exchange, body: memoryview) -> None:
+        """Answer in a task."""
+        exchange.run(self._answer(exchange, body))
 
-    Returns:
-        The bytes of the field ``file`` and the other fields that are request parameters.
-
-    Raises:
-        InvalidRequest: the form is damaged, or has no field ``file``.
-    """
-    kind = headers.get("content-type", "").lower()
-    if "punycode" in kind or "idna" in kind:  # Python decodes these in quadratic time
-        raise InvalidRequest("the multipart form states a charset that is not served; expected UTF-8 or none")
-
-    async def stream() -> AsyncIterator[bytes]:
-        yield bytes(data)
-
-    parser = _InMemoryParser(headers, stream(), max_files=1, max_fields=_MAX_FORM_FIELDS)  # type: ignore[arg-type]
-    try:
-        try:
-            form = await parser.parse()
-        except (MultiPartException, KeyError, ValueError) as error:
-            detail = getattr(error, "message", "no boundary")
-            raise InvalidRequest(f"the multipart form cannot be read: {detail}") from error
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            found = ", ".join(short(name) for name in form) or "nothing"
-            raise InvalidRequest(f"the multipart form has no file in a field 'file' (found: {found})")
-        image = await file.read()
-        if not image:
-            raise InvalidImage("the file in field 'file' is empty; expected an encoded image")
-        return image, {k: v for k, v in form.items() if k in PARAMETERS and isinstance(v, str)}
-    finally:
-        parser.close()
+    async def _answer(self, exchange: Exchange, body: memoryview) -> Reply:
+        parameters: dict[str, ParameterValue] = {}
+        if content_type(exchange.headers).startswith("image/"):
+            sources = [Encoded(body)]
+        else:
+            check_json_size("the request", body.nbytes, self._gate.settings.max_json_bytes)
+            if body.nbytes > MUCH_JSON:
+                sources, parameters = await self._model.workers.admit(lambda: read_instances(body), exchange)
+            else:
+                sources, parameters = read_instances(body)
+        exchange.tighten_by_parameter(parameters)
+        answered = await self._model.answer(sources, parameters, exchange)
+        outcome = ",".join(sorted({one.cache for one in answered}))
+        return json_reply(
+            {"predictions": [v1_answer(one, self._model.name) for one in answered]}, {CACHE_HEADER: outcome}
+        )
 
 
 def read_instances(data: Buffer) -> tuple[list[Encoded], dict[str, ParameterValue]]:

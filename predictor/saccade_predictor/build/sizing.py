@@ -53,7 +53,8 @@ def fix_size(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProto
     for dim, side in zip(list(dims)[2:], (height, width), strict=True):
         if dim.HasField("dim_value") and dim.dim_value != side:
             found = f"fixed at {dims[2].dim_value}x{dims[3].dim_value}"
-            raise GraphError("the input's size", found, f"--size {height}x{width}", "leave --size out")
+            asked = f"an open size, or the {height}x{width} of --size"
+            raise GraphError("the input's size", found, asked, "leave --size out")
         dim.dim_value = side
     graph.ClearField("value_info")  # shapes inferred for the open size
     shape = _run_once(sized, inputs[0].name, (_ROWS, 3, height, width))

@@ -8,7 +8,7 @@ arrived in, ``done`` the answer. Both are futures of the event loop that called 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -20,6 +20,32 @@ from saccade_serving.oip.messages import TensorMetadata
 Inputs: TypeAlias = Mapping[str, NDArray[Any]]
 #: Output name -> array, with the same rule.
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
+
+
+class LeasedOutputs(dict[str, NDArray[Any]]):
+    """Outputs in memory that the engine uses again once nobody reads them any more.
+
+    Begins with one owner, who releases it. Outputs in fresh memory are a plain ``dict``: Python keeps them.
+
+    Args:
+        arrays: the outputs.
+        free: called once, on the event loop, when the last owner has released.
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], free: Callable[[], None]) -> None:
+        super().__init__(arrays)
+        self._free = free
+        self._owners = 1
+
+    def hold(self) -> None:
+        """Add an owner."""
+        self._owners += 1
+
+    def release(self) -> None:
+        """Give up one owner's part."""
+        self._owners -= 1
+        if not self._owners:
+            self._free()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +64,16 @@ class EngineDescription:
     properties: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Ticket:
     """A batch that an instance has accepted.
 
     Attributes:
-        inputs_free: the engine no longer reads the requests' arrays.
-        done: the outputs of the whole batch, rows in the order of the requests; or the engine's exception.
+        inputs_free: the engine no longer reads the requests' arrays; until then their memory is not used again. Never
+            set by an engine that hangs.
+        done: the outputs of the whole batch, rows in the order of the requests; or the engine's exception. Outputs in
+            memory of the engine's own are ``LeasedOutputs``. No output may lie in an input's memory, which is another
+            request's as soon as ``inputs_free`` is set.
     """
 
     inputs_free: asyncio.Future[None]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from saccade_serving.connection.body import ByteBudget
+from saccade_serving.connection.deadlines import Deadlines
 from saccade_serving.connection.exchange import Exchange
-from saccade_serving.errors import ModelNotFound, Overloaded
+from saccade_serving.errors import ModelNotFound, Overloaded, SaccadeError
+from saccade_serving.memory.arena import Arena
 from saccade_serving.metrics import Metrics
 from saccade_serving.settings import ServiceSettings
 
@@ -26,40 +27,57 @@ class Gate:
     """Admission and accounting shared by all protocols of one server.
 
     Attributes:
-        budget: bytes that the bodies of all REST requests together may hold.
+        arena: where the bodies of all requests lie.
+        deadlines: ends exchanges whose time is over.
+        open: the exchanges that were let in and are not finished.
         draining: set at SIGTERM; readiness turns false while requests are still answered.
         last_seen: when a request last arrived or was answered (``time.monotonic()``).
     """
 
     def __init__(
-        self,
-        models: Mapping[str, ServedModel],
-        settings: ServiceSettings,
-        metrics: Metrics,
-        on_finish: Callable[[Exchange], None] = lambda exchange: None,
+        self, models: Mapping[str, ServedModel], settings: ServiceSettings, metrics: Metrics, arena: Arena
     ) -> None:
         self.models = models
         self.settings = settings
         self.metrics = metrics
-        self.budget = ByteBudget(settings.max_inflight_bytes)
+        self.arena = arena
+        self.deadlines = Deadlines()
+        self._timeout_s = settings.default_timeout_s
+        self._limit = settings.max_inflight_requests
+        self._working = 0
+        self.open: set[Exchange] = set()
         self.draining = False
         self.last_seen = time.monotonic()
-        self._on_finish = on_finish
+        metrics.watch_gate(lambda: len(self.open), arena.bytes_by_state)
 
-    def begin(self, protocol: str, headers: Mapping[str, str]) -> Exchange:
+    def begin(self, protocol: str, headers: Mapping[str, str], started: float | None = None) -> Exchange:
         """Let a request in. Every ``begin`` is followed by one ``finish``.
 
         Raises:
             InvalidRequest: the deadline header cannot be read.
             Overloaded: too many requests are in flight.
         """
-        exchange = Exchange.begin(protocol, headers, self.settings.default_timeout_s)
-        limit = self.settings.max_inflight_requests
-        if self.metrics.inflight >= limit:
-            raise Overloaded(f"{limit} requests are in flight, which is the limit")
-        self.metrics.inflight += 1
+        exchange = Exchange.begin(protocol, headers, self._timeout_s, started)
+        if self._working >= self._limit:
+            raise self._full()
+        self.open.add(exchange)
         self.last_seen = exchange.started
+        exchange.watch(self.deadlines)
         return exchange
+
+    def enter(self, exchange: Exchange) -> None:
+        """Let a request whose body is complete go on to its model. Who only sends slowly takes no place from others.
+
+        Raises:
+            Overloaded: too many requests are being worked on.
+        """
+        if self._working >= self._limit:
+            raise self._full()
+        self._working += 1
+        exchange.working = True
+
+    def _full(self) -> Overloaded:
+        return Overloaded(f"{self._limit} requests are in flight, which is the limit")
 
     def find(self, name: str, version: str, exchange: Exchange | None = None) -> ServedModel:
         """Return a model that can answer.
@@ -87,25 +105,44 @@ class Gate:
         if self.draining:
             raise Overloaded("the server is shutting down")
 
-    def finish(self, exchange: Exchange | None, protocol: str, code: str, received: int = 0, sent: int = 0) -> None:
+    def finish(
+        self,
+        exchange: Exchange | None,
+        protocol: str,
+        code: str,
+        received: int = 0,
+        sent: int = 0,
+        error: SaccadeError | None = None,
+    ) -> None:
         """Let a request out, counted and, by switch, logged. Without an exchange it never got in."""
         metrics = self.metrics
+        if error is not None:
+            metrics.rejected.add((exchange.model if exchange is not None else "", error.reason))
+        elif code == CLIENT_LEFT:
+            metrics.rejected.add((exchange.model if exchange is not None else "", "client_left"))
         if exchange is None:
             metrics.requests.add(("", protocol, code))
             return
-        metrics.inflight -= 1
+        exchange.close()
+        self.open.discard(exchange)
+        if exchange.working:
+            self._working -= 1
         self.last_seen = now = time.monotonic()
-        total = now - exchange.started
-        metrics.requests.add((exchange.model, exchange.protocol, code))
-        observe = metrics.request_seconds.observe
-        observe(total, (exchange.model, exchange.version, "total"))
-        for stage, seconds in exchange.stages.items():
-            observe(seconds, (exchange.model, exchange.version, stage))
-        if received:
-            metrics.network_bytes.add(("received",), received)
-        if sent:
-            metrics.network_bytes.add(("sent",), sent)
-        self._on_finish(exchange)
+        model = exchange.model
+        stages = exchange.stages
+        stages["total"] = total = now - exchange.started
+        metrics.requests.add((model, exchange.protocol, code))
+        account = metrics.account(model, exchange.version)
+        account.observe(stages)
+        metrics.received_bytes += received
+        metrics.sent_bytes += sent
+        if (counted := account.statistics) is not None:
+            if error is not None or code == CLIENT_LEFT:
+                counted.failed(int(total * 1e9))
+            else:
+                queue_ns = int(stages.get("queue", 0.0) * 1e9)
+                infer_ns = int((stages.get("compute") or stages.get("predict", 0.0)) * 1e9)
+                counted.succeeded(exchange.rows, int(total * 1e9), queue_ns, 0, infer_ns)
         if self.settings.request_log:
             log.info(
                 "request",
@@ -115,13 +152,13 @@ class Gate:
                     "model": exchange.model,
                     "version": exchange.version,
                     "code": code,
-                    "total_ms": round(total * 1e3, 3),
                     "received_bytes": received,
                     "sent_bytes": sent,
                     **{f"{stage}_ms": round(s * 1e3, 3) for stage, s in exchange.stages.items()},
                 },
             )
 
-    def refuse(self, exchange: Exchange | None, reason: str) -> None:
-        """Count a request that an error answered, or whose client left."""
-        self.metrics.rejected.add((exchange.model if exchange is not None else "", reason))
+    def abort(self) -> None:
+        """End whatever is still open: the grace is over."""
+        for exchange in list(self.open):
+            exchange.abandon(Overloaded("the server is shutting down, and this request took too long"))

@@ -1,4 +1,4 @@
-"""gRPC: Triton's service definition over grpcio, behind the same gate and models as REST.
+"""gRPC: Triton's service definition over grpcio, behind the same gate, arena and models as REST.
 
 The messages live in a private descriptor pool (``oip.proto``), so that this server can share a process with
 kserve's definitions, and its clients with tritonclient's.
@@ -7,30 +7,28 @@ kserve's definitions, and its clients with tritonclient's.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
 
-from saccade_serving import __version__
-from saccade_serving.connection.exchange import Exchange
+from saccade_serving.connection.answers import Context, abort
+from saccade_serving.connection.exchange import AwaitedEnd, Exchange
+from saccade_serving.connection.failures import as_saccade_error
 from saccade_serving.connection.gate import CLIENT_LEFT, Gate
-from saccade_serving.connection.rest import EXTENSIONS, SERVER_NAME, as_saccade_error
-from saccade_serving.errors import InvalidRequest, SaccadeError, Unimplemented
-from saccade_serving.oip import grpc_codec, proto
+from saccade_serving.connection.grpc_information import Handler, HealthService, InformationCalls, add_health
+from saccade_serving.errors import InvalidRequest, PayloadTooLarge, SaccadeError
+from saccade_serving.memory.arena import Lease
+from saccade_serving.oip import grpc_codec, proto, wire
 
-log = logging.getLogger("saccade.grpc")
+#: Calls that one connection may have open.
+_MAX_STREAMS: Final = 1024
+#: Where each raw tensor begins in the arena.
+_ALIGNMENT: Final = 64
 
-#: Trailing metadata that tells our errors from the channel's own.
-REASON_KEY = "saccade-reason"
-#: Calls that are no inferences and may run beside them.
-_PROBES = 64
-
-Context = Any  # grpc.aio.ServicerContext; grpcio carries no types
+_UNREADABLE: Final = "the request is not a message of this method; expected its protobuf"
 
 
 class GrpcPort:
@@ -41,9 +39,11 @@ class GrpcPort:
         self._options = [
             ("grpc.max_receive_message_length", max_receive_bytes),
             ("grpc.max_send_message_length", max_send_bytes),
+            ("grpc.max_concurrent_streams", _MAX_STREAMS),
             ("grpc.so_reuseport", 0),  # a port in use is an error, not a silent share of its traffic
         ]
         self._server: Any = None
+        self._health = HealthService(gate)
 
     async def start(self, host: str, port: int) -> None:
         """Listen.
@@ -51,19 +51,22 @@ class GrpcPort:
         Raises:
             OSError: the port is in use or may not be bound.
         """
-        # Above the gate's own limit, whose refusal says when to come back; grpcio's has the wrong code, and would
-        # refuse probes too.
-        most = 2 * self._gate.settings.max_inflight_requests + _PROBES
-        self._server = grpc.aio.server(options=self._options, maximum_concurrent_rpcs=most)
+        # No maximum_concurrent_rpcs: streams whose message never comes would use it up and lock out probes, too. The
+        # gate bounds what is worked on.
+        self._server = grpc.aio.server(options=self._options)
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                self._readable(getattr(self, f"_{name}")),
-                request_deserializer=_reader(request),
-                response_serializer=response.SerializeToString,
-            )
-            for name, (request, response) in proto.METHODS.items()
+            "ModelInfer": grpc.unary_unary_rpc_method_handler(
+                self._infer, request_deserializer=_Received, response_serializer=None
+            ),
+            **{
+                name: self._method(name, handler)
+                for name, handler in InformationCalls(self._gate, self._gate.metrics.statistics).handlers().items()
+            },
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(proto.SERVICE, handlers),))
+        add_health(self._health, self._server)
+        if not 0 <= port <= 65535:
+            raise OSError(f"cannot listen on port {port}; choose a --grpc_port from 0 to 65535")
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             bound = self._server.add_insecure_port(address)
@@ -75,116 +78,113 @@ class GrpcPort:
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, wait up to ``grace_s`` for those in flight."""
+        await self._health.close()
         if self._server is not None:
             await self._server.stop(grace_s)
 
-    async def _ModelInfer(self, message: Any, context: Context) -> Any:  # noqa: N802
-        headers = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
-        gate, received = self._gate, message.ByteSize()
-        exchange: Exchange | None = None
-        code, sent, held = CLIENT_LEFT, 0, 0
-        try:
-            exchange = gate.begin("grpc", headers)
-            gate.budget.take(received)
-            held = received
-            if (remaining_s := context.time_remaining()) is not None:
-                exchange.tighten(time.monotonic() - exchange.started + remaining_s)
-            model = gate.find(message.model_name, message.model_version, exchange)
-            request = grpc_codec.decode_request(message)
-            exchange.tighten_by_parameter(request.parameters)
-            answer = grpc_codec.encode_response(await model.infer(request, exchange), request)
-            code, sent = "OK", answer.ByteSize()
-            return answer
-        except asyncio.CancelledError:
-            gate.refuse(exchange, "client_left")
-            raise
-        except Exception as error:
-            failure = as_saccade_error(error)
-            code = failure.grpc_code
-            gate.refuse(exchange, failure.reason)
-            await _abort(context, failure)
-        finally:
-            gate.budget.give_back(held)
-            gate.finish(exchange, "grpc", code, received, sent)
+    def _method(self, name: str, handler: Handler) -> Any:
+        """A call that is no inference, as grpcio wants it; what is no message is refused before the handler."""
+        request, response = (proto.METHODS | proto.TRITON_METHODS)[name]
 
-    async def _ServerLive(self, _message: Any, _context: Context) -> Any:  # noqa: N802
-        return proto.ServerLiveResponse(live=True)
-
-    async def _ServerReady(self, _message: Any, _context: Context) -> Any:  # noqa: N802
-        return proto.ServerReadyResponse(ready=all(self._is_ready(name, "") for name in self._gate.models))
-
-    async def _ModelReady(self, message: Any, context: Context) -> Any:  # noqa: N802
-        if message.name not in self._gate.models:
-            await _guarded(context, lambda: self._gate.check_ready(message.name))
-        return proto.ModelReadyResponse(ready=self._is_ready(message.name, message.version))
-
-    async def _ServerMetadata(self, _message: Any, _context: Context) -> Any:  # noqa: N802
-        return proto.ServerMetadataResponse(name=SERVER_NAME, version=__version__, extensions=EXTENSIONS)
-
-    async def _ModelMetadata(self, message: Any, context: Context) -> Any:  # noqa: N802
-        def describe() -> Any:
-            model = self._gate.find(message.name, message.version)
-            return grpc_codec.encode_metadata(model.metadata(message.version))
-
-        return await _guarded(context, describe)
-
-    async def _RepositoryModelLoad(self, _message: Any, context: Context) -> Any:  # noqa: N802
-        await _abort(context, _no_model_control())
-
-    async def _RepositoryModelUnload(self, _message: Any, context: Context) -> Any:  # noqa: N802
-        await _abort(context, _no_model_control())
-
-    def _readable(self, handler: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
-        """Refuse what is no message before it reaches a handler."""
-
-        async def call(message: Any, context: Context) -> Any:
-            if message is _UNREADABLE:
-                error = InvalidRequest("the request is not a message of this method; expected its protobuf")
-                self._gate.refuse(None, error.reason)
-                self._gate.finish(None, "grpc", error.grpc_code)
-                await _abort(context, error)
+        async def call(received: _Received, context: Context) -> Any:
+            try:
+                message = request.FromString(received.take())
+            except DecodeError:
+                await abort(context, InvalidRequest(_UNREADABLE))
             return await handler(message, context)
 
-        return call
+        return grpc.unary_unary_rpc_method_handler(
+            call, request_deserializer=_Received, response_serializer=response.SerializeToString
+        )
 
-    def _is_ready(self, name: str, version: str) -> bool:
+    async def _infer(self, received: _Received, context: Context) -> bytes:
+        gate = self._gate
+        size, sent = received.size, 0
+        exchange: Exchange | None = None
+        error: SaccadeError | None = None
+        code = CLIENT_LEFT
         try:
-            self._gate.check_ready(name, version)
-        except SaccadeError:
-            return False
-        return True
+            headers = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+            exchange = gate.begin("grpc", headers)
+            gate.enter(exchange)
+            if (remaining_s := context.time_remaining()) is not None:
+                exchange.tighten(time.monotonic() - exchange.started + remaining_s)
+            end = AwaitedEnd(asyncio.get_running_loop().create_future())
+            exchange.sink = end
+            message, raw = self._read(received.take(), exchange)
+            model = gate.find(message.model_name, message.model_version, exchange)
+            request = grpc_codec.decode_request(message, raw)
+            exchange.tighten_by_parameter(request.parameters)
+            model.start_infer(request, exchange)
+            answer = await end.wait()
+            try:
+                serialised: bytes = grpc_codec.encode_response(answer, request).SerializeToString()
+            finally:
+                if answer.release is not None:
+                    answer.release()
+            code, sent = "OK", len(serialised)
+            return serialised
+        except asyncio.CancelledError:
+            raise
+        except Exception as raised:
+            error = as_saccade_error(raised)
+            code = error.grpc_code
+            # What comes after holds this frame, and with it whatever it names, until a full collection.
+            message = raw = request = answer = None  # type: ignore[assignment]
+            await abort(context, error)
+            raise AssertionError("abort raises") from None
+        finally:
+            if exchange is not None:
+                exchange.cancel()
+            gate.finish(exchange, "grpc", code, size, sent, error)
 
+    def _read(self, data: bytes, exchange: Exchange) -> tuple[Any, list[memoryview] | None]:
+        """Parse a message; its raw tensors are copied into the arena, where engines may read them.
 
-#: Stands for a request that cannot be read; grpcio would answer UNKNOWN with the parser's words.
-_UNREADABLE = object()
-
-
-def _reader(message_class: Any) -> Callable[[bytes], Any]:
-    def read(data: bytes) -> Any:
+        Raises:
+            InvalidRequest: it is no such message.
+            PayloadTooLarge, ArenaFull: there is no room for the tensors.
+        """
+        rest, raw = wire.split(data, wire.RAW_INPUTS)
+        limit = self._gate.settings.max_json_bytes
+        if len(rest) > limit:
+            raise PayloadTooLarge("what of the request is not raw contents", len(rest), limit)
+        wire.check_request(rest)
         try:
-            return message_class.FromString(data)
+            message = proto.ModelInferRequest.FromString(rest)
         except DecodeError:
-            return _UNREADABLE
+            raise InvalidRequest(_UNREADABLE) from None
+        total = sum(-(-part.nbytes // _ALIGNMENT) * _ALIGNMENT for part in raw)
+        # What is typed is decoded into fresh memory of the same size or more: it is charged, too.
+        typed = len(rest) if len(rest) > _TYPED_BYTES else 0
+        if total + typed > self._gate.arena.limit_bytes:
+            raise PayloadTooLarge("the request", total + typed, self._gate.arena.limit_bytes)
+        lease: Lease = self._gate.arena.lease(total + typed)
+        exchange.lease = lease
+        placed: list[memoryview] = []
+        at = 0
+        for part in raw:
+            view = lease.view[at : at + part.nbytes]
+            view[:] = part
+            placed.append(view)
+            at += -(-part.nbytes // _ALIGNMENT) * _ALIGNMENT
+        return message, placed
 
-    return read
+
+#: Typed contents below this size are not worth accounting for.
+_TYPED_BYTES: Final = 64 * 2**10
 
 
-def _no_model_control() -> Unimplemented:
-    return Unimplemented("models are loaded when the server starts; loading and unloading on request is off")
+class _Received:
+    """A message's bytes, which grpcio would otherwise keep until the answer."""
 
+    __slots__ = ("_data", "size")
 
-async def _guarded(context: Context, work: Callable[[], Any]) -> Any:
-    """Run ``work``, answering its error."""
-    try:
-        return work()
-    except Exception as error:
-        await _abort(context, as_saccade_error(error))
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
 
-
-def _abort(context: Context, error: SaccadeError) -> Awaitable[None]:
-    """End the call with the error's code and sentence."""
-    trailing = [(REASON_KEY, error.reason)]
-    if error.retry_after_s is not None:
-        trailing.append(("retry-after", f"{error.retry_after_s:g}"))
-    aborted: Awaitable[None] = context.abort(getattr(grpc.StatusCode, error.grpc_code), str(error), tuple(trailing))
-    return aborted
+    def take(self) -> bytes:
+        """The bytes, once."""
+        data, self._data = self._data, b""
+        return data

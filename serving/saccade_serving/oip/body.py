@@ -27,7 +27,7 @@ _MAX_LENGTH_DIGITS: Final = 18
 _ALIGNMENT: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class EncodedBody:
     """A REST body in parts, to be sent one after the other.
 
@@ -35,18 +35,15 @@ class EncodedBody:
         parts: the JSON, then one buffer per binary tensor; views of the tensors' own memory where possible.
         json_length: bytes of JSON before the binary data; None when the body is JSON alone.
         size: bytes of all parts together.
+        headers: the HTTP headers that describe the body, names in lower case; without the content length.
+        header_lines: the same as HTTP/1.1 writes them, with the content length, where that is known already.
     """
 
     parts: list[Buffer]
     json_length: int | None
     size: int
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The HTTP headers that describe the body, names in lower case; without the content length."""
-        if self.json_length is None:
-            return {"content-type": "application/json"}
-        return {"content-type": "application/octet-stream", HEADER_LENGTH: str(self.json_length)}
+    headers: dict[str, str]
+    header_lines: str = ""
 
 
 def split_body(
@@ -106,10 +103,11 @@ def join_body(header: dict[str, Any], buffers: Sequence[memoryview], owner: str)
     """
     text = dump_object(header, owner)
     if not buffers:
-        return EncodedBody([text], None, len(text))
+        return EncodedBody([text], None, len(text), {"content-type": "application/json"})
     text += b" " * (-len(text) % _ALIGNMENT)
     size = len(text) + sum(buffer.nbytes for buffer in buffers)
-    return EncodedBody([text, *buffers], len(text), size)
+    headers = {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
+    return EncodedBody([text, *buffers], len(text), size, headers)
 
 
 def _length_of(value: int | str) -> int | None:

@@ -13,10 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from saccade_serving.errors import InvalidRequest
+from saccade_serving.errors import InvalidRequest, PayloadTooLarge
 from saccade_serving.oip import proto
 from saccade_serving.oip.datatypes import BYTES, NUMPY_DTYPES
 from saccade_serving.oip.messages import (
+    Buffer,
     InferRequest,
     InferResponse,
     ModelMetadata,
@@ -27,9 +28,11 @@ from saccade_serving.oip.messages import (
 )
 from saccade_serving.oip.raw import byte_view, decode_raw, encode_raw
 from saccade_serving.oip.rules import (
+    MAX_TYPED_ELEMENTS,
     check_bytes_count,
     check_count,
     check_datatype,
+    check_entries,
     check_names,
     check_range,
     check_shape,
@@ -56,14 +59,20 @@ _TYPED_FIELDS: Final = {
 _MAX_INT64: Final = 2**63 - 1
 
 
-def decode_request(message: Any) -> InferRequest:
+def decode_request(message: Any, raw_contents: Sequence[Buffer] | None = None) -> InferRequest:
     """Read a ``ModelInferRequest``.
+
+    Args:
+        message: the message.
+        raw_contents: its raw input contents, where they were cut out before it was parsed (``wire.split``).
 
     Raises:
         InvalidRequest: the message contradicts the protocol (WrongShape for datatypes, shapes and sizes).
     """
     if not message.inputs:
         raise InvalidRequest("'inputs' of the request is empty; expected at least one tensor")
+    check_entries("'inputs' of the request", len(message.inputs))
+    check_entries("'outputs' of the request", len(message.outputs))
     outputs = [
         RequestedOutput(output.name, None, _decode_parameters(label_of("output", output.name), output.parameters))
         for output in message.outputs
@@ -74,7 +83,7 @@ def decode_request(message: Any) -> InferRequest:
         model_version=message.model_version,
         id=message.id,
         parameters=_decode_parameters("the request", message.parameters),
-        inputs=_decode_tensors("input", message.inputs, message.raw_input_contents),
+        inputs=_decode_tensors("input", message.inputs, raw_contents or message.raw_input_contents),
         outputs=outputs,
     )
 
@@ -157,7 +166,7 @@ def decode_metadata(message: Any) -> ModelMetadata:
     )
 
 
-def _decode_tensors(direction: str, entries: Sequence[Any], raw_contents: Sequence[bytes]) -> list[Tensor]:
+def _decode_tensors(direction: str, entries: Sequence[Any], raw_contents: Sequence[Buffer]) -> list[Tensor]:
     check_names(direction, [entry.name for entry in entries])
     if raw_contents and len(raw_contents) != len(entries):
         raise InvalidRequest(
@@ -190,6 +199,10 @@ def _decode_typed(label: str, entry: Any, shape: tuple[int, ...], filled: list[s
         raise InvalidRequest(f"{label} of datatype {datatype} has {', '.join(filled)}; expected {expected}")
     sent = getattr(entry.contents, expected)
     check_count(label, shape, len(sent))
+    if len(sent) > MAX_TYPED_ELEMENTS:
+        raise PayloadTooLarge(
+            label, len(sent), MAX_TYPED_ELEMENTS, "values in typed contents (raw ones have no limit)"
+        )
     if datatype == BYTES:
         check_bytes_count(label, len(sent))
     values = list(sent)
@@ -210,6 +223,7 @@ def _encode_tensors(direction: str, tensors: Sequence[Tensor], entries: Any, raw
 
 
 def _decode_parameters(owner: str, parameters: Mapping[str, Any]) -> Parameters:
+    check_entries(f"'parameters' of {owner}", len(parameters))
     values: dict[str, Any] = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")

@@ -17,13 +17,17 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from saccade_serving.errors import InvalidRequest, WrongShape
+from saccade_serving.errors import InvalidRequest, PayloadTooLarge, WrongShape
 from saccade_serving.oip.datatypes import BYTES, NUMPY_DTYPES
 from saccade_serving.oip.messages import Buffer, ModelMetadata, Tensor, TensorMetadata
 from saccade_serving.oip.raw import flat_array
-from saccade_serving.oip.rules import check_bytes_count, check_count, check_range, kind_of, label_of
+from saccade_serving.oip.rules import check_bytes_count, check_count, check_entries, check_range, kind_of, label_of
 
 T = TypeVar("T")
+
+#: Arrays and objects in one JSON: the pixels of a picture of 1024 x 1024, nested.
+MAX_NESTED: Final = 2**20 + 2**12
+_MUCH: Final = 2**16
 
 #: Kind of datatype (numpy's letter; "S" for BYTES) -> the JSON types of its elements, and their name.
 _ELEMENT_TYPES: Final[dict[str, tuple[frozenset[type], str]]] = {
@@ -46,6 +50,8 @@ def parse_object(body: Buffer, owner: str) -> dict[str, Any]:
     Raises:
         InvalidRequest: not JSON, or not an object.
     """
+    if len(body) > _MUCH:
+        check_nesting(body, owner)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as err:
@@ -55,6 +61,18 @@ def parse_object(body: Buffer, owner: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRequest(f"{owner} is {kind_of(value)}; expected a JSON object")
     return value
+
+
+def check_nesting(body: Buffer, owner: str) -> None:
+    """Refuse JSON of millions of tiny arrays and objects, each of which costs thirty times its two bytes.
+
+    Raises:
+        PayloadTooLarge: more than ``MAX_NESTED`` brackets and braces are opened (in strings, too).
+    """
+    text = bytes(body)
+    opened = text.count(b"[") + text.count(b"{")
+    if opened > MAX_NESTED:
+        raise PayloadTooLarge(f"the JSON of {owner}", opened, MAX_NESTED, "arrays and objects")
 
 
 def dump_object(value: dict[str, Any], owner: str) -> bytes:
@@ -99,6 +117,7 @@ def objects(values: Iterable[Any], what: str) -> list[dict[str, Any]]:
         InvalidRequest: an item is not.
     """
     items = list(values)
+    check_entries(f"the list of {what}s", len(items))
     for index, item in enumerate(items):
         if type(item) is not dict:
             raise InvalidRequest(f"{what} {index} is {kind_of(item)}; expected an object")

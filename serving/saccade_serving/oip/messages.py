@@ -6,15 +6,18 @@ Nothing here reads or writes bytes: the codecs do. Every codec produces and acce
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saccade_serving.errors import UnknownTensor
 from saccade_serving.oip.datatypes import BYTES, datatype_of
+
+if TYPE_CHECKING:
+    from saccade_serving.oip.plan import Plan
 
 #: Values a V2 parameter may have.
 ParameterValue: TypeAlias = bool | int | float | str
@@ -23,7 +26,27 @@ Parameters: TypeAlias = Mapping[str, ParameterValue]
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True)
+class TensorSlot(NamedTuple):
+    """Where a tensor lies in a piece of memory.
+
+    Attributes:
+        shape: as the client sent it; of a batched model, rows first.
+        offset: bytes from the memory's first.
+        nbytes: for BYTES, of the elements with their length prefixes.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+# Tensor, InferRequest and InferResponse are made for every request. They are not to be changed either, but frozen
+# dataclasses take three times as long to make.
+
+
+@dataclass(slots=True)
 class Tensor:
     """One named tensor.
 
@@ -87,7 +110,7 @@ class RequestedOutput:
     parameters: Parameters = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferRequest:
     """An inference request.
 
@@ -95,6 +118,7 @@ class InferRequest:
         model_version: empty for the model's own choice.
         outputs: empty for all outputs.
         binary_output: REST only; default encoding of outputs that do not say (``binary_data_output``).
+        plan: what is known of requests with the same JSON, if there were any.
     """
 
     model_name: str
@@ -104,6 +128,7 @@ class InferRequest:
     parameters: Parameters = field(default_factory=dict)
     outputs: Sequence[RequestedOutput] = ()
     binary_output: bool = False
+    plan: Plan | None = field(default=None, compare=False, repr=False)
 
     def input(self, name: str) -> Tensor:
         """Return the input of that name.
@@ -124,15 +149,21 @@ class InferRequest:
         return self.binary_output
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferResponse:
-    """An inference response."""
+    """An inference response.
+
+    Attributes:
+        release: gives back the outputs' memory, where it is not the tensors' own; called once, after they have been
+            sent or copied.
+    """
 
     model_name: str
     outputs: Sequence[Tensor]
     model_version: str = ""
     id: str = ""
     parameters: Parameters = field(default_factory=dict)
+    release: Callable[[], None] | None = None
 
     def output(self, name: str) -> Tensor:
         """Return the output of that name.

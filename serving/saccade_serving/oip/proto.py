@@ -6,8 +6,9 @@ built from the table below: no .proto compiler, no generated code.
 
 Messages and numbers are Triton's (a superset of the protocol's), with two additions on numbers Triton does not
 use: ``ModelMetadataResponse.properties`` of the protocol, and the fields of kserve's answers to
-RepositoryModelLoad and RepositoryModelUnload. Triton's streaming, statistics, shared memory, trace and log calls
-are not here; clients that send their fields are answered as protobuf does, by ignoring what is unknown.
+RepositoryModelLoad and RepositoryModelUnload. Of the calls that are only ever refused (shared memory, trace and log
+settings) the names are here and the fields are not; fields a client sends beyond these are ignored, as protobuf does.
+Streaming is not here at all.
 
 Source: ``grpc_service.proto`` of Triton (tritonclient 2.73) and ``grpc_predict_v2.proto`` of KServe (0.21).
 """
@@ -41,6 +42,23 @@ _REPOSITORY_REQUEST: Final[_Fields] = {
     "model_name": (2, "string"),
     "parameters": (3, "map ModelRepositoryParameter"),
 }
+_DURATION: Final = "StatisticDuration"
+_COMPUTE: Final[_Fields] = {
+    "compute_input": (2, _DURATION),
+    "compute_infer": (3, _DURATION),
+    "compute_output": (4, _DURATION),
+}
+#: Triton's calls that are answered with a refusal, whatever they say.
+REFUSED_METHODS: Final = (
+    "SystemSharedMemoryStatus",
+    "SystemSharedMemoryRegister",
+    "SystemSharedMemoryUnregister",
+    "CudaSharedMemoryStatus",
+    "CudaSharedMemoryRegister",
+    "CudaSharedMemoryUnregister",
+    "TraceSetting",
+    "LogSettings",
+)
 _MESSAGES: Final[dict[str, _Fields]] = {
     "ServerLiveRequest": {},
     "ServerLiveResponse": {"live": (1, "bool")},
@@ -114,6 +132,52 @@ _MESSAGES: Final[dict[str, _Fields]] = {
     "RepositoryModelLoadResponse": {"model_name": (1, "string"), "isLoaded": (2, "bool")},
     "RepositoryModelUnloadRequest": _REPOSITORY_REQUEST,
     "RepositoryModelUnloadResponse": {"model_name": (1, "string"), "isUnloaded": (2, "bool")},
+    "ModelConfigRequest": _NAME_AND_VERSION,
+    # A message of model_config.proto, which only a predictor has: bytes have the same form on the wire.
+    "ModelConfigResponse": {"config": (1, "bytes")},
+    "ModelStatisticsRequest": _NAME_AND_VERSION,
+    "StatisticDuration": {"count": (1, "uint64"), "ns": (2, "uint64")},
+    "InferStatistics": {
+        "success": (1, _DURATION),
+        "fail": (2, _DURATION),
+        "queue": (3, _DURATION),
+        "compute_input": (4, _DURATION),
+        "compute_infer": (5, _DURATION),
+        "compute_output": (6, _DURATION),
+        "cache_hit": (7, _DURATION),
+        "cache_miss": (8, _DURATION),
+    },
+    "InferResponseStatistics": {
+        "compute_infer": (1, _DURATION),
+        "compute_output": (2, _DURATION),
+        "success": (3, _DURATION),
+        "fail": (4, _DURATION),
+        "empty_response": (5, _DURATION),
+        "cancel": (6, _DURATION),
+    },
+    "InferBatchStatistics": {"batch_size": (1, "uint64"), **_COMPUTE},
+    "MemoryUsage": {"type": (1, "string"), "id": (2, "int64"), "byte_size": (3, "uint64")},
+    "ModelStatistics": {
+        "name": (1, "string"),
+        "version": (2, "string"),
+        "last_inference": (3, "uint64"),
+        "inference_count": (4, "uint64"),
+        "execution_count": (5, "uint64"),
+        "inference_stats": (6, "InferStatistics"),
+        "batch_stats": (7, "repeated InferBatchStatistics"),
+        "memory_usage": (8, "repeated MemoryUsage"),
+        "response_stats": (9, "map InferResponseStatistics"),
+    },
+    "ModelStatisticsResponse": {"model_stats": (1, "repeated ModelStatistics")},
+    "RepositoryIndexRequest": {"repository_name": (1, "string"), "ready": (2, "bool")},
+    "RepositoryIndexResponse": {"models": (1, "repeated RepositoryIndexResponse.ModelIndex")},
+    "RepositoryIndexResponse.ModelIndex": {
+        "name": (1, "string"),
+        "version": (2, "string"),
+        "state": (3, "string"),
+        "reason": (4, "string"),
+    },
+    **{f"{method}{part}": {} for method in REFUSED_METHODS for part in ("Request", "Response")},
 }
 
 _Field: Final = descriptor_pb2.FieldDescriptorProto
@@ -143,7 +207,7 @@ def _add_field(message: Any, full_name: str, name: str, number: int, declaration
         field.label = _Field.LABEL_REPEATED
     if modifier == "map":
         # protobuf's own form of a map: a repeated nested message of key and value with the option map_entry.
-        entry_name = f"{name.capitalize()}Entry"
+        entry_name = "".join(map(str.capitalize, name.split("_"))) + "Entry"
         entry = message.nested_type.add(name=entry_name)
         entry.options.map_entry = True
         entry_full_name = f"{full_name}.{entry_name}"
@@ -196,21 +260,31 @@ RepositoryModelLoadRequest: Any = _class("RepositoryModelLoadRequest")
 RepositoryModelLoadResponse: Any = _class("RepositoryModelLoadResponse")
 RepositoryModelUnloadRequest: Any = _class("RepositoryModelUnloadRequest")
 RepositoryModelUnloadResponse: Any = _class("RepositoryModelUnloadResponse")
+ModelConfigRequest: Any = _class("ModelConfigRequest")
+ModelConfigResponse: Any = _class("ModelConfigResponse")
+ModelStatisticsRequest: Any = _class("ModelStatisticsRequest")
+ModelStatisticsResponse: Any = _class("ModelStatisticsResponse")
+RepositoryIndexRequest: Any = _class("RepositoryIndexRequest")
+RepositoryIndexResponse: Any = _class("RepositoryIndexResponse")
 
-#: Method of ``SERVICE`` -> (request class, response class); all are unary.
-METHODS: Final[dict[str, tuple[Any, Any]]] = {
-    name: (_class(f"{name}Request"), _class(f"{name}Response"))
-    for name in (
-        "ServerLive",
-        "ServerReady",
-        "ModelReady",
-        "ServerMetadata",
-        "ModelMetadata",
-        "ModelInfer",
-        "RepositoryModelLoad",
-        "RepositoryModelUnload",
-    )
-}
+
+def _classes(*methods: str) -> dict[str, tuple[Any, Any]]:
+    return {name: (_class(f"{name}Request"), _class(f"{name}Response")) for name in methods}
+
+
+#: Method of ``SERVICE`` that KServe's definition and Triton's share -> (request class, response class); all unary.
+METHODS: Final = _classes(
+    "ServerLive",
+    "ServerReady",
+    "ModelReady",
+    "ServerMetadata",
+    "ModelMetadata",
+    "ModelInfer",
+    "RepositoryModelLoad",
+    "RepositoryModelUnload",
+)
+#: The same for the methods that only Triton has.
+TRITON_METHODS: Final = _classes("ModelConfig", "ModelStatistics", "RepositoryIndex", *REFUSED_METHODS)
 
 
 def repository_model_name(message: Any) -> str:

@@ -9,12 +9,12 @@ A *label* is how error sentences call a tensor, for example ``input 'image'``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from saccade_serving.errors import InvalidRequest, WrongShape, short
+from saccade_serving.errors import InvalidRequest, Unimplemented, WrongShape, short
 from saccade_serving.oip.datatypes import DATATYPES, NUMPY_DTYPES
 from saccade_serving.oip.messages import ParameterValue
 
@@ -26,9 +26,19 @@ MAX_DIMENSION: Final = 2**31 - 1
 MAX_ELEMENTS: Final = 2**40
 #: Most elements of one BYTES tensor: each becomes an object, so that small elements cost far more than they weigh.
 MAX_BYTES_ELEMENTS: Final = 2**16
+#: Most values of one tensor that come one by one in gRPC's typed contents: each becomes an object on the way.
+MAX_TYPED_ELEMENTS: Final = 2**22
+#: Most tensors or parameters in one list or map. Models have a few; without a limit, reading millions of empty ones
+#: would hold up everybody else.
+MAX_ENTRIES: Final = 4096
 #: Largest and smallest integer that all encodings can carry as a parameter (uint64_param, int64_param).
 MAX_PARAMETER: Final = 2**64 - 1
 MIN_PARAMETER: Final = -(2**63)
+
+NO_SHARED_MEMORY: Final = (
+    "shared memory is not served, since clients are on other machines as a rule; send tensors as binary data in the "
+    "request (tritonclient's default, perf_analyzer's --shared-memory=none)"
+)
 
 #: Parameters that describe the REST encoding; the codecs consume them and write them anew.
 ENCODING_PARAMETERS: Final = frozenset({"binary_data", "binary_data_size", "binary_data_output"})
@@ -72,7 +82,17 @@ def check_datatype(label: str, datatype: str) -> None:
         )
 
 
-def check_shape(label: str, shape: Iterable[Any]) -> tuple[int, ...]:
+def check_entries(what: str, count: int) -> None:
+    """Refuse lists and maps that no model has a use for, before they are walked through.
+
+    Raises:
+        InvalidRequest: more than ``MAX_ENTRIES``.
+    """
+    if count > MAX_ENTRIES:
+        raise InvalidRequest(f"{what} has {count} entries; the limit is {MAX_ENTRIES}")
+
+
+def check_shape(label: str, shape: Collection[Any]) -> tuple[int, ...]:
     """Accept a shape of at most ``MAX_RANK`` integers, each 0 to ``MAX_DIMENSION``.
 
     Returns:
@@ -81,9 +101,9 @@ def check_shape(label: str, shape: Iterable[Any]) -> tuple[int, ...]:
     Raises:
         WrongShape: a dimension is not an integer or out of range, or the product is over ``MAX_ELEMENTS``.
     """
+    if len(shape) > MAX_RANK:
+        raise WrongShape(f"{label} has {len(shape)} dimensions; the limit is {MAX_RANK}")
     sizes = tuple(shape)
-    if len(sizes) > MAX_RANK:
-        raise WrongShape(f"{label} has {len(sizes)} dimensions; the limit is {MAX_RANK}")
     for axis, size in enumerate(sizes):
         if type(size) is not int:
             raise WrongShape(f"{label} has {kind_of(size)} as dimension {axis}; expected an integer")
@@ -139,8 +159,12 @@ def plain_parameters(owner: str, parameters: Mapping[str, Any]) -> dict[str, Par
 
     Raises:
         InvalidRequest: a value is not a boolean, a finite number within 64 bits or a string.
+        Unimplemented: the tensor lies in shared memory.
     """
+    check_entries(f"'parameters' of {owner}", len(parameters))
     plain: dict[str, ParameterValue] = {}
+    if "shared_memory_region" in parameters:
+        raise Unimplemented(f"{owner} lies in shared memory: {NO_SHARED_MEMORY}")
     for name, value in parameters.items():
         if name in ENCODING_PARAMETERS:
             continue

@@ -1,0 +1,187 @@
+"""What a server tells of itself and its models, over gRPC: the calls of Triton's service that are no inference.
+
+Beside them the standard ``grpc.health.v1.Health``, which Kubernetes' gRPC probes, Envoy and grpcio's own client-side
+health checks ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from saccade_serving.connection.answers import Context, abort, guarded
+from saccade_serving.connection.gate import Gate
+from saccade_serving.connection.information import (
+    NO_LOG_SETTINGS,
+    NO_MODEL_CONTROL,
+    NO_TRACE,
+    Information,
+)
+from saccade_serving.errors import Overloaded, Unimplemented, short
+from saccade_serving.oip import grpc_codec, proto, statistics
+from saccade_serving.oip.rules import NO_SHARED_MEMORY
+from saccade_serving.statistics import Statistics
+
+Handler = Callable[[Any, Context], Awaitable[Any]]
+
+#: Services whose health can be asked; the empty name is the whole server.
+HEALTH_SERVICES: Final = ("", proto.SERVICE)
+#: Watches open at once; each holds a stream for as long as its client likes.
+MAX_WATCHES: Final = 64
+#: How late a watcher may learn of a change.
+_WATCH_INTERVAL_S: Final = 0.25
+
+
+class InformationCalls:
+    """Handlers for all methods of ``proto.METHODS`` and ``proto.TRITON_METHODS`` but ModelInfer."""
+
+    def __init__(self, gate: Gate, counted: Statistics) -> None:
+        self._told = Information(gate, counted)
+
+    def handlers(self) -> dict[str, Handler]:
+        """Method name -> coroutine function of the parsed request and the call's context."""
+        answered: dict[str, Callable[[Any], Any]] = {
+            "ServerLive": lambda _: proto.ServerLiveResponse(live=True),
+            "ServerReady": lambda _: proto.ServerReadyResponse(ready=self._told.is_server_ready()),
+            "ServerMetadata": lambda _: proto.ServerMetadataResponse(**self._told.server()),
+            "ModelReady": self._model_ready,
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._repository_index,
+        }
+        refused = {
+            "RepositoryModelLoad": NO_MODEL_CONTROL,
+            "RepositoryModelUnload": NO_MODEL_CONTROL,
+            **dict.fromkeys(proto.REFUSED_METHODS, NO_SHARED_MEMORY),
+            "TraceSetting": NO_TRACE,
+            "LogSettings": NO_LOG_SETTINGS,
+        }
+        return {name: _answering(work) for name, work in answered.items()} | {
+            name: _refusing(sentence) for name, sentence in refused.items()
+        }
+
+    def _model_ready(self, message: Any) -> Any:
+        return proto.ModelReadyResponse(ready=self._told.is_model_ready(message.name, message.version))
+
+    def _model_metadata(self, message: Any) -> Any:
+        return grpc_codec.encode_metadata(self._told.metadata(message.name, message.version))
+
+    def _model_config(self, message: Any) -> Any:
+        return proto.ModelConfigResponse(config=self._told.config(message.name, message.version).protobuf)
+
+    def _model_statistics(self, message: Any) -> Any:
+        return statistics.encode(self._told.statistics(message.name, message.version))
+
+    def _repository_index(self, message: Any) -> Any:
+        if message.repository_name:
+            name = short(message.repository_name)
+            raise Unimplemented(f"repository {name} is not known by name; there is one, leave repository_name empty")
+        return proto.RepositoryIndexResponse(models=self._told.index(message.ready))
+
+
+def _answering(work: Callable[[Any], Any]) -> Handler:
+    async def call(message: Any, context: Context) -> Any:
+        return await guarded(context, lambda: work(message))
+
+    return call
+
+
+def _refusing(sentence: str) -> Handler:
+    async def call(_message: Any, context: Context) -> Any:
+        await abort(context, Unimplemented(sentence))
+
+    return call
+
+
+class HealthService(health_pb2_grpc.HealthServicer):
+    """``grpc.health.v1.Health``: serving while every model is ready and the server is not draining.
+
+    A check asks the gate at once. Readiness is a question to the models, not an event, so for watchers one task
+    asks it every ``interval_s``; it runs only while somebody watches.
+    """
+
+    def __init__(self, gate: Gate, interval_s: float = _WATCH_INTERVAL_S) -> None:
+        self._told = Information(gate, Statistics())
+        self._interval_s = interval_s
+        self._watches = 0
+        self._changed = asyncio.Event()
+        self._following: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def Check(self, request: Any, context: Context) -> Any:  # noqa: N802  # gRPC's name
+        """Answer once; an unknown service is NOT_FOUND, as the protocol says."""
+        if request.service not in HEALTH_SERVICES:
+            known = ", ".join(repr(service) for service in HEALTH_SERVICES)
+            sentence = f"service {short(request.service)} is not here; expected {known}"
+            await context.abort(grpc.StatusCode.NOT_FOUND, sentence)
+        return self._answer(request.service)
+
+    async def Watch(self, request: Any, context: Context) -> None:  # noqa: N802
+        """Answer at once and whenever the status has changed, until the client leaves or ``close``."""
+        if self._watches >= MAX_WATCHES:
+            await abort(context, Overloaded(f"{MAX_WATCHES} health watches are open, which is the limit; use Check"))
+        self._watches += 1
+        try:
+            if self._following is None and not self._closed:
+                self._following = asyncio.create_task(self._follow())
+            sent = None
+            while True:
+                changed = self._changed  # taken before the question, so that no change is missed
+                answer = self._answer(request.service)
+                if answer != sent:
+                    await context.write(answer)
+                    sent = answer
+                if self._closed:
+                    return
+                await changed.wait()
+        finally:
+            self._watches -= 1
+            if self._watches == 0:
+                await self._stop_following()
+
+    async def close(self) -> None:
+        """End all watches with NOT_SERVING, so that they do not hold up the server's shutdown."""
+        self._closed = True
+        await self._stop_following()
+        self._wake()
+
+    def _answer(self, service: str) -> Any:
+        status = health_pb2.HealthCheckResponse
+        if service not in HEALTH_SERVICES:
+            return status(status=status.SERVICE_UNKNOWN)
+        serving = not self._closed and self._told.is_server_ready()
+        return status(status=status.SERVING if serving else status.NOT_SERVING)
+
+    async def _follow(self) -> None:
+        last = None
+        while True:
+            serving = self._told.is_server_ready()
+            if serving != last:
+                last = serving
+                self._wake()
+            await asyncio.sleep(self._interval_s)
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _stop_following(self) -> None:
+        following, self._following = self._following, None
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+
+def health_servicer(gate: Gate) -> HealthService:
+    """Build the health service; add it with ``add_health`` and close it before the server stops."""
+    return HealthService(gate)
+
+
+def add_health(service: HealthService, server: Any) -> None:
+    """Register the health service with a ``grpc.aio`` server."""
+    health_pb2_grpc.add_HealthServicer_to_server(service, server)

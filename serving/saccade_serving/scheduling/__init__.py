@@ -1,0 +1,1 @@
+"""What waits for a model, and in which form it is handed over."""

@@ -1,0 +1,161 @@
+"""Inference over gRPC: whatever becomes of a call, its memory and that of its answer are given back once."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from fakes import eventually, settle
+from saccade_serving.connection.exchange import Exchange
+from saccade_serving.connection.gate import Gate
+from saccade_serving.connection.grpc_port import GrpcPort
+from saccade_serving.errors import Overloaded
+from saccade_serving.memory.arena import Arena
+from saccade_serving.metrics import Metrics
+from saccade_serving.model import ServedModel
+from saccade_serving.oip import grpc_codec, proto
+from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, RequestedOutput, Tensor
+from saccade_serving.settings import ServiceSettings
+
+INFER = f"/{proto.SERVICE}/ModelInfer"
+
+
+class Driven(ServedModel):
+    """Holds every request until the test answers it; its outputs are lent."""
+
+    def __init__(self) -> None:
+        super().__init__("m")
+        self.ready = True
+        self.held: list[tuple[InferRequest, Exchange]] = []
+        self.refuses: Exception | None = None
+        self.released = 0
+
+    async def prepare(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def versions(self) -> list[str]:
+        return ["1"]
+
+    def metadata(self, version: str = "") -> ModelMetadata:
+        return ModelMetadata("m", ["1"], "fake", [], [])
+
+    def start_infer(self, request: InferRequest, exchange: Exchange) -> None:
+        if self.refuses is not None:
+            raise self.refuses
+        self.held.append((request, exchange))
+        exchange.work(lambda: "while it was held")
+
+    def answer(self) -> None:
+        """Answer the oldest with its own inputs."""
+        request, exchange = self.held.pop(0)
+        outputs = [Tensor.of(tensor.name, tensor.array.copy()) for tensor in request.inputs]
+        exchange.answer(InferResponse("m", outputs, "1", request.id, {}, self._release))
+
+    def _release(self) -> None:
+        self.released += 1
+
+
+class Calling:
+    """A port, its model and a channel to it."""
+
+    def __init__(self, model: Driven, gate: Gate, call: Any) -> None:
+        self.model, self.gate, self._call = model, gate, call
+
+    def infer(self, *outputs: str, timeout_s: float = 20.0, array: Any = None) -> Any:
+        data = np.arange(6, dtype=np.float32).reshape(2, 3) if array is None else array
+        requested = [RequestedOutput(name) for name in outputs]
+        message = grpc_codec.encode_request(InferRequest("m", [Tensor.of("x", data)], outputs=requested))
+        return self._call(message.SerializeToString(), timeout=timeout_s)
+
+    async def until_held(self) -> None:
+        await eventually(lambda: self.model.held, "the model has it")
+
+
+@pytest.fixture
+async def calling() -> AsyncIterator[Calling]:
+    """Whose books balance in the end."""
+    unseen: list[dict[str, Any]] = []
+    model = Driven()
+    gate = Gate({"m": model}, ServiceSettings(), Metrics(), Arena(2**22, poison=True))
+    port = GrpcPort(gate, 2**22, -1)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        number = probe.getsockname()[1]
+    await port.start("127.0.0.1", number)
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unseen.append(context))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{number}") as channel:
+        yield Calling(model, gate, channel.unary_unary(INFER))
+    await port.stop(1)
+    await settle()
+    assert gate.arena.leases == 0
+    assert gate.open == set()
+    gc.collect()
+    assert unseen == []
+
+
+async def test_a_call_is_answered_from_the_arena_and_its_outputs_given_back_once(calling: Calling) -> None:
+    call = calling.infer()
+    await calling.until_held()
+    [(request, exchange)] = calling.model.held
+    array = request.input("x").array
+    assert exchange.lease is not None
+    begin = exchange.lease.address
+    assert begin <= array.__array_interface__["data"][0] < begin + exchange.lease.size
+    assert array.__array_interface__["data"][0] % 64 == 0
+    calling.model.answer()
+    answer = grpc_codec.decode_response(proto.ModelInferResponse.FromString(await call))
+    assert answer.output("x").array.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert calling.model.released == 1
+
+
+async def test_an_answer_that_cannot_be_encoded_is_given_back_once(calling: Calling) -> None:
+    call = calling.infer("nothing")
+    await calling.until_held()
+    calling.model.answer()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert calling.model.released == 1
+
+
+async def test_an_answer_after_the_client_has_left_is_given_back_once(calling: Calling) -> None:
+    call = calling.infer()
+    await calling.until_held()
+    [(_, exchange)] = calling.model.held
+    call.cancel()
+    await eventually(lambda: exchange.over, "the server knows")
+    calling.model.answer()
+    assert calling.model.released == 1
+
+
+async def test_a_model_that_refuses_leaves_no_call_open(calling: Calling) -> None:
+    calling.model.refuses = Overloaded("full", 3.0)
+    for _ in range(5):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await calling.infer()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert ("retry-after", "3") in tuple(caught.value.trailing_metadata() or ())
+    assert calling.gate.open == set()
+
+
+async def test_a_call_whose_tensors_the_arena_has_no_room_for_is_refused(calling: Calling) -> None:
+    held = calling.gate.arena.lease(2**21)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await calling.infer(array=np.zeros(2**21 + 2**20, np.uint8))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    held.release()
+
+
+@pytest.mark.parametrize("data", [b"\xff\xff", b"\x3a\xff\x01", b"\x0a\x01\xff"])
+async def test_what_is_no_message_is_the_clients_error(calling: Calling, data: bytes) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await calling._call(data, timeout=10)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
