@@ -258,11 +258,13 @@ async def test_a_task_nobody_waits_for_is_cancelled_and_its_body_kept_until_it_h
     lease = exchange.lease = arena.lease(5)
     lease.view[:] = b"image"
     seen: list[bytes] = []
+    may_end = asyncio.Event()
 
     async def work() -> None:
         try:
             await asyncio.sleep(3600)
         finally:
+            await may_end.wait()
             seen.append(bytes(lease.view))
 
     exchange.run(work())
@@ -271,6 +273,7 @@ async def test_a_task_nobody_waits_for_is_cancelled_and_its_body_kept_until_it_h
     await eventually(lambda: exchange.over, "a task has a moment past its deadline to end it in its own words")
     exchange.close()
     assert arena.leases == 1
+    may_end.set()
     await eventually(lambda: not arena.leases, "the task has ended")
     assert seen == [b"image"]
     assert len(told.ends) == (how != "cancel")
