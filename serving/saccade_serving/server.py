@@ -151,7 +151,7 @@ class SaccadeServer(kserve.ModelServer):
             for model in models:
                 stack.push_async_callback(self._close, model)
             try:
-                await self._listen(stack)
+                front = await self._listen(stack)
             except OSError as error:
                 log.error("cannot_listen", extra={"why": str(error)})
                 self._failed = True
@@ -160,13 +160,13 @@ class SaccadeServer(kserve.ModelServer):
             lag = asyncio.create_task(self._watch_loop_lag())
             await self._stopping.wait()
             self._end = loop.time() + self.settings.drain_grace_s
-            await self._drain()
+            await self._drain(front)
             for task in (preparing, lag):
                 task.cancel()
             await asyncio.gather(preparing, lag, return_exceptions=True)
         log.info("stopped")
 
-    async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
+    async def _listen(self, stack: contextlib.AsyncExitStack) -> Front:
         settings = self.settings
         listener = bind(settings.host, self.http_port, "--http_port")
         stack.callback(listener.close)
@@ -199,6 +199,7 @@ class SaccadeServer(kserve.ModelServer):
                 "metrics": settings.metrics_port or "off",
             },
         )
+        return front
 
     async def _prepare(self, models: Sequence[ServedModel]) -> None:
         """Prepare all models; without a single one the service has no purpose and ends."""
@@ -217,15 +218,18 @@ class SaccadeServer(kserve.ModelServer):
             self._failed = True
             self._stopping.set()
 
-    async def _drain(self) -> None:
-        """Wait until nothing is in flight and nothing has come for ``drain_quiet_s``; at most the grace."""
+    async def _drain(self, front: Front) -> None:
+        """Wait until nothing is in flight and no work has come for ``drain_quiet_s``; at most the grace.
+
+        Probes and other ordinary requests are answered, too, but do not prolong it: they never cease to come.
+        """
         if self._failed:
             return
         loop = asyncio.get_running_loop()
         self.gate.last_seen = max(self.gate.last_seen, time.monotonic())
         while loop.time() < self._end:
             quiet_in_s = self.gate.last_seen + self.settings.drain_quiet_s - time.monotonic()
-            if not self.gate.open and quiet_in_s <= 0:
+            if not self.gate.open and quiet_in_s <= 0 and not front.ordinary_inflight:
                 return
             await asyncio.sleep(max(0.01, min(quiet_in_s, 0.1)))
         log.warning("drain_grace_over", extra={"inflight": len(self.gate.open)})

@@ -144,6 +144,61 @@ async def test_what_is_sent_ahead_waits_until_the_model_has_answered(stage: Stag
     assert [(await client.answer()).body for _ in range(2)] == [b"again", b"fourth"]
 
 
+def sent_ahead() -> list[tuple[str, bytes, bytes]]:
+    """Requests of every kind, each with a request behind it, and the body of the first one's answer."""
+    large = body_of(40_000)
+    smuggled = post(b"x", path="/v2/models/smuggled/infer")
+    zipped = gzip.compress(b"the body")
+    return [
+        ("fast", post(b"the body"), b"the body"),
+        ("fast, larger than a read", post(large), large),
+        ("no body", LIVE, b"live"),
+        ("chunked", chunked(b"the ", b"body"), b"the body"),
+        ("chunked, larger than a read", chunked(large[:20_000], large[20_000:]), large),
+        ("ordinary", post(b"the body", path="/echo"), b"the body"),
+        ("ordinary, larger than a read", post(large, path="/echo"), large),
+        ("compressed", post(zipped, headers="Content-Encoding: gzip\r\n"), b"the body"),
+        ("a body that looks like a request", post(smuggled, path="/echo"), smuggled),
+        ("chunks that look like a request", chunked(smuggled, path="/echo"), smuggled),
+        ("a refused body that looks like a request", post(smuggled, path="/unread"), b"no"),
+    ]
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _, _ in sent_ahead()])
+@scenario
+async def test_whatever_is_sent_ahead_in_whatever_pieces_is_understood_as_if_it_were_not(
+    stage: Stage, kind: str
+) -> None:
+    request, expected = next((request, body) for name, request, body in sent_ahead() if name == kind)
+    client = await stage.connect()
+    edges = {1, 40, request.find(b"\r\n\r\n") + 4, request.find(b"\r\n\r\n") + 8, len(request) // 2, len(request) - 1}
+    for before in sorted(edge for edge in edges if 0 < edge < len(request)):
+        stage.operation.held.clear()
+        stage.operation.names.clear()
+        # In front: a request that is held, so that the first pieces wait; the last comes when they have been taken.
+        await client.send(post(b"first", "hold"))
+        (held,) = await stage.holds()
+        await client.send(request[: before // 2], request[before // 2 : before])
+        await settle(3)
+        held.exchange.answer(Reply(200, {}, [b"held"], 4))
+        assert (await client.answer()).body == b"held"
+        await client.send(request[before:] + post(b"behind it"))
+        answer = await client.answer()
+        assert answer.body == expected, f"cut at {before}"
+        assert (await client.answer()).body == b"behind it"
+        assert "smuggled" not in stage.operation.names
+    # And all of it before the first is answered, in one piece and byte by byte around the heads.
+    for pieces in ([request], [request[:100], *(request[at : at + 7] for at in range(100, 401, 7)), request[401:]]):
+        stage.operation.held.clear()
+        await client.send(post(b"first", "hold"))
+        (held,) = await stage.holds()
+        await client.send(*pieces, post(b"behind it"))
+        held.exchange.answer(Reply(200, {}, [b"held"], 4))
+        for body in (b"held", expected, b"behind it"):
+            assert (await client.answer()).body == body
+        assert "smuggled" not in stage.operation.names
+
+
 @pytest.mark.parametrize("size", [0, 1, 15_000, 65_535, 65_536, 65_537, 200_000, 1_200_000, 5_000_000])
 @scenario
 async def test_bodies_of_any_size_arrive_as_they_were_sent(stage: Stage, size: int) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from saccade_serving.oip import binary_codec
 from saccade_serving.oip.messages import InferRequest, InferResponse, Tensor
-from saccade_serving.oip.plan import MAX_PLANS, Plans
+from saccade_serving.oip.plan import MAX_PLANS, Plans, key_of
 
 
 def body_of(header: dict[str, Any], data: bytes, separators: tuple[str, str] = (",", ":")) -> tuple[bytes, int]:
@@ -35,8 +35,8 @@ class Reader:
 
     def read(self, body: bytes, json_length: int, model: str = "m", version: str = "") -> InferRequest:
         view = memoryview(body)
-        key, identifier = self.plans.key_of(model, version, body[:json_length])
-        plan = self.plans.find(key, len(body))
+        key, identifier = key_of(model, version, body[:json_length], len(body))
+        plan = self.plans.find(key)
         if plan is not None:
             self.remembered += 1
             return plan.bind(view, identifier)
@@ -124,6 +124,49 @@ def test_a_plan_holds_for_its_model_version_and_size_alone() -> None:
     with pytest.raises(Exception, match="bytes"):
         reader.read(body + b"x", length)
     assert reader.remembered == 1
+
+
+@pytest.mark.parametrize(("more_id", "fewer_bytes"), [(4, 4), (8, 4), (8, 0), (1, 0)])
+def test_a_longer_id_never_makes_up_for_missing_bytes_of_a_tensor(more_id: int, fewer_bytes: int) -> None:
+    reader = Reader()
+    text, length = body_of(header_of(8, id="a"), b"")
+    for _ in range(3):
+        reader.read(text + bytes(range(8)), length)
+    assert reader.remembered == 1
+    longer = text.replace(b'"a"', b'"' + b"a" * (1 + more_id) + b'"')
+    body = longer + bytes(range(8 - fewer_bytes))
+    if fewer_bytes:
+        with pytest.raises(Exception, match="bytes"):
+            reader.read(body, len(longer))
+    else:
+        check_same(reader.read(body, len(longer)), body, len(longer))
+    assert reader.remembered == 1
+
+
+def test_ids_of_changing_length_do_not_drive_each_other_out() -> None:
+    reader = Reader()
+    for number in range(40):
+        body, length = body_of(header_of(id="9" * (1 + number % 4)), bytes([number] * 4))
+        check_same(reader.read(body, length), body, length)
+    assert reader.remembered == 40 - 2 * 4
+
+
+@pytest.mark.parametrize("of", ["answer", "tensor"])
+def test_an_answer_with_parameters_is_never_written_from_memory(of: str) -> None:
+    reader = Reader()
+    body, length = body_of(header_of(), bytes(4))
+    for number in range(6):
+        request = reader.read(body, length)
+        parameters = {"n": number} if number >= 3 else {}
+        output = Tensor.of("y", np.zeros(2, np.float32))
+        if of == "tensor":
+            output.parameters = parameters
+        response = InferResponse("m", [output], "1", "", parameters if of == "answer" else {})
+        if request.plan is None:
+            continue
+        if (written := request.plan.encode(response)) is None:
+            request.plan.remember(response, binary_codec.encode_response(request, response))
+        assert written is None or not parameters
 
 
 @pytest.mark.parametrize("datatype", ["BOOL", "BYTES"])

@@ -47,12 +47,13 @@ class RunnerInstance:
             try:
                 outputs = self._run(requests, rows)
             except BaseException as error:
-                failure = error
-            del requests, item  # not held while waiting for the next batch
+                # Its frames hold the requests' memory, which is somebody else's from now on.
+                failure = error.with_traceback(None)
             try:
                 loop.call_soon_threadsafe(_complete, ticket, outputs, failure)
             except RuntimeError:
                 return  # the loop is closed: nobody waits any more
+            del loop, requests, item, ticket, outputs, failure  # not held while waiting for the next batch
 
 
 def _complete(ticket: Ticket, outputs: Outputs, failure: BaseException | None) -> None:

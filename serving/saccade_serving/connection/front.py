@@ -24,6 +24,8 @@ log = logging.getLogger("saccade.rest")
 #: Where heads are read to. Small, so that of a large body little is copied from here to its slot.
 SCRATCH_BYTES: Final = 16 * 2**10
 _LOOK_S: Final = 1.0
+#: Segments of the arena that have been unused for so long are given back.
+_TRIM_S: Final = 60.0
 _MAX_HEADS: Final = 256
 _MAX_HEAD_BYTES: Final = 2048
 _MAX_SEEN: Final = 4096
@@ -58,6 +60,11 @@ class Front:
         self._watching: asyncio.Task[None] | None = None
         self._default_headers: Sequence[tuple[bytes, bytes]] = ()
         self._begun: dict[int, str] = {}
+
+    @property
+    def ordinary_inflight(self) -> int:
+        """Requests in flight that are no operations, and so not known to the gate."""
+        return sum(connection.is_ordinary for connection in self.connections)
 
     def recall(self, data: bytes) -> tuple[Head, Mapping[str, str], Operation, dict[str, str]] | None:
         """What was learned from a head that differs from this one in the values of ``VOLATILE`` headers at most.
@@ -140,7 +147,10 @@ class Front:
                     connection.overdue(now)
                 except Exception:  # one connection's must not end the watch over all others
                     log.exception("overdue_failed")
-            self.gate.arena.trim(60.0)
+            try:
+                self.gate.arena.trim(_TRIM_S)
+            except Exception:  # nor may a device that does not let go of a segment
+                log.exception("trim_failed")
 
 
 def peer_of(address: Any) -> str:

@@ -150,6 +150,11 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._chunks: ChunkedBody | None = None
         self._unsent: tuple[Exchange | None, Reply, str, SaccadeError | None] | None = None
 
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether uvicorn's protocol has a request that it has not answered."""
+        return self._state is _ORDINARY
+
     # The transport's side
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvloop's is no subclass
@@ -187,7 +192,11 @@ class Http1Connection(asyncio.BufferedProtocol):
         if self._state is _DISCARDING and nbytes < self._left:
             self._left -= nbytes  # the common case of a large refused body: not even copied
             return
-        self._feed(bytes(scratch[:nbytes]), time.monotonic())
+        data = bytes(scratch[:nbytes])
+        if self._pending:
+            self._keep(data, time.monotonic())  # behind what came before it
+        else:
+            self._feed(data, time.monotonic())
 
     def eof_received(self) -> None:
         """The client has left: stop working for it. Returning None has the transport closed."""
@@ -233,7 +242,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         if self._state is _HEAD:
             self.close()
         elif self._state is _ORDINARY and self._inner is not None:
-            if self._left or self._chunks is not None:
+            if self._body_is_coming():
                 self.close()  # a body that is still coming is not waited for
             else:
                 self._inner.shutdown()
@@ -278,7 +287,7 @@ class Http1Connection(asyncio.BufferedProtocol):
                     at = self._feed_head(data, at)
                 elif state is _BODY:
                     at = self._feed_body(data, at)
-                elif state is _ORDINARY and (self._left or self._chunks is not None):
+                elif state is _ORDINARY and self._body_is_coming():
                     at = self._feed_ordinary(data, at)
                 elif state is _DISCARDING:
                     at = self._feed_discarded(data, at)
@@ -497,7 +506,9 @@ class Http1Connection(asyncio.BufferedProtocol):
             transport.write(written)
         else:
             transport.writelines([begin, *reply.parts])
-        if transport.get_write_buffer_size():
+        if transport.is_closing():
+            self._sent(delivered=False)  # the write has failed: the client is gone
+        elif transport.get_write_buffer_size():
             self._due = time.monotonic() + self._front.write_timeout_s
         else:
             self._sent()
@@ -547,7 +558,10 @@ class Http1Connection(asyncio.BufferedProtocol):
             self._feed_pending()
 
     def _feed_pending(self) -> None:
-        while self._pending and self._state in (_HEAD, _BODY, _DISCARDING):
+        """Go on with what was sent ahead. All of it that can be taken now is, so that nothing overtakes it."""
+        while self._pending and (
+            self._state in (_HEAD, _BODY, _DISCARDING) or (self._state is _ORDINARY and self._body_is_coming())
+        ):
             came, data = self._pending.popleft()
             self._pending_bytes -= len(data)
             self._replaying = True
@@ -641,7 +655,11 @@ class Http1Connection(asyncio.BufferedProtocol):
 
     def _body_due(self) -> float:
         """When the body of an ordinary request has to be there."""
-        return self._first_byte + self._front.body_s if self._left or self._chunks is not None else _NEVER
+        return self._first_byte + self._front.body_s if self._body_is_coming() else _NEVER
+
+    def _body_is_coming(self) -> bool:
+        """Whether more of an ordinary request's body has to come."""
+        return self._left > 0 or self._chunks is not None
 
     def _feed_ordinary(self, data: bytes, at: int) -> int:
         inner = self._inner
@@ -654,7 +672,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         else:
             step = min(len(view), self._left)
             self._left -= step
-        if not self._left and self._chunks is None and not self._write_paused:
+        if not self._body_is_coming() and not self._write_paused:
             self._due = _NEVER
         inner.data_received(view[:step])  # type: ignore[arg-type]  # its parser takes any buffer
         return at + step
@@ -664,9 +682,10 @@ class Http1Connection(asyncio.BufferedProtocol):
         if self._state is not _ORDINARY:
             return
         head = self._head
-        unread = self._left > 0 or self._chunks is not None
-        if unread:
-            self._inner = None  # its parser waits for the rest, which it is not given
+        if self._body_is_coming():
+            if self._inner is not None:
+                self._inner.forget_body()
+                self._inner = None
             if self._left > DISCARD_BYTES or (head is not None and head.expects_continue):
                 self._closing = True
         self._state = _WRITING

@@ -11,9 +11,9 @@ from saccade_serving.connection.gate import Gate
 from saccade_serving.connection.operation import Operation, Reply, content_type
 from saccade_serving.errors import InvalidRequest, UnsupportedMedia, short
 from saccade_serving.oip import binary_codec
-from saccade_serving.oip.body import HEADER_LENGTH
+from saccade_serving.oip.body import HEADER_LENGTH, stated_length
 from saccade_serving.oip.messages import InferRequest
-from saccade_serving.oip.plan import MAX_PLANNED_BYTES, Plans
+from saccade_serving.oip.plan import MAX_PLANNED_BYTES, Plans, key_of
 
 #: ``curl -d`` says form-urlencoded whatever it sends, and many clients say nothing.
 V2_CONTENT_TYPES: Final = frozenset(
@@ -60,11 +60,11 @@ class Infer(Operation):
             raise InvalidRequest("the request body is empty; expected a V2 inference request")
         json_length = exchange.headers.get(HEADER_LENGTH)
         params = exchange.params
-        size = int(json_length) if json_length is not None and json_length.isdecimal() and json_length.isascii() else 0
+        size = (stated_length(json_length) or 0) if json_length is not None else 0
         if 0 < size <= MAX_PLANNED_BYTES and size <= body.nbytes:
             text = bytes(body[:size])
-            key, identifier = self._plans.key_of(params["model_name"], params.get("version", ""), text)
-            plan = self._plans.find(key, body.nbytes)
+            key, identifier = key_of(params["model_name"], params.get("version", ""), text, body.nbytes)
+            plan = self._plans.find(key)
             if plan is not None:
                 self._ask(exchange, plan.bind(body, identifier))
                 return

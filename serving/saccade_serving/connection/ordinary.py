@@ -68,6 +68,13 @@ class OrdinaryRequests(HttpToolsProtocol):
         self.connection_lost(None)
         return started
 
+    def forget_body(self) -> None:
+        """Let go of a body that is still coming and that nobody reads: it is not passed on any more.
+
+        The parser waits for it, and holds this protocol, which holds it.
+        """
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does itself
+
     def send_400_response(self, msg: str) -> None:
         """Refuse what our own parser accepted; the connection answers.
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any, Final
 
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
@@ -21,9 +22,15 @@ from saccade_serving.connection.gate import CLIENT_LEFT, Gate
 from saccade_serving.connection.http1 import RATE_GRACE_S
 from saccade_serving.connection.operation import Operation, Reply, error_reply
 from saccade_serving.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, SaccadeError, SlowBody, short
-from saccade_serving.oip.body import HEADER_LENGTH
-from saccade_serving.oip.compression import compress, decompress, is_asked_for
+from saccade_serving.memory.arena import Lease
+from saccade_serving.oip.body import HEADER_LENGTH, stated_length
+from saccade_serving.oip.compression import compress, fill, inflate, is_asked_for
 from saccade_serving.settings import FIRST_SLOT_BYTES
+
+#: Threads that compress and decompress. Few: it is a service for who insists, not the way to send tensors.
+_ZIP_THREADS: Final = 2
+#: What bodies are compressed to, more or less: how much memory is leased before it is known.
+_USUAL_RATIO: Final = 4
 
 
 class ClientLeft(Exception):
@@ -36,11 +43,13 @@ class OperationRoutes:
     def __init__(self, gate: Gate, operations: Sequence[Operation]) -> None:
         self._gate = gate
         self._operations = operations
+        # Of its own: who sends nothing but compressed bodies keeps nobody else waiting.
+        self._zipping = ThreadPoolExecutor(_ZIP_THREADS, "saccade-zip")
 
     def routes(self) -> list[BaseRoute]:
         """All routes, to be registered before KServe's."""
         return [
-            Route(path, _Endpoint(self._gate, operation), methods=["POST"])
+            Route(path, _Endpoint(self._gate, operation, self._zipping), methods=["POST"])
             for operation in self._operations
             for path in operation.paths
         ]
@@ -49,9 +58,10 @@ class OperationRoutes:
 class _Endpoint:
     """One operation as an ASGI application."""
 
-    def __init__(self, gate: Gate, operation: Operation) -> None:
+    def __init__(self, gate: Gate, operation: Operation, zipping: Executor) -> None:
         self._gate = gate
         self._operation = operation
+        self._zipping = zipping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gate, operation = self._gate, self._operation
@@ -136,22 +146,53 @@ class _Endpoint:
 
     async def _start(self, exchange: Exchange) -> None:
         """Start the operation, on the decompressed body if it is compressed."""
-        lease = exchange.lease
-        assert lease is not None
+        assert exchange.lease is not None
         coding = exchange.headers.get("content-encoding", "")
         if coding.lower() not in ("", "identity"):
-            compressed = lease
-            compressed.hold()
-            limit = self._gate.settings.max_request_bytes
-            reading = asyncio.get_running_loop().run_in_executor(None, decompress, compressed.view, coding, limit)
-            reading.add_done_callback(lambda _: compressed.release())
-            plain = await reading
-            larger = self._gate.arena.lease(len(plain), align_at=min(_json_length(exchange), len(plain)))
-            larger.view[:] = plain
+            plain = await self._inflate(exchange, exchange.lease, coding)
             exchange.close()
-            exchange.lease = lease = larger
+            exchange.lease = plain
         if not exchange.over:  # its time may have passed meanwhile
-            self._operation.start(exchange, lease.view)
+            self._operation.start(exchange, exchange.lease.view)
+
+    async def _inflate(self, exchange: Exchange, packed: Lease, coding: str) -> Lease:
+        """Decompress a body in a thread, into memory of the arena that grows with what comes out."""
+        arena, limit = self._gate.arena, self._gate.settings.max_request_bytes
+        align_at = _json_length(exchange)
+        pieces, left, at = inflate(packed.view, coding), b"", 0
+        plain = arena.lease(min(max(FIRST_SLOT_BYTES, _USUAL_RATIO * packed.size), limit), align_at=align_at)
+        try:
+            while True:
+                written, left = await self._fill(plain, at, pieces, left, packed)
+                at += written
+                if not left or exchange.over:
+                    break
+                if plain.size == limit:
+                    raise PayloadTooLarge("the decompressed request body", None, limit)
+                larger = arena.lease(min(max(2 * plain.size, at + len(left)), limit), align_at=align_at)
+                larger.view[:at] = plain.view[:at]
+                plain.release()
+                plain = larger
+            plain.narrow(at)
+        except BaseException:
+            plain.release()
+            raise
+        return plain
+
+    def _fill(
+        self, plain: Lease, at: int, pieces: Iterator[bytes], left: bytes, packed: Lease
+    ) -> Awaitable[tuple[int, bytes]]:
+        """Decompress as much as a lease has room for; both leases are kept until the thread is done with them."""
+        packed.hold()
+        plain.hold()
+
+        def done(_: object) -> None:
+            packed.release()
+            plain.release()
+
+        filling = asyncio.get_running_loop().run_in_executor(self._zipping, fill, plain.view[at:], pieces, left)
+        filling.add_done_callback(done)
+        return asyncio.shield(filling)  # who stops awaiting it does not stop the thread
 
     async def _encode(self, exchange: Exchange, answer: Any, headers: dict[str, str]) -> Reply:
         """Encode the answer into one buffer of its own, compressed if that is asked for."""
@@ -165,7 +206,7 @@ class _Endpoint:
         coding = is_asked_for(headers.get("accept-encoding", ""), self._gate.settings.response_compression)
         plain = dict(reply.headers)
         if coding is not None and plain.get("content-type", "").startswith("application/"):
-            body = await asyncio.to_thread(compress, body, coding)
+            body = await asyncio.get_running_loop().run_in_executor(self._zipping, compress, body, coding)
             plain |= {"content-encoding": coding, "vary": "accept-encoding"}
         return Reply(reply.status, plain, [body], len(body))
 
@@ -211,5 +252,4 @@ def _declared(headers: Any) -> int:
 
 
 def _json_length(exchange: Exchange) -> int:
-    text = exchange.headers.get(HEADER_LENGTH, "")
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else 0
+    return stated_length(exchange.headers.get(HEADER_LENGTH, "")) or 0

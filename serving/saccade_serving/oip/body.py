@@ -68,7 +68,7 @@ def split_body(
     if json_length is None:
         check_json_size(owner, view.nbytes, max_json_bytes)
         return parse_object(view, owner), None
-    length = _length_of(json_length)
+    length = stated_length(json_length)
     if length is None or length > view.nbytes:
         sent = "not a number of 0 or more" if length is None else str(length)
         raise InvalidRequest(f"Inference-Header-Content-Length is {sent}; the body has {view.nbytes} bytes")
@@ -110,8 +110,8 @@ def join_body(header: dict[str, Any], buffers: Sequence[memoryview], owner: str)
     return EncodedBody([text, *buffers], len(text), size, headers)
 
 
-def _length_of(value: int | str) -> int | None:
-    """Read the header's value; None when it is not a number of 0 or more."""
+def stated_length(value: int | str) -> int | None:
+    """Read the value of ``Inference-Header-Content-Length``; None when it is not a number of 0 or more."""
     if isinstance(value, int):
         return value if value >= 0 else None
     digits = value.strip()

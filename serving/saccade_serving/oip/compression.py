@@ -1,15 +1,17 @@
 """Compressed bodies: gzip and deflate, as Triton's clients send and ask for them.
 
-Pure. A compressed body can be a thousand times smaller than what it holds, so the limit counts what comes out.
+Pure. A compressed body can be a thousand times smaller than what it holds: it is decompressed into memory that the
+caller has been granted, and no further.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from saccade_serving.errors import InvalidRequest, PayloadTooLarge, UnsupportedMedia, short
+from saccade_serving.errors import InvalidRequest, UnsupportedMedia, short
 from saccade_serving.oip.messages import Buffer
 from saccade_serving.oip.raw import byte_view
 
@@ -53,59 +55,67 @@ def is_asked_for(accepted: str, choice: Choice) -> str | None:
     return next((name for name in names if name in CODINGS), None)
 
 
-def decompress(body: Buffer, coding: str, limit: int) -> bytearray:
-    """Decompress a request body.
+def inflate(body: Buffer, coding: str) -> Iterator[bytes]:
+    """Decompress a request body piece by piece: 64 KiB at most, none of them empty.
 
     Args:
         body: what was sent.
         coding: the header ``Content-Encoding``.
-        limit: most bytes that may come out.
 
     Raises:
-        UnsupportedMedia: another coding.
-        PayloadTooLarge: more would come out; at most 64 KiB beyond the limit are ever made.
-        InvalidRequest: it is damaged, or ends early.
+        UnsupportedMedia: another coding; at the call.
+        InvalidRequest: it is damaged, or ends early; where it does.
     """
     name = coding.lower()
     if name == "x-gzip":
         name = "gzip"
     if name not in CODINGS:
         raise UnsupportedMedia(f"content-encoding {short(coding)} is not served; expected gzip, deflate or none")
-    view = byte_view(body)
-    out = bytearray()
+    return _pieces(byte_view(body), name)
+
+
+def fill(room: memoryview, pieces: Iterator[bytes], first: bytes = b"") -> tuple[int, bytes]:
+    """Write pieces one behind the other while they fit.
+
+    Args:
+        room: writable, format ``B``.
+        pieces: from ``inflate``.
+        first: a piece that did not fit before.
+
+    Returns:
+        Bytes written, and the piece that did not fit; empty when nothing is left.
+    """
+    at = 0
+    while piece := first or next(pieces, b""):
+        end = at + len(piece)
+        if end > room.nbytes:
+            return at, piece
+        room[at:end] = piece
+        at, first = end, b""
+    return at, b""
+
+
+def _pieces(view: memoryview, name: str) -> Iterator[bytes]:
     at = 0
     for _ in range(MAX_MEMBERS):
         # Old clients send deflate without zlib's header, whose first byte always ends in 8.
         raw = name == "deflate" and bool(view.nbytes) and view[0] & 0x0F != 8
         reader = zlib.decompressobj(_GZIP_WINDOW if name == "gzip" else _RAW_WINDOW if raw else _ZLIB_WINDOW)
-        try:
-            at = _read_stream(reader, view, at, out, limit)
-        except zlib.error as error:
-            raise InvalidRequest(f"the request body is not valid {name}: {error}") from None
-        if not reader.eof:
-            raise InvalidRequest(f"the {name} data of the request body ends early")
+        while not reader.eof:
+            step = view[at : at + _STEP_BYTES]  # small, since zlib copies what it leaves of it
+            try:
+                made = reader.decompress(step, _MADE_BYTES)
+            except zlib.error as error:
+                raise InvalidRequest(f"the request body is not valid {name}: {error}") from None
+            at += step.nbytes - len(reader.unused_data if reader.eof else reader.unconsumed_tail)
+            if made:
+                yield made
+            elif not step.nbytes:
+                raise InvalidRequest(f"the {name} data of the request body ends early")
         if name != "gzip" or at == view.nbytes:
             break
     if at < view.nbytes:
         raise InvalidRequest(f"{view.nbytes - at} bytes follow the {name} data of the request body")
-    return out
-
-
-def _read_stream(reader: Any, view: memoryview, at: int, out: bytearray, limit: int) -> int:
-    """Decompress one stream into ``out``; returns where it ends, or where the data does.
-
-    In small steps: zlib copies what it leaves of each.
-    """
-    while not reader.eof:
-        step = view[at : at + _STEP_BYTES]
-        made = reader.decompress(step, _MADE_BYTES)
-        at += step.nbytes - len(reader.unused_data if reader.eof else reader.unconsumed_tail)
-        out += made
-        if len(out) > limit:
-            raise PayloadTooLarge("the decompressed request body", None, limit)
-        if not made and not step.nbytes:
-            break
-    return at
 
 
 def compress(body: Buffer, coding: str) -> bytes:

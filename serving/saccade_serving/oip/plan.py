@@ -33,16 +33,14 @@ class Plan:
     """The outcome of reading one JSON.
 
     Attributes:
-        size: bytes of the whole body.
         tensors: where in the body each input lies.
         checked: what has found nothing wrong with these tensors, and what it wants to remember of that.
     """
 
-    __slots__ = ("_answers", "_template", "checked", "size", "tensors")
+    __slots__ = ("_answers", "_template", "checked", "tensors")
 
-    def __init__(self, request: InferRequest, size: int, tensors: tuple[TensorSlot, ...]) -> None:
+    def __init__(self, request: InferRequest, tensors: tuple[TensorSlot, ...]) -> None:
         self._template = request
-        self.size = size
         self.tensors = tensors
         self.checked: tuple[Any, ...] = (None,)
         self._answers: dict[tuple[Any, ...], tuple[bytes, bytes, EncodedBody]] = {}
@@ -66,7 +64,7 @@ class Plan:
                 return None  # in the JSON, or copied because it was not aligned
             slots.append(TensorSlot(tensor.name, tensor.datatype, tensor.shape, offset, data.nbytes))
         inputs = [Tensor(t.name, t.datatype, t.shape, np.empty(0), t.parameters) for t in request.inputs]
-        return cls(InferRequest(**{**_fields(request), "inputs": inputs}), body.nbytes, tuple(slots))
+        return cls(InferRequest(**{**_fields(request), "inputs": inputs}), tuple(slots))
 
     def bind(self, body: memoryview, identifier: str) -> InferRequest:
         """The request that this plan's JSON, these bytes and this id are."""
@@ -79,11 +77,13 @@ class Plan:
     def encode(self, response: InferResponse) -> EncodedBody | None:
         """The answer's body, where one of the same shapes was encoded before; None otherwise."""
         known = self._answers.get(_shape_of(response))
-        if known is None:
+        if known is None or response.parameters:
             return None
         before, after, encoded = known
         parts: list[Buffer] = [before + response.id.encode() + after]
         for tensor in response.outputs:
+            if tensor.parameters:
+                return None
             array = tensor.array
             parts.append(array.tobytes() if array.nbytes <= _SMALL_BYTES else encode_raw("output", tensor))
         return EncodedBody(parts, encoded.json_length, encoded.size, encoded.headers, encoded.header_lines)
@@ -155,12 +155,36 @@ class PlannedInputs(Sequence[Tensor]):
 
 
 class PlanKey(NamedTuple):
-    """What tells one plan's requests from another's: everything but their ids and bytes."""
+    """What tells one plan's requests from another's: everything but what their ids and tensors say.
+
+    Lengths belong to it: a longer id moves the tensors, and must not make up for missing bytes of theirs.
+    """
 
     model_name: str
     model_version: str
     before: bytes
     after: bytes
+    id_bytes: int
+    body_bytes: int
+
+
+def key_of(model_name: str, model_version: str, text: bytes, body_bytes: int) -> tuple[PlanKey, str]:
+    """Split a request's JSON around its id.
+
+    Args:
+        model_name: from the path.
+        model_version: likewise; may be empty.
+        text: the JSON.
+        body_bytes: size of the whole body.
+
+    Returns:
+        The key and the id; empty where there is none, or where it is not plain text.
+    """
+    found = _ID.search(text)
+    if found is None:
+        return PlanKey(model_name, model_version, text, b"", 0, body_bytes), ""
+    begin, end = found.span(1)
+    return PlanKey(model_name, model_version, text[:begin], text[end:], end - begin, body_bytes), found[1].decode()
 
 
 class Plans:
@@ -173,23 +197,9 @@ class Plans:
         self._plans: dict[PlanKey, Plan] = {}
         self._seen: set[int] = set()
 
-    @staticmethod
-    def key_of(model_name: str, model_version: str, text: bytes) -> tuple[PlanKey, str]:
-        """Split a request's JSON around its id.
-
-        Returns:
-            The key and the id; empty where there is none, or where it is not plain text.
-        """
-        found = _ID.search(text)
-        if found is None:
-            return PlanKey(model_name, model_version, text, b""), ""
-        begin, end = found.span(1)
-        return PlanKey(model_name, model_version, text[:begin], text[end:]), found[1].decode()
-
-    def find(self, key: PlanKey, size: int) -> Plan | None:
-        """Look a key up; None unless the body, too, has the plan's size."""
-        plan = self._plans.get(key)
-        return plan if plan is not None and plan.size == size else None
+    def find(self, key: PlanKey) -> Plan | None:
+        """Look a key up."""
+        return self._plans.get(key)
 
     def learn(self, key: PlanKey, identifier: str, request: InferRequest, body: memoryview) -> InferRequest:
         """Note a request that was decoded; from the second on, it carries its plan."""
