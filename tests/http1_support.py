@@ -231,13 +231,18 @@ async def serving(
     arena: Arena | None = None,
     keep_alive_s: float = 120,
     certificate: tuple[Path, Path] | None = None,
+    operations: Callable[[Gate], Sequence[Operation]] = lambda gate: (),
     **settings: Any,
 ) -> AsyncIterator[Stage]:
-    """Serve until the block ends; then nothing may be left of any request."""
+    """Serve until the block ends; then nothing may be left of any request.
+
+    Args:
+        operations: further ones, without an ASGI twin: what the connections do not serve themselves is not found.
+    """
     chosen = ServiceSettings(**settings)
     gate = Gate({}, chosen, Metrics(), arena or Arena(chosen.max_inflight_bytes, poison=True))
     operation = Obedient()
-    front = Front(gate, Router([operation]), keep_alive_s)
+    front = Front(gate, Router([operation, *operations(gate)]), keep_alive_s)
     stage: Stage
 
     async def live(_request: Request) -> Response:

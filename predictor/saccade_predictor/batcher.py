@@ -275,7 +275,10 @@ class Batcher:
         self._metrics.batch_size.observe(rows, self._labels)
         self._metrics.busy_seconds.add(self._labels, elapsed)
         # The instance is free: it gets its next batch before these answers are encoded.
-        self._pump()
+        try:
+            self._pump()
+        except Exception:  # what goes wrong with the next batch is not this one's matter
+            log.exception("pump_failed", extra={"model": self._labels[0], "version": self._labels[1]})
         error: BaseException | None = done.exception() if not done.cancelled() else asyncio.CancelledError()
         if error is None:
             self._statistics.executed(rows, 0, int(elapsed * 1e9), 0)

@@ -53,7 +53,7 @@ class ServiceSettings(BaseSettings):
         1024,
         ge=1,
         le=65536,
-        description="requests being received or answered at once; more are refused with 503",
+        description="requests worked on at once, who is still sending not counted; more are refused with 503",
     )
     max_inflight_bytes: int = Field(
         2**30, ge=2**20, le=2**40, description="bytes of all request bodies in flight; more are refused with 503"

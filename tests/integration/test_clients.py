@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 from numpy.typing import NDArray
+from openapi_spec_validator import validate
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
@@ -565,6 +566,49 @@ class TestPredictor:
         assert metadata["outputs"] == [{"name": "candidates", "datatype": "FP32", "shape": [-1, 1000, 6]}]
         assert metadata["platform"] == "onnxruntime_onnx"
         assert metadata["versions"] == ["1"]
+
+    def test_what_perf_analyzer_asks_before_and_after_it_measures(self, predictor_client: Any) -> None:
+        config = predictor_client.get_model_config(MODEL)
+        assert (config["name"], config["backend"]) == (MODEL, "onnxruntime")
+        assert config["max_batch_size"] >= 1
+        before = predictor_client.get_inference_statistics(MODEL)["model_stats"][0]
+        image = np.zeros((1, self.SIDE, self.SIDE, 3), np.uint8)
+        predictor_client.infer(MODEL, [tensor(image, "UINT8")])
+        after = predictor_client.get_inference_statistics(MODEL, "1")["model_stats"][0]
+        assert int(after["inference_count"]) == int(before["inference_count"]) + 1
+        for what in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
+            assert int(after["inference_stats"][what]["count"]) == int(before["inference_stats"][what]["count"]) + 1
+        spent = [int(told["inference_stats"]["compute_infer"]["ns"]) for told in (before, after)]
+        assert spent[0] < spent[1]
+        for refused in (
+            lambda: predictor_client.register_system_shared_memory("r", "/r", 64),
+            lambda: predictor_client.register_cuda_shared_memory("r", b"handle", 0, 64),
+            lambda: predictor_client.unregister_system_shared_memory(),
+            lambda: predictor_client.get_system_shared_memory_status(),
+        ):
+            with pytest.raises(InferenceServerException, match="binary data") as caught:
+                refused()  # type: ignore[no-untyped-call]
+            assert "501" in caught.value.status()
+
+    def test_the_description_of_the_api_and_its_page(self, predictor: Address, transformer: Address) -> None:
+        for service, path in (
+            (predictor, "/v2/models/{model_name}/infer"),
+            (transformer, "/detect"),
+            (transformer, "/v1/models/{model_name}:predict"),
+        ):
+            page = service.http("/docs")
+            assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+            assert b"/openapi.json" in page.body
+            described = service.http("/openapi.json")
+            assert described.status == 200
+            validate(described.json)
+            assert "post" in described.json["paths"][path]
+
+    @pytest.mark.parametrize("length", ["9" * 5000, "-1", "1e3", "12345678901234567890", ""])
+    def test_a_json_length_that_is_none_is_the_clients_error(self, predictor: Address, length: str) -> None:
+        answer = predictor.http(INFER, b"{}", {"inference-header-content-length": length})
+        assert answer.status == 400
+        assert "Inference-Header-Content-Length is not a number" in answer.json["error"]
 
     def test_one_row(self, predictor_client: Any, photos: Photos) -> None:
         result = predictor_client.infer(MODEL, [tensor(self.letterboxed(photos, "astronaut.png"), "UINT8")])

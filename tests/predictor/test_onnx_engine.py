@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 import onnx_graphs as graphs
+from fakes import eventually
 from saccade_predictor.engines import onnx as onnx_engine
 from saccade_predictor.engines.engine import Engine, Inputs, Instance, Outputs
 from saccade_predictor.engines.onnx import OnnxEngine
@@ -280,3 +283,33 @@ def test_an_engine_may_outlive_the_loop_that_asked_it() -> None:
     finish.set()
     runner.close()  # the thread ends although nobody can be told
     assert not runner._thread.is_alive()
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_batch_that_is_done_is_not_held_until_the_next_one(failing: bool) -> None:
+    def run_batch(requests: Sequence[Inputs], _rows: int) -> Outputs:
+        if failing:
+            raise RuntimeError("the engine failed")
+        return {"y": np.zeros(1)}
+
+    async def ask() -> weakref.ref[Any]:
+        inputs = {"x": np.zeros(3)}
+        gone = weakref.ref(inputs["x"])
+        ticket = runner.submit([inputs], 1)
+        del inputs
+        await asyncio.wait([ticket.done])
+        assert (ticket.done.exception() is not None) is failing
+        return gone
+
+    async def check() -> None:
+        gone = await ask()
+        await eventually(lambda: gone() is None, "neither thread nor error holds the request's memory")
+
+    runner = RunnerInstance(run_batch, "forgets")
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(check())
+    finally:
+        gc.enable()
+        runner.close()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes import eventually
+from saccade_serving.connection import front
 from saccade_serving.connection.front import Front
 from saccade_serving.connection.gate import Gate
 from saccade_serving.connection.head import read_head
@@ -103,3 +107,22 @@ def test_a_known_head_says_what_reading_it_says(fields: list[tuple[str, str]], v
     front = make_front()
     for value in ["first", "second", *values]:
         meet(front, head_of(*(f"{name}:{value if name != 'accept' else fixed}" for name, fixed in fields)))
+
+
+async def test_no_failure_ends_the_look_at_what_takes_too_long(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = make_front()
+    monkeypatch.setattr(front, "_LOOK_S", 0.001)
+    looks = 0
+
+    def broken(idle_s: float) -> int:
+        nonlocal looks
+        looks += 1
+        raise RuntimeError("a device does not let go")
+
+    monkeypatch.setattr(made.gate, "arena", SimpleNamespace(trim=broken))
+    made.start()
+    await eventually(lambda: looks > 2, "it goes on")
+    await made.stop()
+    assert {record.message for record in caplog.records} == {"trim_failed"}

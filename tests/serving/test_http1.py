@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import http.client
 import itertools
@@ -36,6 +37,7 @@ from saccade_serving.connection import front, http1
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.connection.head import MAX_HEAD_BYTES, BadHead
 from saccade_serving.connection.operation import Reply
+from saccade_serving.connection.ordinary import OrdinaryRequests
 from saccade_serving.memory.arena import Arena
 from saccade_serving.settings import FIRST_SLOT_BYTES
 
@@ -849,6 +851,41 @@ async def test_an_ordinary_route_hears_of_a_client_that_has_left(stage: Stage, d
     await eventually(lambda: held.cancelled, "the model was told to stop")
 
 
+@pytest.mark.parametrize("size", [1, 200_000])
+@scenario
+async def test_an_answer_that_nobody_is_left_to_take_is_not_counted_as_one(stage: Stage, size: int) -> None:
+    client = await stage.connect()
+    await client.send(post(b"abc", "hold"))
+    (held,) = await stage.holds()
+    sending = asyncio.create_task(client.send(bytes(30_000_000)))
+    await eventually(lambda: stage.only._paused, "it is not read from, and so not seen to leave")
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    client.reset()
+    left, answered = stage.count(code="499"), stage.count(code="200")
+    await settle(3)
+    held.exchange.answer(Reply(200, {}, [memoryview(bytes(size))], size))
+    await stage.empty()
+    assert (stage.count(code="499"), stage.count(code="200")) == (left + 1, answered)
+
+
+@scenario
+async def test_an_ordinary_route_that_does_not_read_its_body_leaves_nothing_behind(stage: Stage) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        client = await stage.connect()
+        for _ in range(5):
+            assert (await client.ask(post(bytes(50_000), path="/unread"))).body == b"no"
+            assert (await client.ask(LIVE)).body == b"live"
+        client.leave()
+        await stage.empty()
+        left = [one for one in gc.get_objects() if isinstance(one, OrdinaryRequests)]
+        assert len(left) == 0
+    finally:
+        gc.enable()
+
+
 # Room for bodies and answers
 
 
@@ -1093,6 +1130,15 @@ async def test_while_it_drains_every_answer_closes_its_connection(stage: Stage, 
 
 
 @scenario
+async def test_ordinary_requests_are_known_to_be_in_flight(stage: Stage) -> None:
+    client = await stage.connect()
+    await client.send(post(b"ab", length=3, path="/echo"))
+    await eventually(lambda: stage.front.ordinary_inflight == 1, "a drain waits for it")
+    assert (await client.ask(b"c")).body == b"abc"
+    await eventually(lambda: stage.front.ordinary_inflight == 0, "it is answered")
+
+
+@scenario
 async def test_when_the_listener_closes_idle_connections_go_and_busy_ones_answer_first() -> None:
     async with serving() as stage:
         idle, fresh, begun, busy, body, discarding = [await stage.connect() for _ in range(6)]
@@ -1104,6 +1150,7 @@ async def test_when_the_listener_closes_idle_connections_go_and_busy_ones_answer
         await eventually(lambda: len(stage.front.connections) == 6, "all are accepted")
         await eventually(lambda: len(stage.gate.open) == 2, "two are in flight")
         (held,) = await stage.holds()
+        assert stage.front.ordinary_inflight == 0
         stopping = asyncio.create_task(stage.listener.stop(10))
         for client in (idle, fresh, begun):
             assert await client.end() == b""
@@ -1162,6 +1209,54 @@ async def test_all_of_it_works_over_tls(certificate: tuple[Path, Path]) -> None:
         assert (await refused.ask(bytes(20 * 2**20), "/v2/models/missing/infer")).status == 404
         refused.connection.close()
         client.connection.close()
+        await stage.empty()
+
+
+@scenario
+async def test_heads_in_pieces_and_pipelined_requests_over_tls(certificate: tuple[Path, Path]) -> None:
+    async with serving(certificate=certificate) as stage:
+        client = TlsClient(stage.port, certificate[0])
+        await asyncio.to_thread(client.connection.connect)
+
+        def talk() -> list[bytes]:
+            secured = client.connection.sock
+            request = post(b"the body")
+            for cut in range(1, len(request), 9):
+                secured.sendall(request[:cut])
+                secured.sendall(request[cut:])
+            secured.sendall(b"".join(request for _, request, _ in sent_ahead()))
+            bodies = []
+            for _ in range(len(range(1, len(request), 9)) + len(sent_ahead())):
+                assert reader.readline().startswith(b"HTTP/1.1 ")
+                headers = http.client.parse_headers(reader)
+                bodies.append(reader.read(int(headers["content-length"])))
+            return bodies
+
+        reader = client.connection.sock.makefile("rb")
+        bodies = await asyncio.to_thread(talk)
+        assert bodies[-len(sent_ahead()) :] == [body for _, _, body in sent_ahead()]
+        assert set(bodies[: -len(sent_ahead())]) == {b"the body"}
+        assert "smuggled" not in stage.operation.names
+        reader.close()
+        client.connection.close()
+        await stage.empty()
+
+
+@scenario
+async def test_an_output_buffer_that_is_used_again_never_shows_in_another_answer_over_tls(
+    certificate: tuple[Path, Path],
+) -> None:
+    async with serving(certificate=certificate) as stage:
+        clients = [TlsClient(stage.port, certificate[0]) for _ in range(4)]
+
+        async def read(client: TlsClient, numbers: range) -> None:
+            for number in numbers:
+                answer = await client.ask(b"", f"{INFER}?shared={number}")
+                assert answer.body == struct.pack("<Q", number) * (len(answer.body) // 8)
+
+        await asyncio.gather(*(read(client, range(n, 100, len(clients))) for n, client in enumerate(clients)))
+        for client in clients:
+            client.connection.close()
         await stage.empty()
 
 

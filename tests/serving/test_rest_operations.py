@@ -6,10 +6,11 @@ import asyncio
 import gc
 import gzip
 import json
+import random
 import threading
 import weakref
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -653,3 +654,36 @@ async def test_what_is_no_inference_is_refused_in_the_v2_form(
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
     answer = await client.post(path, content=content, headers=encoded)
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
+
+
+async def test_what_comes_out_of_a_compressed_body_counts_against_the_arena() -> None:
+    service = Service(max_request_bytes=2**20, arena_bytes=2**21)
+    held: list[Exchange] = []
+    service.probe.on_start = lambda exchange, body: held.append(exchange)
+    packed = gzip.compress(bytes(2**20))
+    asking = [asyncio.create_task(service.post(pieces(packed), {"content-encoding": "gzip"})) for _ in range(4)]
+    await eventually(lambda: len(held) + sum(task.done() for task in asking) == 4, "all are decided")
+    refused = [(await task) for task in asking if task.done()]
+    assert {answer.status for answer in refused} == {503}
+    assert 1 <= len(held) <= 2
+    assert service.arena.mapped_bytes <= service.arena.bound_bytes
+    for exchange in held:
+        exchange.answer(json_reply("done"))
+    assert {(await task).status for task in asking} == {200, 503}
+    assert service.arena.leases == 0
+
+
+@pytest.mark.parametrize("size", [1, 65_535, 65_536, 65_537, 199_999, LIMIT])
+async def test_a_compressed_body_of_any_size_arrives_on_a_cache_line(service: Service, size: int) -> None:
+    body = random.Random(size).randbytes(size // 2) + bytes(size - size // 2)
+    seen: list[tuple[bytes, int]] = []
+
+    def on_start(exchange: Exchange, view: memoryview) -> None:
+        assert exchange.lease is not None
+        seen.append((bytes(view), (exchange.lease.address + 40) % 64))
+        exchange.answer(json_reply("done"))
+
+    service.probe.on_start = on_start
+    headers = {"content-encoding": "gzip", "inference-header-content-length": "40"}
+    assert (await service.post(pieces(gzip.compress(body)), headers)).status == 200
+    assert seen == [(body, 0)]

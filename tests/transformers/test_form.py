@@ -345,3 +345,14 @@ def test_twice_the_form_takes_twice_the_time() -> None:
     once = min(seconds(piece) for _ in range(3))
     twice = min(seconds(piece + piece[len(BEGIN) :]) for _ in range(3))
     assert twice < 6 * once + 0.1
+
+
+def test_what_stands_in_a_quoted_file_name_is_no_parameter() -> None:
+    for disposition in (
+        'form-data; name="other"; filename="a; name=file.jpg"',
+        'form-data; filename="a; name=file"; name="other"',
+        'form-data; name="other"; filename="a\\"; name=file; x=\\""',
+    ):
+        body = f"--b\r\nContent-Disposition: {disposition}\r\n\r\nimage\r\n--b--\r\n".encode()
+        with pytest.raises(InvalidRequest, match=r"no file in a field 'file' \(found: 'other'\)"):
+            read_form("multipart/form-data; boundary=b", memoryview(body))

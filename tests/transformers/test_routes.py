@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from http1_support import post, serving
+from saccade_serving.connection.gate import Gate
+from saccade_serving.connection.operation import Operation
 from saccade_serving.errors import InvalidRequest
-from saccade_transformers.routes import read_instances, wants_jpeg
+from saccade_transformers.model import TransformerModel
+from saccade_transformers.routes import Detect, Predict, read_instances, wants_jpeg
 
 
 @pytest.mark.parametrize(
@@ -94,3 +98,36 @@ def test_a_v1_request_of_another_form_is_refused_with_the_place(body: bytes, sen
 def test_json_that_is_nested_without_end_is_refused_and_not_a_crash() -> None:
     with pytest.raises(InvalidRequest):
         read_instances(b'{"instances":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+
+
+# On which way they come.
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "status", "sentence"),
+    [
+        ("/detect", "image/jpeg", 400, "the request body is empty"),
+        ("/v1/models/m:predict", "image/jpeg", 400, "the model never sees it"),
+    ],
+)
+async def test_pictures_are_received_straight_into_the_arena(path: str, kind: str, status: int, sentence: str) -> None:
+    class Model(TransformerModel):
+        def __init__(self) -> None:
+            self.name = "m"
+            self.ready = True
+
+        async def answer(self, *_: Any, **__: Any) -> Any:
+            raise InvalidRequest("the model never sees it")
+
+    def operations(gate: Gate) -> list[Operation]:
+        model = Model()
+        gate.models = {"m": model}
+        return [Detect(model, gate), Predict(model, gate)]
+
+    # What the connections do not take themselves is not found there.
+    async with serving(operations=operations) as stage:
+        client = await stage.connect()
+        answer = await client.ask(post(b"", path=path, headers=f"Content-Type: {kind}\r\n"))
+        assert answer.status == status
+        assert sentence in json.loads(answer.body)["error"]
+        await stage.reset()

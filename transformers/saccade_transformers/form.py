@@ -21,8 +21,8 @@ _MAX_PARTS: Final = 33
 _MAX_PART_HEAD_BYTES: Final = 4096
 _MAX_FIELD_BYTES: Final = 4096
 _BOUNDARY: Final = re.compile(r"""boundary=(?:"([^"\r\n]{1,70})"|([^\s;,"]{1,70}))""", re.IGNORECASE)
-_NAME: Final = re.compile(rb"""[; \t]name=(?:"((?:[^"\\\r\n]|\\.)*)"|([^;\s]+))""", re.IGNORECASE)
-_FILENAME: Final = re.compile(rb"[; \t]filename\*?=", re.IGNORECASE)
+#: Found one behind the other, so that nothing inside of a quoted value is taken for a parameter.
+_PARAMETER: Final = re.compile(rb"""[; \t]([\w*-]+)=(?:"((?:[^"\\\r\n]|\\.)*)"|([^;\s]*))""")
 
 
 def read_form(content_type: str, body: memoryview) -> tuple[memoryview, dict[str, str]]:
@@ -107,7 +107,7 @@ def _read_head(head: bytes) -> tuple[str, bool]:
     for line in head.split(b"\r\n"):
         key, _, value = line.partition(b":")
         if key.strip().lower() == b"content-disposition":
-            match = _NAME.search(value)
-            name = (match[1] or match[2] or b"") if match else b""
-            return name.decode("utf-8", "replace"), _FILENAME.search(value) is not None
+            found = {match[1].lower(): match[2] or match[3] or b"" for match in _PARAMETER.finditer(value)}
+            is_file = b"filename" in found or b"filename*" in found
+            return found.get(b"name", b"").decode("utf-8", "replace"), is_file
     return "", False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 from urllib.parse import parse_qsl
 
@@ -16,6 +17,7 @@ from saccade_serving.oip.body import check_json_size
 from saccade_serving.oip.messages import Buffer, ParameterValue
 from saccade_transformers.form import PARAMETERS, read_form
 from saccade_transformers.model import TransformerModel, v1_answer
+from saccade_transformers.openapi import describe_detect, describe_predict
 from saccade_transformers.pipeline import Encoded
 
 CACHE_HEADER: Final = "x-saccade-cache"
@@ -43,6 +45,10 @@ class Detect(Operation):
                 f"content-type {short(kind)} is not served here; expected image/*, application/octet-stream or "
                 "multipart/form-data with a field 'file' (curl: -H 'Content-Type: image/jpeg' or -F file=@photo.jpg)"
             )
+
+    def describe(self) -> Mapping[str, Any]:
+        """See ``openapi``."""
+        return {self.paths[0]: describe_detect()}
 
     def start(self, exchange: Exchange, body: memoryview) -> None:
         """Answer in a task."""
@@ -89,6 +95,10 @@ class Predict(Operation):
             raise UnsupportedMedia(
                 f"content-type {short(kind)} is not served here; expected application/json or image/*"
             )
+
+    def describe(self) -> Mapping[str, Any]:
+        """See ``openapi``."""
+        return {self.paths[0]: describe_predict()}
 
     def start(self, exchange: Exchange, body: memoryview) -> None:
         """Answer in a task."""

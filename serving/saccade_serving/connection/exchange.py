@@ -333,7 +333,7 @@ def _can_travel(value: str) -> bool:
 
 def _positive_number(text: str) -> float:
     try:
-        number = float(text)
+        number = math.nan if "_" in text else float(text)  # Python's own way to write numbers
     except ValueError:
         number = math.nan
     if not (0 < number < math.inf):
