@@ -3,7 +3,8 @@
 ``form_batch`` is the policy, pure: first come first served among requests of the same shapes, up to the largest
 batch. ``Batcher`` drives it on one event loop, without locks, tasks or futures of its own: submissions in, outcomes
 out. An idle instance waits for company only while the oldest request is younger than ``max_delay_s`` (default 0: it
-never waits). Does not retry, split or reorder, and knows no deadlines: who waits too long is withdrawn.
+takes what has arrived, and waits for nothing that has not). Does not retry, split or reorder, and knows no deadlines:
+who waits too long is withdrawn.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ log = logging.getLogger("saccade.batcher")
 #: Where a withdrawn request stood, to complete "the request's 50 ms were over ...".
 IN_QUEUE: Final = "while it waited in the queue"
 IN_ENGINE: Final = "while the engine computed"
+#: For how long an idle instance lets the loop read what has arrived, as long as every turn brings something.
+GATHER_S: Final = 0.0002
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +191,7 @@ class Batcher:
         if not self._pumping and self._idle_lane() is not None:
             # Not at once: what the loop has received in the same turn shall share the batch.
             self._pumping = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            asyncio.get_running_loop().call_soon(self._gather, self._clock(), len(self._queue))
 
     def withdraw(self, submission_id: int) -> str:
         """Forget a request nobody waits for; no outcome is delivered.
@@ -214,6 +217,14 @@ class Batcher:
         self._queue.clear()
         if self._tickets:
             await asyncio.wait([ticket.done for ticket in self._tickets])
+
+    def _gather(self, begun: float, known: int) -> None:
+        """Launch, unless the loop's last turn brought company: then more may lie in the sockets already."""
+        waiting = len(self._queue)
+        if known < waiting < self._rules.max_rows and self._clock() - begun < GATHER_S:
+            asyncio.get_running_loop().call_soon(self._gather, begun, waiting)
+        else:
+            self._pump()
 
     def _pump(self) -> None:
         """Start as many batches as instances and rules allow; otherwise set the timer for the next look."""

@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from fakes import FakeClock, FakeEngine, eventually, settle
-from saccade_predictor.batcher import IN_ENGINE, IN_QUEUE, Batcher, BatchingRules, Outcome, Waiting, form_batch
+from saccade_predictor.batcher import (
+    GATHER_S,
+    IN_ENGINE,
+    IN_QUEUE,
+    Batcher,
+    BatchingRules,
+    Outcome,
+    Waiting,
+    form_batch,
+)
 from saccade_predictor.engines.engine import Inputs, LeasedOutputs
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_serving.connection.deadlines import Deadlines
@@ -264,6 +273,51 @@ async def _balanced() -> AsyncIterator[None]:
     for bench in Bench.made:
         await asyncio.wait_for(bench.end(), 30)
     assert unseen == []
+
+
+def arrive(bench: Bench, *turns: int) -> None:
+    """Submit ``turns[0]`` requests now, ``turns[1]`` in the loop's next turn, and so on: as sockets are read."""
+    for _ in range(turns[0]):
+        bench.enqueue({"x": rows_of(0)}, 1, exchange())
+    if turns[1:]:
+        asyncio.get_running_loop().call_soon(arrive, bench, *turns[1:])
+
+
+@pytest.mark.parametrize(
+    ("turns", "sizes"),
+    [
+        ([1], [1]),
+        ([3], [3]),
+        ([1, 1, 1, 1], [4]),
+        ([2, 1, 5], [8]),
+        ([1, 0, 1], [1, 1]),  # a turn that brings nothing ends it
+        ([2, 2, 0, 0, 3], [4, 3]),
+        ([7, 5], [8, 4]),  # full: whoever comes later is too late
+    ],
+)
+async def test_what_the_loop_can_read_without_waiting_shares_the_batch(turns: list[int], sizes: list[int]) -> None:
+    bench = Bench(max_rows=8, clock=lambda: 0.0)
+    arrive(bench, *turns)
+    await settle(len(turns) + 3)
+    for size in sizes:
+        await eventually(lambda: bench.engine.open, "a batch is with the engine")
+        assert len(bench.batches()[-1]) == size
+        bench.engine.finish_all()
+    assert not bench.batcher.depth
+
+
+async def test_nobody_waits_longer_than_a_moment_for_what_is_still_being_read() -> None:
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += GATHER_S / 4  # every turn is slow: large bodies
+        return now
+
+    bench = Bench(max_rows=64, clock=clock)
+    arrive(bench, *[1] * 20)
+    await eventually(lambda: bench.engine.open, "the first batch leaves although every turn brings more")
+    assert 1 < len(bench.batches()[0]) < 6
 
 
 async def test_an_idle_instance_takes_a_request_at_once() -> None:
