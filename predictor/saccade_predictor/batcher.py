@@ -30,7 +30,7 @@ log = logging.getLogger("saccade.batcher")
 IN_QUEUE: Final = "while it waited in the queue"
 IN_ENGINE: Final = "while the engine computed"
 #: For how long an idle instance lets the loop read what has arrived, as long as every turn brings something.
-GATHER_S: Final = 0.0002
+GATHER_S: Final = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +188,7 @@ class Batcher:
             signature = tuple([(tensor.name, tensor.shape) for tensor in submission.tensors])
         lease.queued()
         self._queue.append(Waiting(submission.id, submission.rows, self._clock(), lease, inputs, signature))
-        if not self._pumping and self._idle_lane() is not None:
-            # Not at once: what the loop has received in the same turn shall share the batch.
-            self._pumping = True
-            asyncio.get_running_loop().call_soon(self._gather, self._clock(), len(self._queue))
+        self._soon()
 
     def withdraw(self, submission_id: int) -> str:
         """Forget a request nobody waits for; no outcome is delivered.
@@ -217,6 +214,12 @@ class Batcher:
         self._queue.clear()
         if self._tickets:
             await asyncio.wait([ticket.done for ticket in self._tickets])
+
+    def _soon(self) -> None:
+        """Launch what waits, but not at once: what the loop receives in the same turn shall share the batch."""
+        if self._queue and not self._pumping and self._idle_lane() is not None:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._gather, self._clock(), len(self._queue))
 
     def _gather(self, begun: float, known: int) -> None:
         """Launch, unless the loop's last turn brought company: then more may lie in the sockets already."""
@@ -285,11 +288,9 @@ class Batcher:
         elapsed = self._clock() - started
         self._metrics.batch_size.observe(rows, self._labels)
         self._metrics.busy_seconds.add(self._labels, elapsed)
-        # The instance is free: it gets its next batch before these answers are encoded.
-        try:
-            self._pump()
-        except Exception:  # what goes wrong with the next batch is not this one's matter
-            log.exception("pump_failed", extra={"model": self._labels[0], "version": self._labels[1]})
+        # The instance is free, and gets its next batch when these answers are written: until then its thread could not
+        # have the interpreter, and would only fight for it. Who cannot spare that moment has a depth of 2.
+        self._soon()
         error: BaseException | None = done.exception() if not done.cancelled() else asyncio.CancelledError()
         if error is None:
             self._statistics.executed(rows, 0, int(elapsed * 1e9), 0)

@@ -277,10 +277,10 @@ async def _balanced() -> AsyncIterator[None]:
 
 def arrive(bench: Bench, *turns: int) -> None:
     """Submit ``turns[0]`` requests now, ``turns[1]`` in the loop's next turn, and so on: as sockets are read."""
-    for _ in range(turns[0]):
-        bench.enqueue({"x": rows_of(0)}, 1, exchange())
     if turns[1:]:
         asyncio.get_running_loop().call_soon(arrive, bench, *turns[1:])
+    for _ in range(turns[0]):
+        bench.enqueue({"x": rows_of(0)}, 1, exchange())
 
 
 @pytest.mark.parametrize(
