@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fuzz_seeds import SEED_HEADS
 from saccade_serving.connection.head import MAX_HEAD_BYTES, BadHead, Head, read_head
 
 
@@ -384,14 +385,41 @@ def test_what_is_accepted_is_read_the_same_way_by_the_parser_behind(data: bytes)
 def test_so_is_what_is_still_accepted_after_some_bytes_changed(
     data: bytes, changes: list[tuple[int, int, bool]]
 ) -> None:
-    changed = bytearray(data)
+    check_against_the_other(changed(data, changes))
+
+
+def changed(data: bytes, changes: list[tuple[int, int, bool]]) -> bytes:
+    mutable = bytearray(data)
     for at, value, insert in changes:
-        at = min(at, len(changed) - 1)
-        changed[at : at + (0 if insert else 1)] = bytes([value])
-    check_against_the_other(bytes(changed))
+        at = min(at, len(mutable) - 1)
+        mutable[at : at + (0 if insert else 1)] = bytes([value])
+    return bytes(mutable)
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=200))
 def test_whatever_the_bytes_nothing_but_a_refusal_is_raised(data: bytes) -> None:
     check_against_the_other(data)
+
+
+@pytest.mark.parametrize("name", list(SEED_HEADS))
+def test_the_seeds_are_accepted_or_refused_as_they_are_known_to_be(name: str) -> None:
+    data, status = SEED_HEADS[name]
+    check_against_the_other(data)
+    if status:
+        with pytest.raises(BadHead) as refused:
+            read_head(data)
+        assert refused.value.status == status
+    else:
+        read_head(data)
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    st.sampled_from([data for data, _ in SEED_HEADS.values()]),
+    st.lists(st.tuples(st.integers(0, 120), st.integers(0, 255), st.booleans()), min_size=1, max_size=4),
+)
+def test_a_seed_with_some_bytes_changed_is_read_the_same_way_or_refused(
+    data: bytes, changes: list[tuple[int, int, bool]]
+) -> None:
+    check_against_the_other(changed(data, changes))

@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fakes import settle
+from fuzz_seeds import SEED_HEADS
 from http1_support import LIVE, LOOPS, Stage, chunked, post, serving
+from saccade_serving.connection.operation import Reply
 
 #: The shared server outlives the examples, as it should.
 FUZZ = settings(
@@ -38,6 +40,9 @@ WHOLE = st.sampled_from(
         chunked(b"bo", b"dy"),
         chunked(b"bo", b"dy", path="/unread", trailers=b"a: b\r\n"),
         chunked(b"bo", headers="Expect: 100-continue\r\n"),
+        chunked(bytes(40_000), path="/echo"),
+        post(post(b"x", path="/v2/models/missing/infer"), path="/echo"),
+        chunked(post(b"x", path="/v2/models/missing/infer"), path="/unread"),
         LIVE[:-2] + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"\r\n",
@@ -45,6 +50,7 @@ WHOLE = st.sampled_from(
 )
 JUNK = st.one_of(
     st.binary(max_size=60),
+    st.sampled_from([data + b"\r\n" for data, _ in SEED_HEADS.values()]),
     st.sampled_from(
         [
             b"\r\n\r\n",
@@ -149,13 +155,24 @@ def test_whatever_is_sent_the_next_client_is_served(
         WHOLE.filter(lambda one: b"close" not in one and not one.startswith(b"PRI")), min_size=1, max_size=6
     ),
     cuts=st.lists(st.integers(0, 100_000), max_size=8),
+    ahead=st.integers(0, 9),
 )
-def test_what_is_answered_does_not_depend_on_the_pieces(
-    runner: asyncio.Runner, stage: Stage, data: list[bytes], cuts: list[int]
+@example(data=[chunked(bytes(40_000), path="/echo")], cuts=[20_000], ahead=2)
+@example(data=[post(post(b"x", path="/v2/models/missing/infer"), path="/echo")], cuts=[60], ahead=1)
+def test_what_is_answered_does_not_depend_on_the_pieces_nor_on_what_is_sent_ahead(
+    runner: asyncio.Runner, stage: Stage, data: list[bytes], cuts: list[int], ahead: int
 ) -> None:
-    async def statuses(pieces: list[bytes]) -> list[int]:
+    async def statuses(pieces: list[bytes], ahead: int = 0) -> list[int]:
+        """The statuses of the answers; the first ``ahead`` pieces are sent while another request is held."""
         async with asyncio.timeout(60):
             client = await stage.connect()
+            if ahead:
+                await client.send(post(b"", "hold"))
+                (held,) = await stage.holds()
+                await client.send(*pieces[:ahead], b"")
+                held.exchange.answer(Reply(200, {}, [], 0))
+                await client.answer()
+                pieces = pieces[ahead:]
             sending = asyncio.create_task(client.send(*pieces, LIVE))
             found = []
             while True:
@@ -173,6 +190,6 @@ def test_what_is_answered_does_not_depend_on_the_pieces(
         whole = b"".join(data)
         edges = [0, *sorted(cut % (len(whole) + 1) for cut in cuts), len(whole)]
         pieces = [whole[begin:end] for begin, end in itertools.pairwise(edges)]
-        assert await statuses(pieces) == await statuses([whole])
+        assert await statuses(pieces, ahead) == await statuses([whole])
 
     runner.run(both())

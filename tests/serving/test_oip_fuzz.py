@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
+import pytest
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf carries no types
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fuzz_seeds import SEED_BODIES
 from oip_strategies import MODEST, joined, plain, requests, responses
 from saccade_serving.errors import InvalidRequest
 from saccade_serving.oip import binary_codec, grpc_codec, json_codec, proto
@@ -138,6 +140,22 @@ def check_response(response: InferResponse | None) -> None:
 def test_arbitrary_bytes_over_rest(body: bytes, json_length: int | str | None) -> None:
     check_request(outcome(lambda: binary_codec.decode_request("m", "", body, json_length)))
     check_response(outcome(lambda: binary_codec.decode_response(body, json_length)))
+
+
+@pytest.mark.parametrize("name", list(SEED_BODIES))
+def test_the_seeds_over_rest(name: str) -> None:
+    body, json_length = SEED_BODIES[name]
+    check_request(outcome(lambda: binary_codec.decode_request("m", "", body, json_length)))
+
+
+@MODEST
+@given(st.sampled_from(list(SEED_BODIES.values())), edits, st.integers(-2, 2))
+def test_mutated_seeds_over_rest(
+    seed: tuple[bytes, int | str | None], changes: list[tuple[int, bytes, int]], shift: int
+) -> None:
+    body, json_length = seed
+    length = json_length + shift if isinstance(json_length, int) else json_length
+    check_request(outcome(lambda: binary_codec.decode_request("m", "", mutated(body, changes), length)))
 
 
 @MODEST
