@@ -20,6 +20,8 @@ from measuring.payload import RIGHT_ANSWERS, grpc_answer
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _HTTP1_ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(RIGHT_ANSWERS[0]), RIGHT_ANSWERS[0])
 
+#: Where heads are read to.
+_HEAD_BYTES: Final = 4096
 _DATA, _HEADERS, _SETTINGS, _PING, _WINDOW_UPDATE = 0, 1, 4, 6, 8
 _ACK = END_STREAM = 1
 _END_HEADERS: Final = 4
@@ -31,7 +33,7 @@ class Http1(asyncio.BufferedProtocol):
     """Counts a body's bytes, then answers; one request at a time."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray(2**18)
+        self._buffer = memoryview(bytearray(2**18))
         self._head = b""
         self._left = 0
 
@@ -39,14 +41,14 @@ class Http1(asyncio.BufferedProtocol):
         """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
-    def get_buffer(self, _sizehint: int) -> bytearray:
-        """The same buffer every time."""
-        return self._buffer
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """The same buffer every time; little of it for a head, since what comes behind one is copied with it."""
+        return self._buffer if self._left else self._buffer[:_HEAD_BYTES]
 
     def buffer_updated(self, count: int) -> None:
         """Find the head's end, or count."""
         if not self._left:
-            self._head += self._buffer[:count]
+            self._head += bytes(self._buffer[:count])
             head, separator, body = self._head.partition(b"\r\n\r\n")
             if not separator:
                 return
