@@ -13,11 +13,12 @@ from typing import Final
 
 import numpy as np
 
+from saccade_predictor.batchingconfig import DynamicBatching
 from saccade_predictor.engines.engine import EngineDescription, Inputs, Outputs
 from saccade_predictor.engines.runner import RunnerInstance
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.model import LoadedEngine, PredictorModel
-from saccade_predictor.modelconfig import DynamicBatching, ModelConfig, TensorConfig
+from saccade_predictor.modelconfig import ModelConfig, TensorConfig
 from saccade_predictor.repository import ModelDirectory
 from saccade_predictor.settings import PredictorSettings
 from saccade_serving.connection.exchange import Exchange

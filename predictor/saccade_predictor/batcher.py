@@ -1,27 +1,29 @@
-"""Dynamic batching: groups waiting requests into one engine call.
+"""Dynamic batching: drives the scheduler of one model version with the instances of its engine.
 
-``form_batch`` is the policy, pure: first come first served among requests of the same shapes, up to the largest
-batch. ``Batcher`` drives it on one event loop, without locks, tasks or futures of its own: submissions in, outcomes
-out. An idle instance waits for company only while the oldest request is younger than ``max_delay_s`` (default 0: it
-takes what has arrived, and waits for nothing that has not). Does not retry, split or reorder, and knows no deadlines:
-who waits too long is withdrawn.
+What is decided, and why, stands in ``saccade_serving.scheduling``; here it is done: on one event loop, without locks,
+tasks or futures of its own, submissions in, outcomes out. Does not retry, split or reorder. A request's deadline is
+not watched here: who waits too long is withdrawn. Queue timeouts are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
-from saccade_predictor.engines.engine import Engine, Inputs, Instance, LeasedOutputs, Outputs, Ticket
+from saccade_predictor.delivery import Deliver, InOrder, Once, Outcome
+from saccade_predictor.engines.engine import Engine, Inputs, LeasedOutputs, Outputs, Ticket
 from saccade_predictor.metrics import PredictorMetrics
-from saccade_serving.errors import EngineFailed, Overloaded, SaccadeError
+from saccade_serving.errors import DeadlineExceeded, EngineFailed, Overloaded, SaccadeError
 from saccade_serving.memory.arena import Arena, Lease
+from saccade_serving.scheduling.policy import BatchingRules
+from saccade_serving.scheduling.profile import LatencyProfile
+from saccade_serving.scheduling.queue import Entry, Queue, QueueFull
+from saccade_serving.scheduling.scheduler import CannotMakeIt, Scheduler
 from saccade_serving.scheduling.submission import Submission, arrays
 
 log = logging.getLogger("saccade.batcher")
@@ -32,88 +34,9 @@ IN_ENGINE: Final = "while the engine computed"
 #: For how long an idle instance lets the loop read what has arrived, as long as every turn brings something.
 GATHER_S: Final = 0.0005
 
-
-@dataclass(frozen=True, slots=True)
-class BatchingRules:
-    """How requests are grouped.
-
-    Attributes:
-        max_rows: rows of the largest batch; 0 runs every request alone, its arrays as they are.
-        max_delay_s: how long the oldest request may wait for company.
-        max_queue_size: requests that may wait; more are refused.
-    """
-
-    max_rows: int
-    max_delay_s: float
-    max_queue_size: int
-
-
-class Outcome(NamedTuple):
-    """What became of a submission: its rows of the outputs, or an error.
-
-    Attributes:
-        release: to be called once the outputs have been sent or copied; None where they are in fresh memory.
-        queue_s: time it waited.
-        compute_s: time its batch took.
-    """
-
-    outputs: Outputs | None
-    error: SaccadeError | None
-    queue_s: float = 0.0
-    compute_s: float = 0.0
-    release: Callable[[], None] | None = None
-
-
-#: Told the outcome of a submission by its id, once, unless it was withdrawn.
-Deliver = Callable[[int, Outcome], None]
-
-
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """A submission in the queue.
-
-    Attributes:
-        lease: of its memory; the batcher's own.
-        signature: shapes without rows and names; only equal ones share a batch.
-    """
-
-    id: int
-    rows: int
-    enqueued: float
-    lease: Lease
-    inputs: Inputs
-    signature: tuple[tuple[str, tuple[int, ...]], ...]
-
-
-def form_batch(queue: Iterable[Waiting], max_rows: int) -> tuple[list[Waiting], bool]:
-    """Choose the next batch: the oldest request and those behind it with its signature, in order.
-
-    Stops at the first that does not fit, so that a large request is never overtaken for ever. With ``max_rows`` 0
-    the oldest runs alone.
-
-    Returns:
-        The batch, and whether it is complete: full, or followed by one that does not fit.
-    """
-    batch: list[Waiting] = []
-    rows = 0
-    for waiting in queue:
-        if batch and waiting.signature != batch[0].signature:
-            continue
-        if batch and rows + waiting.rows > max_rows:
-            return batch, True
-        batch.append(waiting)
-        rows += waiting.rows
-        if rows >= max_rows:
-            return batch, True
-    return batch, False
-
-
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """An instance and the batches it holds."""
-
-    instance: Instance
-    open: int = 0
+_NEVER: Final = math.inf
+#: What an entry of the queue carries: the lease of its memory, the batcher's own, and its arrays.
+_Owned: TypeAlias = tuple[Lease, Inputs]
 
 
 class Batcher:
@@ -121,38 +44,48 @@ class Batcher:
 
     Args:
         engine: computes.
+        queue: empty, with the model's queue policies.
         rules: how requests are grouped.
         model: name, for metrics and messages.
         version: likewise.
         metrics: the predictor's.
         arena: where submissions' memory is found by name.
         deliver: told every outcome.
+        preserve_ordering: outcomes are delivered in the order of the submissions.
+        profile: what batches take, if that is known already.
         clock: seconds, monotonic.
     """
 
     def __init__(
         self,
         engine: Engine,
+        queue: Queue,
         rules: BatchingRules,
         model: str,
         version: str,
         metrics: PredictorMetrics,
         arena: Arena,
         deliver: Deliver,
+        *,
+        preserve_ordering: bool = False,
+        profile: LatencyProfile | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._instances = engine.instances()
+        self.scheduler = Scheduler(queue, rules, [instance.depth for instance in self._instances], profile)
+        self._queue = queue
         self._rules = rules
         self._labels = (model, version)
         self._metrics = metrics
         self._statistics = metrics.statistics.of(model, version)
         self._arena = arena
         self._deliver = deliver
+        self._in_order = InOrder(self._tell_now) if preserve_ordering else None
         self._clock = clock
-        self._queue: deque[Waiting] = deque()
-        self._running: dict[int, Waiting] = {}
+        self._running: dict[int, Entry] = {}
         self._tickets: set[Ticket] = set()
-        self._lanes = [_Lane(instance) for instance in engine.instances()]
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = _NEVER
         self._pumping = False
         self._closed = False
 
@@ -161,34 +94,77 @@ class Batcher:
         """Requests waiting."""
         return len(self._queue)
 
+    @property
+    def largest_rows(self) -> int:
+        """Rows of the largest batch that may be formed, without regard to an SLO; at least 1."""
+        return max(1, self._rules.max_rows)
+
+    def learn(self, times: Mapping[int, float]) -> None:
+        """Take over measured seconds by number of rows; without any, what is known stays."""
+        if times:
+            self.scheduler.profile.learn(times)
+            self.scheduler.refresh()
+
     def oldest_s(self) -> float:
         """Age of the oldest waiting request in seconds; 0 without one."""
+        oldest = self._queue.oldest()
+        return self._clock() - oldest if oldest < _NEVER else 0.0
+
+    def knock(self, deadline: float, rows: int = 1, priority: int = 0) -> None:
+        """Ask whether a request that comes now can be answered in time (only with an SLO can it not).
+
+        Raises:
+            Overloaded: it cannot.
+        """
         try:
-            return self._clock() - self._queue[0].enqueued
-        except IndexError:  # a scrape asks in another thread, so looking first would not help
-            return 0.0
+            self.scheduler.knock(self._clock(), deadline, rows, priority)
+        except CannotMakeIt as refusal:
+            raise self._overloaded(str(refusal)) from None
 
     def submit(self, submission: Submission) -> None:
         """Queue a request. From here on its memory is the batcher's.
 
         Raises:
-            Overloaded: the queue is full, or the model is being closed. Its memory is still the caller's.
+            Overloaded: the queue is full, the request could not be answered in time, or the model is being closed. Its
+                memory is still the caller's.
         """
         if self._closed:
             raise Overloaded("the model is being unloaded")
-        if len(self._queue) >= self._rules.max_queue_size and self._pumping:
-            self._pump()  # some of them need not wait: an instance is idle
-        if len(self._queue) >= self._rules.max_queue_size:
-            raise Overloaded(f"{len(self._queue)} requests are waiting for this model, which is the limit")
+        if self._rules.slo_s and submission.deadline < _NEVER:
+            self.knock(submission.deadline, submission.rows, submission.priority)
         lease = self._arena.find(submission.slot)
         inputs = arrays(submission, lease.view)
         if self._rules.max_rows:
             signature = tuple([(tensor.name, tensor.shape[1:]) for tensor in submission.tensors])
         else:
             signature = tuple([(tensor.name, tensor.shape) for tensor in submission.tensors])
+        entry = Entry(
+            submission.id,
+            submission.rows,
+            submission.deadline,
+            signature,
+            submission.priority,
+            submission.queue_timeout_s,
+            (lease, inputs),
+        )
+        self._push(entry)
         lease.queued()
-        self._queue.append(Waiting(submission.id, submission.rows, self._clock(), lease, inputs, signature))
+        if self._in_order is not None:
+            self._in_order.expect(submission.id)
         self._soon()
+
+    def _push(self, entry: Entry) -> None:
+        now = self._clock()
+        try:
+            try:
+                self.scheduler.push(entry, now)
+            except QueueFull:
+                if not self._pumping:
+                    raise
+                self._pump()  # some of them need not wait: an instance is idle
+                self.scheduler.push(entry, now)
+        except QueueFull as full:
+            raise self._overloaded(f"{full.waiting} requests are waiting for this model, which is the limit") from None
 
     def withdraw(self, submission_id: int) -> str:
         """Forget a request nobody waits for; no outcome is delivered.
@@ -196,30 +172,35 @@ class Batcher:
         Returns:
             Where it stood. What an engine works on is finished, and its memory kept until then.
         """
-        if self._running.pop(submission_id, None) is not None:
-            return IN_ENGINE
-        for waiting in self._queue:
-            if waiting.id == submission_id:
-                self._queue.remove(waiting)
-                waiting.lease.release()
-                break
-        return IN_QUEUE
+        where = IN_ENGINE
+        if self._running.pop(submission_id, None) is None:
+            where = IN_QUEUE
+            entry = self._queue.withdraw(submission_id)
+            if entry is not None:
+                _lease_of(entry).release()
+        if self._in_order is not None:
+            self._in_order.set(submission_id, None)
+        return where
 
     async def close(self) -> None:
         """Refuse what waits, await what runs."""
         self._closed = True
-        for waiting in list(self._queue):
-            waiting.lease.release()
-            self._tell(waiting.id, Outcome(None, Overloaded("the model is being unloaded")))
-        self._queue.clear()
+        for entry in list(self._queue):
+            self._queue.remove(entry)
+            self._refuse(entry, Overloaded("the model is being unloaded"))
+        self._stop_timer()
         if self._tickets:
             await asyncio.wait([ticket.done for ticket in self._tickets])
 
     def _soon(self) -> None:
         """Launch what waits, but not at once: what the loop receives in the same turn shall share the batch."""
-        if self._queue and not self._pumping and self._idle_lane() is not None:
+        if self._pumping or not len(self._queue):
+            return
+        if self.scheduler.idle_lane() is not None:
             self._pumping = True
             asyncio.get_running_loop().call_soon(self._gather, self._clock(), len(self._queue))
+        else:
+            self._wake_at(self._queue.next_timeout())
 
     def _gather(self, begun: float, known: int) -> None:
         """Launch, unless the loop's last turn brought company: then more may lie in the sockets already."""
@@ -232,74 +213,82 @@ class Batcher:
     def _pump(self) -> None:
         """Start as many batches as instances and rules allow; otherwise set the timer for the next look."""
         self._pumping = False
+        while True:
+            turn = self.scheduler.turn(self._clock())
+            for entry in turn.expired:
+                given_ms = (self._clock() - entry.enqueued) * 1e3
+                self._refuse(
+                    entry, DeadlineExceeded(f"the request's time in the queue was over after {given_ms:.4g} ms")
+                )
+            for entry in turn.late:
+                self._refuse(entry, self._overloaded("the request could not have been answered in time any more"))
+            if not turn.batch:
+                self._wake_at(turn.wake_at)
+                return
+            self._launch(turn.batch, turn.lane)
+
+    def _wake_at(self, at: float) -> None:
+        """Look again at a time; at the earliest one of those that were asked for."""
+        if at == _NEVER:
+            if not len(self._queue):
+                self._stop_timer()
+            return
+        if self._timer is not None and self._timer_at <= at:
+            return
+        self._stop_timer()
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, at - self._clock()), self._timed)
+
+    def _timed(self) -> None:
+        self._timer = None
+        self._timer_at = _NEVER
+        self._pump()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        queue = self._queue
-        while queue and (lane := self._idle_lane()) is not None:
-            batch, complete = form_batch(queue, self._rules.max_rows)
-            if not complete and self._rules.max_delay_s:
-                wait_s = self._rules.max_delay_s - (self._clock() - batch[0].enqueued)
-                if wait_s > 0:
-                    self._timer = asyncio.get_running_loop().call_later(wait_s, self._pump)
-                    return
-            for waiting in batch:
-                if queue[0] is waiting:
-                    queue.popleft()
-                else:
-                    queue.remove(waiting)
-            self._launch(batch, lane)
+        self._timer_at = _NEVER
 
-    def _idle_lane(self) -> _Lane | None:
-        """The instance with the fewest batches, if it may hold one more: a second batch is for copying ahead."""
-        lane = min(self._lanes, key=_open)
-        return lane if lane.open < lane.instance.depth else None
-
-    def _launch(self, batch: list[Waiting], lane: _Lane) -> None:
-        rows = sum([waiting.rows for waiting in batch])
-        lane.open += 1
-        started = self._clock()
-        for waiting in batch:
-            waiting.lease.staged()
-            self._running[waiting.id] = waiting
+    def _launch(self, batch: Sequence[Entry], lane: int) -> None:
+        rows = sum([entry.rows for entry in batch])
+        inputs = []
+        for entry in batch:
+            lease, arrays_ = entry.owned
+            lease.staged()
+            inputs.append(arrays_)
+            self._running[entry.id] = entry
         try:
-            ticket: Ticket = lane.instance.submit([waiting.inputs for waiting in batch], rows)
+            ticket: Ticket = self._instances[lane].submit(inputs, rows)
         except Exception as error:
-            lane.open -= 1
-            for waiting in batch:
-                waiting.lease.release()
+            self.scheduler.done(lane, rows, self._clock(), failed=True)
+            _release(batch, None)
             self._fail(batch, error)
             return
         self._tickets.add(ticket)
         ticket.inputs_free.add_done_callback(partial(_release, batch))
-        ticket.done.add_done_callback(partial(self._finish, batch, rows, lane, started, ticket))
+        ticket.done.add_done_callback(partial(self._finish, batch, rows, lane, ticket))
 
     def _finish(
-        self,
-        batch: list[Waiting],
-        rows: int,
-        lane: _Lane,
-        started: float,
-        ticket: Ticket,
-        done: asyncio.Future[Outputs],
+        self, batch: Sequence[Entry], rows: int, lane: int, ticket: Ticket, done: asyncio.Future[Outputs]
     ) -> None:
         self._tickets.discard(ticket)
-        lane.open -= 1
-        elapsed = self._clock() - started
+        error: BaseException | None = done.exception() if not done.cancelled() else asyncio.CancelledError()
+        now = self._clock()
+        elapsed = self.scheduler.done(lane, rows, now, failed=error is not None)
         self._metrics.batch_size.observe(rows, self._labels)
         self._metrics.busy_seconds.add(self._labels, elapsed)
         # The instance is free, and gets its next batch when these answers are written: until then its thread could not
         # have the interpreter, and would only fight for it. Who cannot spare that moment has a depth of 2.
         self._soon()
-        error: BaseException | None = done.exception() if not done.cancelled() else asyncio.CancelledError()
         if error is None:
             self._statistics.executed(rows, 0, int(elapsed * 1e9), 0)
-            error = self._hand_out(batch, rows, done.result(), started, elapsed)
+            error = self._hand_out(batch, rows, done.result(), now - elapsed, elapsed)
         if error is not None:
             self._fail(batch, error)
 
     def _hand_out(
-        self, batch: Sequence[Waiting], rows: int, outputs: Outputs, started: float, elapsed: float
+        self, batch: Sequence[Entry], rows: int, outputs: Outputs, started: float, elapsed: float
     ) -> Exception | None:
         """Hand every caller its rows; returns an error if the engine broke its contract."""
         leased = outputs if isinstance(outputs, LeasedOutputs) else None
@@ -311,16 +300,15 @@ class Batcher:
                 return error
             at = 0
             alone = len(batch) == 1
-            for waiting in batch:
-                end = at + waiting.rows
-                if self._running.pop(waiting.id, None) is not None:
+            for entry in batch:
+                end = at + entry.rows
+                if self._running.pop(entry.id, None) is not None:
                     own = outputs if alone else {name: array[at:end] for name, array in outputs.items()}
                     release = None
                     if leased is not None:
                         leased.hold()
-                        release = _Once(leased.release)
-                    queued_s = started - waiting.enqueued
-                    self._tell(waiting.id, Outcome(own, None, queued_s, elapsed, release))
+                        release = Once(leased.release)
+                    self._tell(entry.id, Outcome(own, None, started - entry.enqueued, elapsed, release))
                 at = end
             return None
         finally:
@@ -328,6 +316,13 @@ class Batcher:
                 leased.release()
 
     def _tell(self, submission_id: int, outcome: Outcome) -> None:
+        """Deliver one outcome, now or when its turn has come."""
+        if self._in_order is not None:
+            self._in_order.set(submission_id, outcome)
+        else:
+            self._tell_now(submission_id, outcome)
+
+    def _tell_now(self, submission_id: int, outcome: Outcome) -> None:
         """Deliver one outcome; what goes wrong there is not the others' matter."""
         try:
             self._deliver(submission_id, outcome)
@@ -336,40 +331,35 @@ class Batcher:
                 outcome.release()
             log.exception("delivery_failed", extra={"model": self._labels[0], "version": self._labels[1]})
 
-    def _fail(self, batch: Sequence[Waiting], error: BaseException) -> None:
+    def _refuse(self, entry: Entry, error: SaccadeError) -> None:
+        """Give back the memory of one who waited, and say why."""
+        _lease_of(entry).release()
+        self._tell(entry.id, Outcome(None, error, queue_s=self._clock() - entry.enqueued))
+
+    def _overloaded(self, message: str) -> Overloaded:
+        return Overloaded(message, self.scheduler.retry_after_s())
+
+    def _fail(self, batch: Sequence[Entry], error: BaseException) -> None:
         model, version = self._labels
         log.error(
             "batch_failed",
             extra={"model": model, "version": version, "requests": len(batch), "why": repr(error)[:500]},
         )
         failure = f"the engine of model {model!r} failed on this batch; the log has the cause"
-        for waiting in batch:
-            if self._running.pop(waiting.id, None) is not None:
-                self._tell(waiting.id, Outcome(None, EngineFailed(failure)))
+        for entry in batch:
+            if self._running.pop(entry.id, None) is not None:
+                self._tell(entry.id, Outcome(None, EngineFailed(failure)))
 
 
-class _Once:
-    """Calls a function the first time it is called itself."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call: Callable[[], None] | None = call
-
-    def __call__(self) -> None:
-        call, self._call = self._call, None
-        if call is not None:
-            call()
+def _lease_of(entry: Entry) -> Lease:
+    owned: _Owned = entry.owned
+    return owned[0]
 
 
-def _open(lane: _Lane) -> int:
-    return lane.open
-
-
-def _release(batch: Sequence[Waiting], _inputs_free: asyncio.Future[None]) -> None:
+def _release(batch: Sequence[Entry], _inputs_free: asyncio.Future[None] | None) -> None:
     """The engine has read its inputs: their memory may be used again."""
-    for waiting in batch:
-        waiting.lease.release()
+    for entry in batch:
+        _lease_of(entry).release()
 
 
 def _check_outputs(outputs: Outputs, rows: int | None) -> None:

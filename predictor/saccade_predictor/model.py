@@ -13,7 +13,9 @@ from functools import partial
 from typing import ClassVar, Final
 
 from saccade_predictor import configuration, warmup
-from saccade_predictor.batcher import Batcher, BatchingRules, Outcome
+from saccade_predictor.batcher import Batcher
+from saccade_predictor.batchingconfig import make_queue, make_rules
+from saccade_predictor.delivery import Outcome
 from saccade_predictor.engines.engine import Engine, EngineDescription, Outputs
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.modelconfig import ModelConfig, TensorConfig
@@ -25,10 +27,13 @@ from saccade_serving.model import ModelConfiguration, ServedModel
 from saccade_serving.oip.classification import classify_outputs, requested_classes
 from saccade_serving.oip.contract import check_request, count_rows
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
+from saccade_serving.oip.rules import whole_parameter
 from saccade_serving.scheduling.submission import Submission, place
 
 log = logging.getLogger("saccade.model")
 
+#: The "protocol" of requests that the model sends itself before it is ready: no SLO holds for them.
+WARMUP: Final = "warmup"
 #: Ids of submissions, unique in the process.
 _ids: Final = itertools.count(1)
 
@@ -39,7 +44,9 @@ class LoadedVersion:
 
     Attributes:
         labels: class names by output.
-        timeout_s: what its queue policy allows a request; 0 is no limit.
+        slo_s: the time that a request may take as a whole; 0 is no limit.
+        delays: a request whose time in the queue is over is not refused but waits on, so that its parameter
+            ``timeout`` is no deadline.
         reads_text: one of its inputs is BYTES.
     """
 
@@ -51,7 +58,8 @@ class LoadedVersion:
     metadata: ModelMetadata
     configuration: ModelConfiguration
     labels: Mapping[str, Sequence[str]]
-    timeout_s: float
+    slo_s: float
+    delays: bool
     reads_text: bool
 
 
@@ -103,6 +111,11 @@ class PredictorModel(ServedModel):
             await warmup.run(
                 partial(self._warm_up, loaded), loaded.metadata.inputs, loaded.config.max_batch_size, self.name
             )
+            if loaded.slo_s:
+                times = await warmup.measure(
+                    partial(self._warm_up, loaded), loaded.metadata.inputs, loaded.batcher.largest_rows, self.name
+                )
+                loaded.batcher.learn(times)
             self._metrics.statistics.of(self.name, file.version).clear()
         self.ready = True
 
@@ -127,20 +140,31 @@ class PredictorModel(ServedModel):
         """Class names of an output, from its ``label_filename``."""
         return self._select(version).labels.get(output, ())
 
+    def admit(self, version: str, exchange: Exchange) -> None:
+        """With an SLO: refuse what could not be answered in time before its body is received."""
+        loaded = self._select(version)
+        if loaded.slo_s:
+            exchange.tighten(loaded.slo_s)
+            loaded.batcher.knock(exchange.deadline)
+
+    def timeout_is_deadline(self, version: str) -> bool:
+        """Not where the queue policy delays a request whose time is over."""
+        return not self._select(version).delays
+
     def start_infer(self, request: InferRequest, exchange: Exchange) -> None:
         """Check the request against the model and queue it; its rows end the exchange."""
         loaded = self._select(request.model_version)
         exchange.version = loaded.version
         plan = request.plan
         if plan is not None and plan.checked[0] is loaded:
-            _, rows, classes = plan.checked
+            _, rows, classes, priority, queue_timeout_s = plan.checked
         else:
-            rows, classes = self._check(request, loaded)
+            rows, classes, priority, queue_timeout_s = self._check(request, loaded)
             if plan is not None:
-                plan.checked = loaded, rows, classes
+                plan.checked = loaded, rows, classes, priority, queue_timeout_s
         exchange.rows = rows
-        if loaded.timeout_s:
-            exchange.tighten(loaded.timeout_s)
+        if loaded.slo_s and exchange.protocol != WARMUP:
+            exchange.tighten(loaded.slo_s)
         if exchange.deadline <= time.monotonic():
             raise exchange.too_late("before it was queued")
         if plan is not None and exchange.lease is not None:
@@ -148,7 +172,7 @@ class PredictorModel(ServedModel):
         else:
             lease, tensors = place(request.inputs, exchange.lease, self._arena)
         number = next(_ids)
-        submission = Submission(number, lease.name, tensors, rows, exchange.deadline)
+        submission = Submission(number, lease.name, tensors, rows, exchange.deadline, priority, queue_timeout_s)
         self._open[number] = exchange, request, loaded, classes
         received = exchange.lease if lease is exchange.lease else None
         if received is not None:
@@ -165,14 +189,19 @@ class PredictorModel(ServedModel):
         exchange.work(partial(self._withdraw, number))
 
     @staticmethod
-    def _check(request: InferRequest, loaded: LoadedVersion) -> tuple[int, dict[str, int]]:
-        """Hold a request against the model; returns its rows, and the outputs to be classified."""
+    def _check(request: InferRequest, loaded: LoadedVersion) -> tuple[int, dict[str, int], int, float]:
+        """Hold a request against the model; returns rows, outputs to be classified, priority and queue timeout."""
         metadata, config = loaded.metadata, loaded.config
         check_request(request, metadata.inputs, metadata.outputs)
         rows = count_rows(request, config.max_batch_size) if config.max_batch_size else 1
         if loaded.reads_text:
             check_text(request)
-        return rows, requested_classes(request, metadata.outputs) if request.outputs else {}
+        classes = requested_classes(request, metadata.outputs) if request.outputs else {}
+        parameters = request.parameters
+        if not parameters:
+            return rows, classes, 0, 0.0
+        timeout_us = whole_parameter(parameters, "timeout", " of microseconds")
+        return rows, classes, whole_parameter(parameters, "priority"), timeout_us / 1e6
 
     def _deliver(self, number: int, outcome: Outcome) -> None:
         """End the exchange that a submission came from."""
@@ -231,14 +260,18 @@ class PredictorModel(ServedModel):
     def _add(self, file: LoadedEngine, labels: Mapping[str, Sequence[str]]) -> LoadedVersion:
         config = file.config
         batching = config.dynamic_batching
-        rules = BatchingRules(
-            # Without dynamic_batching Triton runs requests one by one, each with the rows it brought.
-            max_rows=config.max_batch_size if batching is not None else min(config.max_batch_size, 1),
-            max_delay_s=batching.max_queue_delay_microseconds / 1e6 if batching is not None else 0.0,
-            max_queue_size=(batching.max_queue_size if batching is not None else 0) or self._max_queue_size,
-        )
         description = file.engine.describe()
-        batcher = Batcher(file.engine, rules, self.name, file.version, self._metrics, self._arena, self._deliver)
+        batcher = Batcher(
+            file.engine,
+            make_queue(batching, self._max_queue_size),
+            make_rules(batching, config.max_batch_size, config.slo_ms),
+            self.name,
+            file.version,
+            self._metrics,
+            self._arena,
+            self._deliver,
+            preserve_ordering=batching is not None and batching.preserve_ordering,
+        )
         loaded = LoadedVersion(
             version=file.version,
             config=config,
@@ -248,16 +281,17 @@ class PredictorModel(ServedModel):
             metadata=self._describe(config, description, file.version, labels),
             configuration=configuration.describe(config, description.platform),
             labels=labels,
-            timeout_s=batching.default_timeout_microseconds / 1e6 if batching is not None else 0.0,
+            slo_s=config.slo_ms / 1e3,
+            delays=batching is not None and batching.may_delay,
             reads_text=any(tensor.datatype == "BYTES" for tensor in config.inputs),
         )
         self._versions[file.version] = loaded
         self._newest = self._versions[self.versions()[-1]]
         return loaded
 
-    async def _warm_up(self, loaded: LoadedVersion, inputs: Sequence[Tensor]) -> None:
-        """Send one request all the way through, before the model is ready."""
-        exchange = Exchange.begin("warmup", {}, warmup.TIMEOUT_S)
+    async def _warm_up(self, loaded: LoadedVersion, inputs: Sequence[Tensor]) -> float:
+        """Send one request all the way through, before the model is ready; returns the seconds it was computed."""
+        exchange = Exchange.begin(WARMUP, {}, warmup.TIMEOUT_S)
         end = AwaitedEnd(asyncio.get_running_loop().create_future())
         exchange.sink = end
         try:
@@ -270,6 +304,7 @@ class PredictorModel(ServedModel):
             exchange.cancel()
         if answer.release is not None:
             answer.release()
+        return exchange.stages["compute"]
 
     def _describe(
         self,

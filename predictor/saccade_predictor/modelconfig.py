@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from google.protobuf import text_format  # type: ignore[import-untyped]  # it ships no types
 
+from saccade_predictor.batchingconfig import DynamicBatching, ModelConfigError, read_batching, read_slo
 from saccade_predictor.tritonschema import findings, load_schema
 from saccade_serving.oip.datatypes import BYTES, DATATYPES
 from saccade_serving.oip.messages import TensorMetadata
@@ -32,19 +33,6 @@ AUTOCOMPLETE_MAX_BATCH_SIZE: Final = 8
 _DATATYPES: Final = {f"TYPE_{name}": name for name in DATATYPES if name != BYTES} | {"TYPE_STRING": BYTES}
 
 
-class ModelConfigError(ValueError):
-    """A configuration that cannot be served as it stands.
-
-    Attributes:
-        model: name of the model's directory.
-        field: the field, or the line, that is wrong.
-    """
-
-    def __init__(self, model: str, field: str, found: object, expected: str) -> None:
-        self.model, self.field = model, field
-        super().__init__(f"{model}/config.pbtxt: {field} is {found}; expected {expected}")
-
-
 @dataclass(frozen=True, slots=True)
 class TensorConfig:
     """An input or output of a model.
@@ -59,23 +47,6 @@ class TensorConfig:
     datatype: str
     dims: tuple[int, ...]
     label_filename: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class DynamicBatching:
-    """How requests wait for one another; the names are Triton's.
-
-    Attributes:
-        max_queue_delay_microseconds: how long an idle instance may wait for a batch to fill.
-        max_queue_size: requests that may wait; 0 is no limit.
-        default_timeout_microseconds: after which a waiting request is refused; 0 is never.
-        allow_timeout_override: whether a request's ``timeout`` may shorten that.
-    """
-
-    max_queue_delay_microseconds: int = 0
-    max_queue_size: int = 0
-    default_timeout_microseconds: int = 0
-    allow_timeout_override: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +80,7 @@ class ModelConfig:
         dynamic_batching: None: each request runs by itself.
         instance_count: how many batches may execute at the same time.
         fallback_backend: serves where there is no GPU (``parameters.fallback_backend``), or None.
+        slo_ms: time from a request's first byte to its answer that shall be kept (``parameters.slo_ms``); 0 is none.
         source: the ``config.pbtxt`` it was read from as serialised protobuf, empty without one; for
             ``configuration``, which tells clients also of the fields that have no effect.
     """
@@ -125,6 +97,7 @@ class ModelConfig:
     version_policy: VersionPolicy = VersionPolicy()
     parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     fallback_backend: str | None = None
+    slo_ms: float = 0.0
     source: bytes = field(default=b"", repr=False, compare=False)
 
 
@@ -178,12 +151,13 @@ def parse(text: str, model: str, *, gpu_available: bool = False) -> tuple[ModelC
         inputs=_read_tensors(proto.input, "input", model),
         outputs=_read_tensors(proto.output, "output", model),
         default_model_filename=filename or DEFAULT_MODEL_FILENAMES[backend],
-        dynamic_batching=_read_batching(proto) if proto.max_batch_size > 0 else None,
+        dynamic_batching=read_batching(proto, model) if proto.max_batch_size > 0 else None,
         instance_count=count,
         instance_kind=kind,
         version_policy=_read_versions(proto.version_policy, model),
         parameters=parameters,
         fallback_backend=fallback,
+        slo_ms=read_slo(parameters, proto.max_batch_size, model),
         source=proto.SerializeToString(),
     )
     return config, [f"{model}/config.pbtxt: {warning}" for warning in warnings.values()]
@@ -286,18 +260,6 @@ def _read_instances(groups: Any, backend: str, model: str) -> tuple[InstanceKind
             expected = "[0], or no list: a predictor has one GPU"
             raise ModelConfigError(model, "instance_group gpus", list(group.gpus), expected)
     return kinds[kind], sum(group.count or 1 for group in groups) or 1
-
-
-def _read_batching(proto: Any) -> DynamicBatching | None:
-    if not proto.HasField("dynamic_batching"):
-        return None
-    queue = proto.dynamic_batching.default_queue_policy
-    return DynamicBatching(
-        max_queue_delay_microseconds=proto.dynamic_batching.max_queue_delay_microseconds,
-        max_queue_size=queue.max_queue_size,
-        default_timeout_microseconds=queue.default_timeout_microseconds,
-        allow_timeout_override=queue.allow_timeout_override,
-    )
 
 
 def _read_versions(policy: Any, model: str) -> VersionPolicy:

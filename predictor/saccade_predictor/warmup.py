@@ -19,12 +19,15 @@ log = logging.getLogger("saccade.warmup")
 
 #: Time the slowest engine may take for its first batch.
 TIMEOUT_S: Final = 600.0
+#: How often a batch size is measured, and for how long at most unless twice takes longer.
+RUNS: Final = 8
+MEASURE_S: Final = 2.0
 #: Sizes tried for open dimensions, smallest first: what fits one graph is too small, or no multiple, for another.
 OPEN_DIMS: Final = (1, 32, 224, 640)
 
 
 async def run(
-    infer: Callable[[Sequence[Tensor]], Awaitable[None]],
+    infer: Callable[[Sequence[Tensor]], Awaitable[float]],
     inputs: Sequence[TensorMetadata],
     max_batch_size: int,
     model: str,
@@ -61,6 +64,43 @@ async def run(
             break
         else:
             log.warning("not_warmed_up", extra={"model": model, "rows": rows, "tried": list(OPEN_DIMS)})
+
+
+async def measure(
+    infer: Callable[[Sequence[Tensor]], Awaitable[float]],
+    inputs: Sequence[TensorMetadata],
+    largest: int,
+    model: str,
+) -> dict[int, float]:
+    """Measure what batches take, for a model with an SLO: sizes 1, 2, 4 and so on, and the largest.
+
+    Args:
+        infer: sends inputs through the model; returns the seconds it was computed.
+        inputs: the model's.
+        largest: rows of the largest batch.
+        model: name, for the log.
+
+    Returns:
+        Seconds by number of rows: of a few runs the slowest but one, since what is planned with is what nearly all
+        batches keep. Sizes that the engine cannot run are left out.
+    """
+    times: dict[int, float] = {}
+    sizes = [1 << power for power in range(largest.bit_length()) if 1 << power < largest] + [largest]
+    is_open = any(-1 in tensor.shape[1:] for tensor in inputs)
+    side = OPEN_DIMS[-1] if is_open else OPEN_DIMS[0]
+    for rows in sizes:
+        taken: list[float] = []
+        ends = time.monotonic() + MEASURE_S
+        try:
+            while len(taken) < RUNS and (len(taken) < 2 or time.monotonic() < ends):
+                taken.append(await infer([_zeros(tensor, rows, True, side) for tensor in inputs]))
+        except (EngineFailed, ArenaFull, InvalidRequest) as error:
+            log.warning("not_measured", extra={"model": model, "rows": rows, "why": str(error)})
+            continue
+        times[rows] = max(sorted(taken)[-2], 1e-6)
+    milliseconds = {rows: round(seconds * 1e3, 3) for rows, seconds in times.items()}
+    log.info("measured", extra={"model": model, "batch_ms": milliseconds})
+    return times
 
 
 def _zeros(tensor: TensorMetadata, rows: int, batched: bool, side: int) -> Tensor:

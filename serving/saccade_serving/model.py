@@ -66,6 +66,17 @@ class ServedModel(Model):
             Overloaded: it is not known yet.
         """
 
+    def admit(self, version: str, exchange: Exchange) -> None:
+        """Look at a request's head, before any of its body is received. May bring its deadline forward.
+
+        Raises:
+            SaccadeError: it is refused, for example because it could not be answered in time.
+        """
+
+    def timeout_is_deadline(self, version: str) -> bool:
+        """Whether nobody waits for a request any more when its parameter ``timeout`` is over."""
+        return True
+
     def start_infer(self, request: InferRequest, exchange: Exchange) -> None:
         """Begin one request; whatever happens later ends the exchange. A model either overrides this or ``infer``.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -19,16 +20,8 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from fakes import FakeClock, FakeEngine, eventually, settle
-from saccade_predictor.batcher import (
-    GATHER_S,
-    IN_ENGINE,
-    IN_QUEUE,
-    Batcher,
-    BatchingRules,
-    Outcome,
-    Waiting,
-    form_batch,
-)
+from saccade_predictor.batcher import GATHER_S, IN_ENGINE, IN_QUEUE, Batcher
+from saccade_predictor.delivery import Outcome
 from saccade_predictor.engines.engine import Inputs, LeasedOutputs
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_serving.connection.deadlines import Deadlines
@@ -36,6 +29,9 @@ from saccade_serving.connection.exchange import AwaitedEnd, Exchange
 from saccade_serving.errors import DeadlineExceeded, EngineFailed, Overloaded
 from saccade_serving.memory.arena import Arena
 from saccade_serving.oip.messages import Tensor
+from saccade_serving.scheduling.policy import BatchingRules
+from saccade_serving.scheduling.profile import LatencyProfile
+from saccade_serving.scheduling.queue import Queue, QueuePolicy
 from saccade_serving.scheduling.submission import Submission, place
 
 LONG_S = 3600.0
@@ -48,86 +44,6 @@ def exchange(timeout_s: float = 60.0) -> Exchange:
 def rows_of(value: float, rows: int = 1, width: int = 2) -> NDArray[np.float32]:
     """Rows that can be told from any other request's."""
     return np.full((rows, width), value, np.float32)
-
-
-# The policy, pure.
-
-
-class Queue:
-    """A queue written down as ``rows:signature`` words."""
-
-    def __init__(self, text: str) -> None:
-        arena = Arena(2**20)
-        self.waiting = []
-        for number, word in enumerate(text.split()):
-            rows, _, signature = word.partition(":")
-            inputs = {"x": rows_of(0, int(rows))}
-            self.waiting.append(Waiting(number, int(rows), 0.0, arena.lease(1), inputs, ((signature, ()),)))
-
-    def chosen(self, max_rows: int) -> list[int]:
-        """Positions of the requests that make the next batch."""
-        return [self.waiting.index(one) for one in form_batch(self.waiting, max_rows)[0]]
-
-    def is_complete(self, max_rows: int) -> bool:
-        return form_batch(self.waiting, max_rows)[1]
-
-
-@pytest.mark.parametrize(
-    ("queue", "max_rows", "chosen"),
-    [
-        ("", 8, []),
-        ("1", 8, [0]),
-        ("1 1 1", 8, [0, 1, 2]),
-        ("1 1 1", 2, [0, 1]),  # full
-        ("3 2 3", 5, [0, 1]),  # exactly full
-        ("3 3 1", 5, [0]),  # the second does not fit, and the third may not overtake it
-        ("8 1", 8, [0]),
-        ("1:a 1:b 1:a", 8, [0, 2]),  # other shapes are passed over
-        ("1:b 1:a 1:b 1:a", 8, [0, 2]),  # the oldest decides
-        ("2:a 7:b 2:a 2:a", 4, [0, 2]),
-        ("3:a 1:b 2:a 1:a", 4, [0]),  # what does not fit ends the batch, whatever stands between
-        ("1 1", 0, [0]),  # not batched
-        ("5 1", 0, [0]),
-        ("5 1", 1, [0]),  # without dynamic batching a request runs with the rows it brought
-    ],
-)
-async def test_the_oldest_request_and_those_behind_it_with_its_shapes_make_a_batch(
-    queue: str, max_rows: int, chosen: list[int]
-) -> None:
-    assert Queue(queue).chosen(max_rows) == chosen
-
-
-@pytest.mark.parametrize(
-    ("queue", "complete"),
-    [
-        ("1", False),
-        ("1 2", False),
-        ("1:a 4:b", False),
-        ("4", True),
-        ("1 3", True),
-        ("3 2", True),
-        ("3:a 1:b 2:a", True),
-    ],
-)
-async def test_a_batch_is_complete_when_it_is_full_or_the_next_does_not_fit(queue: str, complete: bool) -> None:
-    assert Queue(queue).is_complete(4) is complete
-
-
-@pytest.mark.parametrize("seed", range(20))
-async def test_a_batch_is_never_too_large_never_mixed_and_never_out_of_order(seed: int) -> None:
-    chance = random.Random(seed)
-    max_rows = chance.randint(1, 8)
-    words = [f"{chance.randint(1, max_rows)}:{chance.choice('ab')}" for _ in range(chance.randint(1, 30))]
-    queue = Queue(" ".join(words))
-    chosen = queue.chosen(max_rows)
-    batch = [queue.waiting[index] for index in chosen]
-    assert chosen[0] == 0
-    assert chosen == sorted(chosen)
-    assert sum(one.rows for one in batch) <= max_rows
-    assert len({one.signature for one in batch}) == 1
-    # Nobody of the same shapes was passed over.
-    skipped = [one for one in queue.waiting[: chosen[-1]] if one not in batch]
-    assert all(one.signature != batch[0].signature for one in skipped)
 
 
 # The batcher, on one loop with an engine that the test drives.
@@ -151,14 +67,29 @@ class Bench:
         max_queue_size: int = 100,
         engine: FakeEngine | None = None,
         clock: Callable[[], float] | None = None,
+        queue: Queue | None = None,
+        slo_s: float = 0.0,
+        profile: LatencyProfile | None = None,
+        preserve_ordering: bool = False,
     ) -> None:
         self.engine = engine or FakeEngine()
         self.metrics = PredictorMetrics()
         self.arena = Arena(64 * 2**20, poison=True)
         self.deadlines = Deadlines()
         more: dict[str, Any] = {} if clock is None else {"clock": clock}
-        rules = BatchingRules(max_rows, max_delay_s, max_queue_size)
-        self.batcher = Batcher(self.engine, rules, "m", "1", self.metrics, self.arena, self._deliver, **more)
+        self.batcher = Batcher(
+            self.engine,
+            queue if queue is not None else Queue(QueuePolicy(max_queue_size=max_queue_size)),
+            BatchingRules(max_rows, max_delay_s=max_delay_s, slo_s=slo_s),
+            "m",
+            "1",
+            self.metrics,
+            self.arena,
+            self._deliver,
+            preserve_ordering=preserve_ordering,
+            profile=profile,
+            **more,
+        )
         self.registry = CollectorRegistry()
         self.registry.register(self.metrics)
         self.delivered: list[int] = []
@@ -318,6 +249,63 @@ async def test_nobody_waits_longer_than_a_moment_for_what_is_still_being_read() 
     arrive(bench, *[1] * 20)
     await eventually(lambda: bench.engine.open, "the first batch leaves although every turn brings more")
     assert 1 < len(bench.batches()[0]) < 6
+
+
+async def test_answers_leave_in_the_order_the_requests_came_where_that_is_asked_for() -> None:
+    engine = FakeEngine(instances=3)
+    bench = Bench(max_rows=1, engine=engine, preserve_ordering=True)
+    tasks = [bench.start(bench.ask(value)) for value in range(5)]
+    await eventually(lambda: len(engine.open) == 3, "all instances compute")
+    engine.open[2].finish()
+    await settle()
+    assert bench.delivered == []
+    tasks[1].cancel()  # who has left keeps nobody back
+    await settle()
+    engine.open[0].finish()
+    await settle()
+    assert bench.delivered == [1, 3]
+    while engine.open or bench.batcher.depth:
+        engine.finish_all()
+        await settle()
+    assert bench.delivered == [1, 3, 4, 5]
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [answer for answer in answers if isinstance(answer, list)] == [[[v, v]] for v in (0, 2, 3, 4)]
+
+
+async def test_a_failed_batch_and_a_refusal_keep_their_place_in_the_order() -> None:
+    engine = FakeEngine(instances=2)
+    queue = Queue(QueuePolicy(default_timeout_s=0.01, max_queue_size=10))
+    bench = Bench(max_rows=1, engine=engine, queue=queue, preserve_ordering=True)
+    tasks = [bench.start(bench.ask(value)) for value in range(3)]
+    await eventually(lambda: len(engine.open) == 2, "both instances compute")
+    await eventually(lambda: not bench.batcher.depth, "the third one's time in the queue is over")
+    engine.open[1].fail(RuntimeError("broken"))
+    await settle()
+    assert bench.delivered == []
+    engine.open[0].finish()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert bench.delivered == [1, 2, 3]
+    assert [type(answer) for answer in answers] == [list, EngineFailed, DeadlineExceeded]
+
+
+async def test_who_could_not_be_answered_in_time_is_refused_before_an_engine_sees_it() -> None:
+    clock = FakeClock(time.monotonic())
+    bench = Bench(max_rows=2, clock=clock, slo_s=1.0, profile=LatencyProfile({1: 0.1, 2: 0.2}))
+    bench.batcher.scheduler.refresh()
+    first = await bench.occupy()
+    spans = [exchange(60), exchange(60)]
+    spans[0].deadline = clock.now + 0.35
+    tasks = [bench.start(bench.ask(value, spans=span)) for value, span in enumerate(spans)]
+    await settle()
+    assert bench.batcher.depth == 2
+    clock.now += 0.25
+    bench.engine.finish_all()
+    await settle()
+    bench.engine.finish_all()
+    answers = await asyncio.gather(first, *tasks, return_exceptions=True)
+    assert isinstance(answers[1], Overloaded)
+    assert "could not have been answered in time" in str(answers[1])
+    assert answers[2] == [[1, 1]]
 
 
 async def test_an_idle_instance_takes_a_request_at_once() -> None:
@@ -774,32 +762,6 @@ async def test_only_batches_that_the_engine_ran_are_in_the_models_statistics() -
     await asyncio.gather(*tasks, return_exceptions=True)
     counted = bench.metrics.statistics.of("m", "1")
     assert (counted.execution_count, {rows: batch.count for rows, batch in counted.batches.items()}) == (1, {3: 1})
-
-
-async def test_a_scrape_may_ask_for_the_oldest_while_the_queue_is_emptied() -> None:
-    # The scrape runs in another thread: the queue may lose its last entry between any two of its steps.
-    class EmptyingClock(FakeClock):
-        armed = False
-
-        def __call__(self) -> float:
-            if self.armed:
-                taken.extend(bench.batcher._queue)
-                bench.batcher._queue.clear()
-            return super().__call__()
-
-    taken: list[Waiting] = []
-    clock = EmptyingClock()
-    bench = Bench(max_rows=1, clock=clock)
-    first = await bench.occupy()
-    waiting = bench.start(bench.ask(1))
-    await settle()
-    clock.armed = True
-    assert bench.batcher.oldest_s() == 0
-    clock.armed = False
-    bench.batcher._queue.extend(taken)
-    waiting.cancel()
-    bench.engine.finish_all()
-    await first
 
 
 @pytest.mark.parametrize("seed", range(4))

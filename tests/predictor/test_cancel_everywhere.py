@@ -22,10 +22,11 @@ from starlette.applications import Starlette
 from fakes import FakeEngine, eventually, settle
 from http1_support import HOST, INFER, LOOPS, Client, scenario
 from saccade_predictor.batcher import Batcher
+from saccade_predictor.batchingconfig import DynamicBatching
 from saccade_predictor.engines.engine import EngineDescription, LeasedOutputs
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.model import LoadedEngine, PredictorModel
-from saccade_predictor.modelconfig import DynamicBatching, ModelConfig, TensorConfig
+from saccade_predictor.modelconfig import ModelConfig, TensorConfig
 from saccade_predictor.repository import ModelDirectory
 from saccade_serving.application import _ConnectionCloser
 from saccade_serving.connection.front import Front

@@ -12,16 +12,20 @@ import pytest
 
 from fakes import FakeEngine, answer_of, eventually, settle
 from saccade_predictor import warmup
-from saccade_predictor.batcher import Batcher, BatchingRules, Outcome
+from saccade_predictor.batcher import Batcher
+from saccade_predictor.batchingconfig import DynamicBatching
+from saccade_predictor.delivery import Outcome
 from saccade_predictor.engines.engine import EngineDescription, LeasedOutputs
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.model import LoadedEngine, PredictorModel
-from saccade_predictor.modelconfig import DynamicBatching, ModelConfig, TensorConfig
+from saccade_predictor.modelconfig import ModelConfig, TensorConfig
 from saccade_predictor.repository import ModelDirectory
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import EngineFailed, SaccadeError
 from saccade_serving.memory.arena import Arena
 from saccade_serving.oip.messages import InferRequest, InferResponse, Tensor, TensorMetadata
+from saccade_serving.scheduling.policy import BatchingRules
+from saccade_serving.scheduling.queue import Queue, QueuePolicy
 from saccade_serving.scheduling.submission import Submission, place
 from saccade_serving.statistics import ModelStatistics
 
@@ -35,8 +39,8 @@ class Bench:
         self.outcomes: dict[int, Outcome] = {}
         self.asked: list[int] = []
         self._fails_for = fails_for
-        rules = BatchingRules(max_rows, 0.0, 100)
-        self.batcher = Batcher(engine, rules, "m", "1", PredictorMetrics(), self.arena, self._deliver)
+        queue, rules = Queue(QueuePolicy(max_queue_size=100)), BatchingRules(max_rows)
+        self.batcher = Batcher(engine, queue, rules, "m", "1", PredictorMetrics(), self.arena, self._deliver)
 
     def submit(self, number: int) -> None:
         lease, tensors = place([Tensor.of("x", np.full((1, 2), number, np.float32))], None, self.arena)

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from saccade_predictor import modelconfig, tritonschema
+from saccade_predictor.batchingconfig import DynamicBatching, ModelConfigError, make_queue, make_rules
 from saccade_predictor.modelconfig import (
-    DynamicBatching,
-    ModelConfigError,
     TensorConfig,
     VersionPolicy,
     autocomplete,
@@ -20,6 +19,8 @@ from saccade_predictor.modelconfig import (
     parse,
 )
 from saccade_serving.oip.messages import TensorMetadata
+from saccade_serving.scheduling.policy import BatchingRules
+from saccade_serving.scheduling.queue import QueuePolicy
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "model-repository" / "detector" / "config.pbtxt"
@@ -66,9 +67,7 @@ def test_the_seeds_example_needs_only_a_gpu_or_a_fallback() -> None:
     assert config.instance_count == 2
     assert config.default_model_filename == "model.plan"
     assert config.outputs[0].dims == (-1, 8400)
-    assert config.dynamic_batching == DynamicBatching(max_queue_delay_microseconds=5000)
-    assert len(warnings) == 1
-    assert "dynamic_batching.preferred_batch_size" in warnings[0]
+    assert config.dynamic_batching == DynamicBatching((8, 16, 32, 64), 5000)
     assert "KIND_GPU" in refusal(text, "yolo")
 
     fallback = text + 'parameters { key: "fallback_backend" value { string_value: "onnxruntime" } }'
@@ -89,10 +88,76 @@ def test_queue_settings_keep_their_triton_names_and_values() -> None:
     """)
     assert config.dynamic_batching == DynamicBatching(
         max_queue_delay_microseconds=100,
-        max_queue_size=32,
-        default_timeout_microseconds=250_000,
-        allow_timeout_override=True,
+        default_queue_policy=QueuePolicy("REJECT", 0.25, True, 32),
     )
+
+
+def test_preferences_priorities_and_policies_are_read() -> None:
+    batching = read("""
+      max_batch_size: 16
+      dynamic_batching {
+        preferred_batch_size: [ 16, 4, 8 ]
+        priority_levels: 3 default_priority_level: 2
+        default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 1000 }
+        priority_queue_policy { key: 1 value { max_queue_size: 7 } }
+      }
+    """).dynamic_batching
+    assert batching is not None
+    assert batching.preferred_batch_size == (4, 8, 16)
+    assert (batching.priority_levels, batching.default_priority_level) == (3, 2)
+    assert batching.default_queue_policy == QueuePolicy("DELAY", 0.001)
+    assert batching.priority_queue_policy == {1: QueuePolicy(max_queue_size=7)}
+    assert not batching.may_delay  # no request can say when it wants to be delayed
+    queue = make_queue(batching, 1024)
+    assert [level.policy.max_queue_size for level in queue._levels] == [7, 1024, 1024]
+    assert make_rules(batching, 16, 100.0) == BatchingRules(16, (4, 8, 16), 0.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("preferred_batch_size: [ 0, 4 ]", "preferred_batch_size is [0, 4]; expected sizes of 1 to 4"),
+        ("preferred_batch_size: [ 8 ]", "preferred_batch_size is [8]; expected sizes of 1 to 4, the max_batch_size"),
+        ("priority_levels: 2", "default_priority_level is 0; expected 1 to 2, the priority_levels"),
+        ("priority_levels: 2 default_priority_level: 3", "default_priority_level is 3; expected 1 to 2"),
+        ("priority_levels: 4000000000 default_priority_level: 1", "expected at most 1024"),
+        ("priority_queue_policy { key: 1 value { } }", "priority_queue_policy is [1]; expected levels of 1 to 0"),
+        (
+            "priority_levels: 2 default_priority_level: 1 priority_queue_policy { key: 3 value { } }",
+            "priority_queue_policy is [3]; expected levels of 1 to 2",
+        ),
+        (
+            "preserve_ordering: true priority_levels: 2 default_priority_level: 1",
+            "priority_levels is 2; expected one with preserve_ordering",
+        ),
+        (
+            "preserve_ordering: true default_queue_policy { timeout_action: DELAY }",
+            "timeout_action is DELAY; expected REJECT with preserve_ordering",
+        ),
+    ],
+)
+def test_batching_that_contradicts_itself_is_refused_with_the_values(text: str, sentence: str) -> None:
+    assert sentence in refusal(f'backend: "onnxruntime" max_batch_size: 4 dynamic_batching {{ {text} }}')
+
+
+@pytest.mark.parametrize(
+    ("slo", "batch", "found"),
+    [
+        ("100", 4, 100.0),
+        ("0.5", 4, 0.5),
+        ("0", 4, None),
+        ("-1", 4, None),
+        ("nan", 4, None),
+        ("x", 4, None),
+        ("9", 0, None),
+    ],
+)
+def test_an_slo_is_milliseconds_above_0_for_a_model_with_batches(slo: str, batch: int, found: float | None) -> None:
+    text = f'max_batch_size: {batch} parameters {{ key: "slo_ms" value {{ string_value: "{slo}" }} }}'
+    if found is None:
+        assert "parameters.slo_ms is" in refusal(f'backend: "onnxruntime" {text}')
+    else:
+        assert read(text).slo_ms == found
 
 
 def test_without_dynamic_batching_requests_are_not_joined() -> None:
@@ -146,8 +211,8 @@ def test_instances_of_several_groups_add_up() -> None:
 
 
 def test_unknown_parameters_pass() -> None:
-    config = read('parameters { key: "slo_ms" value { string_value: "50" } } parameters { key: "other" }')
-    assert config.parameters == {"slo_ms": "50", "other": ""}
+    config = read('parameters { key: "mine" value { string_value: "50" } } parameters { key: "other" }')
+    assert config.parameters == {"mine": "50", "other": ""}
 
 
 @pytest.mark.parametrize("name", sorted(set(modelconfig._DATATYPES)))
@@ -235,16 +300,6 @@ def test_text_that_is_no_configuration_is_refused_with_its_line(text: str, parts
         ("input { allow_ragged_batch: true }", "input[0].allow_ragged_batch"),
         ("input { optional: true }", "input[0].optional"),
         ('output { name: "y" reshape { shape: [1] } }', "output[y].reshape"),
-        ("dynamic_batching { preserve_ordering: true }", "dynamic_batching.preserve_ordering"),
-        ("dynamic_batching { priority_levels: 2 }", "dynamic_batching.priority_levels"),
-        (
-            "dynamic_batching { priority_queue_policy { key: 1 value { } } }",
-            "dynamic_batching.priority_queue_policy",
-        ),
-        (
-            "dynamic_batching { default_queue_policy { timeout_action: DELAY } }",
-            "dynamic_batching.default_queue_policy.timeout_action",
-        ),
         ("instance_group { passive: true }", "instance_group[0].passive"),
         ('cc_model_filenames { key: "9.0" value: "h100.plan" }', "cc_model_filenames"),
         ('model_repository_agents { agents { name: "checksum" } }', "model_repository_agents"),

@@ -323,13 +323,100 @@ async def test_the_queues_limit_is_the_models_own_or_the_services(configured: st
     await model.close()
 
 
-async def test_the_models_queue_timeout_bounds_a_request_that_states_none() -> None:
-    model, engine = await driven(
-        "max_batch_size: 1 dynamic_batching { default_queue_policy { default_timeout_microseconds: 20000 } }"
-    )
-    with pytest.raises(DeadlineExceeded, match="the request's 20 ms were over"):
-        await infer(model, x())
+POLICY = "max_batch_size: 1 dynamic_batching {{ default_queue_policy {{ default_timeout_microseconds: 20000 {} }} }}"
+
+
+async def test_the_models_queue_timeout_bounds_the_time_in_the_queue_alone() -> None:
+    model, engine = await driven(POLICY.format(""))
+    computing = asyncio.create_task(infer(model, x()))
+    await eventually(lambda: engine.open, "the first one is computed")
+    with pytest.raises(DeadlineExceeded, match="the request's time in the queue was over after 2"):
+        await infer(model, x(value=2))
+    assert not computing.done()
     engine.finish_all()
+    await computing
+    await model.close()
+
+
+@pytest.mark.parametrize("timeout_us", [5000, "5000"])
+async def test_a_request_may_wait_for_less_than_the_model_allows(timeout_us: int | str) -> None:
+    model, engine = await driven(POLICY.format("allow_timeout_override: true"))
+    computing = asyncio.create_task(infer(model, x()))
+    await eventually(lambda: engine.open, "the first one is computed")
+    with pytest.raises(DeadlineExceeded, match=r"the request's time in the queue was over after [5-9]|1\d"):
+        await infer(model, x(value=2), parameters={"timeout": timeout_us})
+    engine.finish_all()
+    await computing
+    await model.close()
+
+
+async def test_a_request_whose_time_is_over_is_delayed_where_the_policy_says_so() -> None:
+    policy = POLICY.format("allow_timeout_override: true timeout_action: DELAY")
+    model, engine = await driven(policy)
+    assert not model.timeout_is_deadline("")
+    tasks = [asyncio.create_task(infer(model, x()))]
+    await eventually(lambda: engine.open, "the first one is computed")
+    [version] = model.loaded()
+    tasks.append(asyncio.create_task(infer(model, x(value=2), parameters={"timeout": 1000})))
+    level = version.batcher.scheduler.queue._levels[0]
+    await eventually(lambda: level.delayed.live == 1, "its time is over")
+    tasks.append(asyncio.create_task(infer(model, x(value=3))))
+    await settle()
+    for value in (3, 2):
+        engine.finish_all()
+        await eventually(lambda: engine.open, "the next one is computed")
+        assert engine.submitted[-1].seen[0]["x"].flat[0] == value
+    engine.finish_all()
+    await asyncio.gather(*tasks)
+    await model.close()
+
+
+async def test_priorities_are_the_clients_to_choose() -> None:
+    model, engine = await driven(
+        "max_batch_size: 1 dynamic_batching { priority_levels: 3 default_priority_level: 2 }", max_queue_size=10
+    )
+    tasks = [asyncio.create_task(infer(model, x(value=-1)))]
+    await eventually(lambda: engine.open, "the first one is computed")
+    for value, priority in ((0, 3), (1, 0), (2, 1), (3, "1")):
+        tasks.append(asyncio.create_task(infer(model, x(value=value), parameters={"priority": priority})))
+        await settle()
+    for _ in range(4):
+        engine.finish_all()
+        await eventually(lambda: engine.open, "the next one is computed")
+    assert [int(batch.seen[0]["x"].flat[0]) for batch in engine.submitted[-4:]] == [2, 3, 1, 0]
+    engine.finish_all()
+    await asyncio.gather(*tasks)
+    with pytest.raises(InvalidRequest, match="parameter 'priority' is '-1'; expected a whole number >= 0"):
+        await infer(model, x(), parameters={"priority": -1})
+    await model.close()
+
+
+async def test_with_an_slo_batches_are_measured_and_the_door_is_kept() -> None:
+    slo = 'parameters { key: "slo_ms" value { string_value: "970" } }'
+    model, engine = await driven("max_batch_size: 4 dynamic_batching { } " + slo, max_queue_size=100)
+    [version] = model.loaded()
+    scheduler = version.batcher.scheduler
+    assert scheduler.profile.sizes == [1, 2, 4]
+    scheduler.profile.learn({1: 0.1, 2: 0.15, 4: 0.25})
+    scheduler.refresh()
+    tasks = [asyncio.create_task(infer(model, x()))]
+    await eventually(lambda: engine.open, "a batch is computed")
+    tasks += [asyncio.create_task(infer(model, x(value=value))) for value in range(20)]
+    await settle()
+    # One computes for 100 ms; three batches of four behind it take 850 ms, and one more row 950 ms.
+    assert version.batcher.depth == 13
+    opened = exchange()
+    with pytest.raises(Overloaded, match=r"an answer would take \S+ ms; \S+ ms are left") as refused:
+        model.admit("", opened)
+    assert opened.deadline - opened.started == pytest.approx(0.97), "the SLO is the request's deadline"
+    assert refused.value.retry_after_s == pytest.approx(13 / 16, rel=0.1)
+    while not all(task.done() for task in tasks):
+        engine.finish_all()
+        await asyncio.sleep(0)
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert sum(isinstance(one, InferResponse) for one in ended) == 14
+    assert sum(isinstance(one, Overloaded) for one in ended) == 7
+    model.admit("", exchange())
     await model.close()
 
 

@@ -12,10 +12,11 @@ import pytest
 
 from fakes import FakeEngine, eventually
 from saccade_predictor import warmup
+from saccade_predictor.batchingconfig import DynamicBatching
 from saccade_predictor.engines.engine import EngineDescription
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.model import LoadedEngine, PredictorModel
-from saccade_predictor.modelconfig import DynamicBatching, ModelConfig, TensorConfig
+from saccade_predictor.modelconfig import ModelConfig, TensorConfig
 from saccade_predictor.repository import ModelDirectory
 from saccade_serving.errors import DeadlineExceeded, EngineFailed, InvalidRequest, SaccadeError
 from saccade_serving.memory.arena import Arena, ArenaFull
@@ -120,10 +121,11 @@ class Failing:
         self.error, self.over = error, over
         self.asked: list[tuple[int, ...]] = []
 
-    async def infer(self, inputs: Sequence[Tensor]) -> None:
+    async def infer(self, inputs: Sequence[Tensor]) -> float:
         self.asked += [tensor.shape for tensor in inputs]
         if any(tensor.element_count > self.over for tensor in inputs):
             raise self.error
+        return 0.001 * len(self.asked)
 
 
 @pytest.mark.parametrize("error", [ArenaFull(32, 0, 16), InvalidRequest("too large")], ids=["full", "too large"])
@@ -139,10 +141,11 @@ async def test_a_batch_that_no_request_could_bring_is_left_out_and_the_log_says_
 
 async def test_open_sides_are_tried_from_the_smallest_until_one_runs() -> None:
     class Picky(Failing):
-        async def infer(self, inputs: Sequence[Tensor]) -> None:
-            await super().infer(inputs)
+        async def infer(self, inputs: Sequence[Tensor]) -> float:
             if inputs[0].shape[1] < 224:
+                await super().infer(inputs)
                 raise EngineFailed("too small")
+            return await super().infer(inputs)
 
     picky = Picky(EngineFailed("unused"), over=10**9)
     await warmup.run(picky.infer, [OPEN], 1, "m")
@@ -152,3 +155,17 @@ async def test_open_sides_are_tried_from_the_smallest_until_one_runs() -> None:
 async def test_an_engine_that_never_answers_is_no_warm_up() -> None:
     with pytest.raises(DeadlineExceeded):
         await warmup.run(Failing(DeadlineExceeded("over"), over=0).infer, [OPEN], 1, "m")
+
+
+async def test_every_second_size_and_the_largest_are_measured_several_times_each() -> None:
+    asked = Failing(EngineFailed("unused"), over=10**9)
+    times = await warmup.measure(asked.infer, [CLOSED], 12, "m")
+    assert [shape[0] for shape in asked.asked] == [rows for rows in (1, 2, 4, 8, 12) for _ in range(warmup.RUNS)]
+    # Of each size the slowest run but one: they take 1, 2, 3 ... ms here.
+    assert times == pytest.approx({rows: 0.001 * (8 * n + 7) for n, rows in enumerate((1, 2, 4, 8, 12))})
+
+
+async def test_a_size_that_cannot_be_run_is_left_out_of_what_is_known(caplog: pytest.LogCaptureFixture) -> None:
+    times = await warmup.measure(Failing(ArenaFull(32, 0, 16), over=8).infer, [CLOSED], 4, "m")
+    assert list(times) == [1, 2]
+    assert [record.message for record in caplog.records] == ["not_measured"]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from saccade_serving.connection.failures import as_saccade_error
 from saccade_serving.errors import DeadlineExceeded, InvalidRequest, Overloaded, SaccadeError, short
 from saccade_serving.oip.messages import Parameters
+from saccade_serving.oip.rules import whole_parameter
 
 if TYPE_CHECKING:
     from saccade_serving.connection.deadlines import Deadlines
@@ -284,13 +285,7 @@ class Exchange:
         Raises:
             InvalidRequest: it is not a whole number >= 0.
         """
-        timeout_us = parameters.get("timeout", 0)
-        if isinstance(timeout_us, str) and timeout_us.isascii() and timeout_us.isdigit():
-            timeout_us = int(timeout_us[:18])
-        if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0:
-            raise InvalidRequest(
-                f"parameter 'timeout' is {short(str(timeout_us))}; expected a whole number of microseconds >= 0"
-            )
+        timeout_us = whole_parameter(parameters, "timeout", " of microseconds")
         if timeout_us:
             self.tighten(timeout_us / 1e6)
 

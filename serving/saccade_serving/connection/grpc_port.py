@@ -114,7 +114,8 @@ class GrpcPort:
             message, raw = self._read(received.take(), exchange)
             model = gate.find(message.model_name, message.model_version, exchange)
             request = grpc_codec.decode_request(message, raw)
-            exchange.tighten_by_parameter(request.parameters)
+            if request.parameters and model.timeout_is_deadline(message.model_version):
+                exchange.tighten_by_parameter(request.parameters)
             model.start_infer(request, exchange)
             answer = await end.wait()
             try:

@@ -39,7 +39,8 @@ class Infer(Operation):
     def admit(self, exchange: Exchange) -> None:
         """Refuse unknown models and content types."""
         params, headers = exchange.params, exchange.headers
-        self._gate.find(params["model_name"], params.get("version", ""), exchange)
+        version = params.get("version", "")
+        model = self._gate.find(params["model_name"], version, exchange)
         kind = headers.get("content-type", "")
         if kind in V2_CONTENT_TYPES:
             pass
@@ -53,6 +54,7 @@ class Infer(Operation):
                 "content-type application/octet-stream needs the header Inference-Header-Content-Length: "
                 "the number of bytes of JSON before the binary tensors"
             )
+        model.admit(version, exchange)
 
     def start(self, exchange: Exchange, body: memoryview) -> None:
         """Decode; much JSON in a thread."""
@@ -118,6 +120,6 @@ class Infer(Operation):
         # Once more, after the body: a request belongs to the model that is there when it is handed over.
         model = self._gate.find(request.model_name, request.model_version, exchange)
         exchange.state = request
-        if request.parameters:
+        if request.parameters and model.timeout_is_deadline(request.model_version):
             exchange.tighten_by_parameter(request.parameters)
         model.start_infer(request, exchange)

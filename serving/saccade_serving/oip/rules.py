@@ -16,7 +16,7 @@ import numpy as np
 
 from saccade_serving.errors import InvalidRequest, Unimplemented, WrongShape, short
 from saccade_serving.oip.datatypes import DATATYPES, NUMPY_DTYPES
-from saccade_serving.oip.messages import ParameterValue
+from saccade_serving.oip.messages import Parameters, ParameterValue
 
 #: Most dimensions of a tensor. numpy's own limit is 64 (32 before 2.0); no model comes near either.
 MAX_RANK: Final = 32
@@ -195,3 +195,22 @@ def kind_of(value: object) -> str:
     if isinstance(value, list):
         return "an array"
     return "an object"
+
+
+def whole_parameter(parameters: Parameters, name: str, unit: str = "") -> int:
+    """Read a request parameter that is a whole number of 0 or more; 0 where it is not sent.
+
+    Args:
+        parameters: of the request.
+        name: of the parameter.
+        unit: completes "a whole number" in the error.
+
+    Raises:
+        InvalidRequest: it is something else. Digits in a string are taken: forms and headers have nothing else.
+    """
+    value = parameters.get(name, 0)
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value[:18])
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidRequest(f"parameter {name!r} is {short(str(value))}; expected a whole number{unit} >= 0")
+    return value

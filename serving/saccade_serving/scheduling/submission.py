@@ -32,6 +32,7 @@ class Submission(NamedTuple):
         rows: inferences it asks for, at least 1.
         deadline: absolute time on ``time.monotonic()``'s clock.
         priority: Triton's: 1 is the highest, 0 the model's default.
+        queue_timeout_s: its own limit of the time in the queue (Triton's parameter ``timeout``); 0 is none.
     """
 
     id: int
@@ -40,6 +41,7 @@ class Submission(NamedTuple):
     rows: int
     deadline: float
     priority: int = 0
+    queue_timeout_s: float = 0.0
 
 
 def place(tensors: Sequence[Tensor], lease: Lease | None, arena: Arena) -> tuple[Lease, tuple[TensorSlot, ...]]:

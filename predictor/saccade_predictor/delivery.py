@@ -1,0 +1,71 @@
+"""What becomes of a submission, and how it is told: once, and in order where the model asks for that."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from saccade_predictor.engines.engine import Outputs
+from saccade_serving.errors import SaccadeError
+
+
+class Outcome(NamedTuple):
+    """What became of a submission: its rows of the outputs, or an error.
+
+    Attributes:
+        release: to be called once the outputs have been sent or copied; None where they are in fresh memory.
+        queue_s: time it waited.
+        compute_s: time its batch took.
+    """
+
+    outputs: Outputs | None
+    error: SaccadeError | None
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    release: Callable[[], None] | None = None
+
+
+#: Told the outcome of a submission by its id, once, unless it was withdrawn.
+Deliver = Callable[[int, Outcome], None]
+
+
+class InOrder:
+    """Delivers outcomes in the order in which their submissions were expected."""
+
+    def __init__(self, deliver: Deliver) -> None:
+        self._deliver = deliver
+        self._order: deque[int] = deque()
+        self._outcomes: dict[int, Outcome | None] = {}
+
+    def expect(self, submission_id: int) -> None:
+        """Note a submission whose outcome will come."""
+        self._order.append(submission_id)
+
+    def set(self, submission_id: int, outcome: Outcome | None) -> None:
+        """Its outcome; None when it was withdrawn. Delivers all whose turn has come."""
+        known = self._outcomes.get(submission_id)
+        if known is not None and known.release is not None:
+            known.release()  # it was ready, and withdrawn before its turn came
+        self._outcomes[submission_id] = outcome
+        order, outcomes = self._order, self._outcomes
+        while order and order[0] in outcomes:
+            first = order.popleft()
+            ready = outcomes.pop(first)
+            if ready is not None:
+                self._deliver(first, ready)
+
+
+class Once:
+    """Calls a function the first time it is called itself."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call: Callable[[], None] | None = call
+
+    def __call__(self) -> None:
+        """Call it, if that has not been done."""
+        call, self._call = self._call, None
+        if call is not None:
+            call()
