@@ -24,7 +24,7 @@ from measuring.plan import DEFAULT, QUICK, requests_for
 from measuring.processes import Server, ServerFailed, free_port
 from measuring.samples import ClientError, Load, Sample
 from measuring.summary import Row, percentile, summarise
-from measuring.targets import TARGETS, choose
+from measuring.targets import BENCH, TARGETS, choose
 from saccade_serving.oip import binary_codec, grpc_codec, proto
 from servers.bare import Http1, Http2
 from servers.noop import first_byte
@@ -624,3 +624,24 @@ def eventually(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("script", "says"), [("replay", "yes goodput never falls"), ("scheduler", "3 priorities")])
+def test_the_benches_of_the_scheduler_run_and_write_what_they_print(script: str, says: str, tmp_path: Path) -> None:
+    output = tmp_path / "found.json"
+    plot = ["--plot", str(tmp_path / "curves.png")] if script == "replay" else []
+    done = subprocess.run(
+        [sys.executable, str(BENCH / f"{script}.py"), "--quick", "--output", str(output), *plot],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert says in done.stdout
+    assert "NO " not in done.stdout
+    written = json.loads(output.read_text())
+    assert written["bench"] == script
+    assert written["lines"]
+    if plot:
+        assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

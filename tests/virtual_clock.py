@@ -1,16 +1,13 @@
-"""A scheduler under a virtual clock: arrivals go in, batches with their times come out. Milliseconds throughout."""
+"""Replays in milliseconds, which tests read more easily."""
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-from saccade_serving.scheduling.queue import Entry, QueueFull
-from saccade_serving.scheduling.scheduler import CannotMakeIt, Scheduler
+from saccade_serving.scheduling import replay
+from saccade_serving.scheduling.scheduler import Scheduler
 
 #: Seconds that YOLOv8m takes on an A100 by batch size: the profile the SLO mode was designed with.
 A100 = {1: 0.008, 8: 0.012, 32: 0.022, 64: 0.035, 128: 0.060}
@@ -18,7 +15,7 @@ A100 = {1: 0.008, 8: 0.012, 32: 0.022, 64: 0.035, 128: 0.060}
 
 @dataclass(frozen=True)
 class Arrival:
-    """A request that comes at ``at`` and may be withdrawn later."""
+    """A request that comes at ``at``."""
 
     at: float
     rows: int = 1
@@ -35,13 +32,15 @@ class Story:
 
     Attributes:
         batches: time, instance, and numbers of the requests.
-        refused: number of a request -> "full", "door", "timeout" or "late", and when.
+        refused: number of a request -> why, and when.
         done: number -> when it was answered.
+        left: whose client left before.
     """
 
     batches: list[tuple[float, int, list[int]]] = field(default_factory=list)
     refused: dict[int, tuple[str, float]] = field(default_factory=dict)
     done: dict[int, float] = field(default_factory=dict)
+    left: set[int] = field(default_factory=set)
 
     @property
     def groups(self) -> list[list[int]]:
@@ -49,70 +48,25 @@ class Story:
         return [numbers for _, _, numbers in self.batches]
 
 
-def play(scheduler: Scheduler, arrivals: Iterable[Arrival], takes: Callable[[int], float]) -> Story:
+def play(
+    scheduler: Scheduler, arrivals: Iterable[Arrival], takes: Callable[[int], float], concurrency_limit: int = 0
+) -> Story:
     """Run until all is done.
 
     Args:
         scheduler: fresh; its rules and policies are in seconds.
         arrivals: numbered from 0 in the order given.
         takes: milliseconds that a batch of so many rows computes.
+        concurrency_limit: the queue-proxy's.
     """
-    story = Story()
-    events: list[tuple[float, int, str, Any]] = []  # in seconds, as the scheduler counts
-    order = itertools.count()
-
-    def at(when: float, what: str, whom: Any = None) -> None:
-        heapq.heappush(events, (when, next(order), what, whom))
-
-    computing: dict[int, list[tuple[Sequence[Entry], float]]] = {}
-    for number, arrival in enumerate(arrivals):
-        at(arrival.at / 1e3, "comes", (number, arrival))
-        if arrival.leaves < math.inf:
-            at(arrival.leaves / 1e3, "leaves", number)
-    woken = math.inf
-    while events:
-        now, _, what, whom = heapq.heappop(events)
-        if what == "comes":
-            if (why := _knock(scheduler, now, *whom)) is not None:
-                story.refused[whom[0]] = why, now * 1e3
-        elif what == "leaves":
-            scheduler.queue.withdraw(whom)
-        elif what == "done":
-            batch, _ = computing[whom].pop(0)
-            scheduler.done(whom, sum(entry.rows for entry in batch), now)
-            story.done |= dict.fromkeys([entry.id for entry in batch], now * 1e3)
-            if computing[whom]:
-                at(now + computing[whom][0][1], "done", whom)
-        else:
-            woken = math.inf
-        if events and events[0][0] == now:
-            continue  # everything that happens at this time happens before anything is decided
-        while True:
-            turn = scheduler.turn(now)
-            story.refused |= {entry.id: ("timeout", now * 1e3) for entry in turn.expired}
-            story.refused |= {entry.id: ("late", now * 1e3) for entry in turn.late}
-            if not turn.batch:
-                if turn.wake_at < woken:
-                    woken = turn.wake_at
-                    at(woken, "wakes")
-                break
-            story.batches.append((now * 1e3, turn.lane, [entry.id for entry in turn.batch]))
-            lane = computing.setdefault(turn.lane, [])
-            lane.append((turn.batch, takes(sum(entry.rows for entry in turn.batch)) / 1e3))
-            if len(lane) == 1:
-                at(now + lane[0][1], "done", turn.lane)
-    return story
-
-
-def _knock(scheduler: Scheduler, now: float, number: int, arrival: Arrival) -> str | None:
-    """Let a request in; returns why not."""
-    deadline = arrival.deadline / 1e3
-    try:
-        scheduler.knock(now, deadline, arrival.rows, arrival.priority)
-        entry = Entry(number, arrival.rows, deadline, arrival.shape, arrival.priority, arrival.timeout / 1e3)
-        scheduler.push(entry, now)
-    except QueueFull:
-        return "full"
-    except CannotMakeIt:
-        return "door"
-    return None
+    trace = [
+        replay.Arrival(a.at / 1e3, a.rows, a.priority, a.timeout / 1e3, a.deadline / 1e3, a.leaves / 1e3, a.shape)
+        for a in arrivals
+    ]
+    told = replay.replay(scheduler, trace, lambda rows: takes(rows) / 1e3, concurrency_limit)
+    return Story(
+        [(when * 1e3, lane, numbers) for when, lane, numbers in told.batches],
+        {number: (why, when * 1e3) for number, (why, when) in told.refused.items()},
+        {number: when * 1e3 for number, when in told.answered.items()},
+        set(told.left),
+    )

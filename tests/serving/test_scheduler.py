@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable
 
@@ -185,3 +186,33 @@ def test_without_an_slo_nobody_is_refused_for_being_late() -> None:
     found.push(Entry(0, 1, deadline=0.001), 0.0)
     found.knock(0.0, 0.001, rows=4)
     assert [entry.id for entry in found.turn(0.0).batch] == [0]
+
+
+# Behind the queue-proxy's hard limit.
+
+
+def test_a_hard_limit_lets_so_many_in_and_keeps_ten_times_as_many_in_order() -> None:
+    rules = BatchingRules(4)
+    arrivals = [Arrival(0.001 * number) for number in range(30)]
+    story = play(Scheduler(Queue(), rules), arrivals, lambda rows: 10.0, concurrency_limit=2)
+    assert story.groups[0] == [0]
+    assert all(len(batch) <= 2 for batch in story.groups)
+    assert [number for batch in story.groups for number in batch] == list(range(22))
+    assert {number: why for number, (why, _) in story.refused.items()} == dict.fromkeys(range(22, 30), "proxy")
+
+
+def test_who_leaves_in_front_of_the_limit_makes_room() -> None:
+    arrivals = [Arrival(0), Arrival(1), Arrival(2, leaves=5), Arrival(3)]
+    story = play(Scheduler(Queue(), BatchingRules(1)), arrivals, lambda rows: 10.0, concurrency_limit=1)
+    assert story.groups == [[0], [1], [3]]
+    assert story.left == {2}
+
+
+def test_the_hard_limit_of_the_formula_costs_next_to_nothing_and_one_of_a_batch_costs_much() -> None:
+    arrivals = poisson(1500, 10)
+    free = goodput(play(scheduler(), arrivals, takes()), arrivals)
+    derived = math.ceil((1 + 1) * scheduler().largest * 1 * 1.25)
+    limited = goodput(play(scheduler(), arrivals, takes(), derived), arrivals)
+    starved = goodput(play(scheduler(), arrivals, takes(), 16), arrivals)
+    assert limited >= 0.97 * free
+    assert starved < 0.9 * free

@@ -1,0 +1,375 @@
+"""Replays traffic through the scheduler: what an SLO does to goodput and latency, from idle to four times too much.
+
+The real queue, policy, door and profile run under a virtual clock against a modelled engine: the times of YOLOv8m on
+an A100 (8, 12, 22, 35, 60 ms for 1, 8, 32, 64, 128 pictures), up to a twentieth longer by chance. Beside it: the same
+engine with a fixed queue delay and preferred sizes, as is usual without an SLO. Prints tables, writes JSON and, with
+--plot, the curves. --real-time runs three loads once more in real time, with an engine that sleeps.
+
+Ends with 1 if goodput falls as load rises, a priority starves, or the SLO is not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from rich.table import Table
+
+from measuring import machine
+from measuring.summary import percentile
+from measuring.table import Progress, console, number
+from measuring.targets import BENCH
+from saccade_predictor.batcher import Batcher
+from saccade_predictor.delivery import Outcome
+from saccade_predictor.engines.engine import EngineDescription, Inputs, Outputs, Ticket
+from saccade_predictor.metrics import PredictorMetrics
+from saccade_serving.errors import SaccadeError
+from saccade_serving.memory.arena import Arena
+from saccade_serving.oip.messages import Tensor
+from saccade_serving.scheduling.policy import BatchingRules
+from saccade_serving.scheduling.profile import LatencyProfile
+from saccade_serving.scheduling.queue import Queue, QueuePolicy
+from saccade_serving.scheduling.replay import Arrival, replay
+from saccade_serving.scheduling.scheduler import Scheduler
+from saccade_serving.scheduling.submission import Submission, place
+
+RESULTS: Final = BENCH / "results" / "replay.json"
+PROFILE: Final = {1: 0.008, 8: 0.012, 32: 0.022, 64: 0.035, 128: 0.060}
+SLO_S: Final = 0.1
+#: Multiples of the capacity B*/t(B*).
+LOADS: Final = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+JITTER: Final = 0.05
+WITH_SLO: Final = BatchingRules(128, slo_s=SLO_S)
+FIXED: Final = BatchingRules(128, (8, 16, 32, 64), 0.005)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What came of one load; rates per second, times in milliseconds.
+
+    Attributes:
+        goodput: answers within the SLO.
+        refused: requests that were told so.
+        p50_ms, p99_ms: of those that were answered.
+    """
+
+    what: str
+    load: float
+    offered: float
+    answered: float
+    goodput: float
+    refused: float
+    p50_ms: float
+    p99_ms: float
+
+
+def scheduler(rules: BatchingRules, depth: int = 1, levels: int = 0) -> Scheduler:
+    """One instance that knows the profile."""
+    queue = Queue(QueuePolicy(max_queue_size=100_000), levels, min(levels, 1))
+    return Scheduler(queue, rules, (depth,), LatencyProfile(PROFILE))
+
+
+def engine(seed: int = 0, stall_at: int = -1) -> Callable[[int], float]:
+    """Seconds that a batch takes; one batch may stall."""
+    truth, chance, count = LatencyProfile(PROFILE), random.Random(seed), 0
+
+    def takes(rows: int) -> float:
+        nonlocal count
+        count += 1
+        return truth.seconds(rows) * (1 + chance.uniform(0, JITTER)) + (0.3 if count == stall_at else 0.0)
+
+    return takes
+
+
+def poisson(per_s: float, seconds: float, seed: int, waits: bool) -> Iterator[Arrival]:
+    """Arrivals by chance; clients leave at the SLO unless they ``wait``."""
+    chance = random.Random(seed)
+    now = chance.expovariate(per_s)
+    while now < seconds:
+        limit = float("inf") if waits else now + SLO_S
+        yield Arrival(now, deadline=limit, leaves=limit)
+        now += chance.expovariate(per_s)
+
+
+def run(what: str, rules: BatchingRules, load: float, per_s: float, seconds: float) -> Line:
+    """Replay one load."""
+    trace = list(poisson(per_s, seconds, 1, waits=not rules.slo_s))
+    told = replay(scheduler(rules), trace, engine())
+    times = sorted(when - trace[number].at for number, when in told.answered.items())
+    good = sum(taken <= SLO_S for taken in times)
+    refused = len(told.refused) + len(told.left)
+    return line(what, load, len(trace), times, good, refused, seconds)
+
+
+def line(what: str, load: float, came: int, times: Sequence[float], good: int, refused: int, seconds: float) -> Line:
+    """Put a run into figures."""
+    ordered = sorted(times) or [float("nan")]
+    return Line(
+        what,
+        load,
+        came / seconds,
+        len(times) / seconds,
+        good / seconds,
+        refused / seconds,
+        percentile(ordered, 0.5) * 1e3,
+        percentile(ordered, 0.99) * 1e3,
+    )
+
+
+def by_priority(per_s: float) -> dict[int, float]:
+    """Share of each priority level that is answered when a third of what comes is of each."""
+    chance = random.Random(3)
+    trace = [replace(arrival, priority=chance.choice([1, 2, 3])) for arrival in poisson(per_s, 10, 2, waits=False)]
+    told = replay(scheduler(WITH_SLO, levels=3), trace, engine())
+    came = {level: sum(arrival.priority == level for arrival in trace) for level in (1, 2, 3)}
+    return {
+        level: sum(trace[number].priority == level for number in told.answered) / came[level] for level in (1, 2, 3)
+    }
+
+
+def limits(per_s: float) -> dict[str, float]:
+    """Goodput behind the queue-proxy without a hard limit, with the derived one, and with one of max batch 16."""
+    derived = round((1 + 1) * scheduler(WITH_SLO).largest * 1.25)
+    found = {}
+    for name, limit in (("0", 0), (f"{derived} (derived)", derived), ("16", 16)):
+        trace = list(poisson(per_s, 20, 4, waits=False))
+        told = replay(scheduler(WITH_SLO), trace, engine(), limit)
+        found[name] = sum(when - trace[number].at <= SLO_S for number, when in told.answered.items()) / 20
+    return found
+
+
+class SleepingInstance:
+    """An instance that takes the profile's time and computes nothing."""
+
+    depth = 1
+
+    def __init__(self) -> None:
+        self._takes = engine()
+
+    def submit(self, requests: Sequence[Inputs], rows: int) -> Ticket:
+        """Be done after t(rows)."""
+        loop = asyncio.get_running_loop()
+        ticket = Ticket(loop.create_future(), loop.create_future())
+        ticket.inputs_free.set_result(None)
+        outputs: Outputs = {"y": np.zeros((rows, 1), np.float32)}
+        loop.call_later(self._takes(rows), ticket.done.set_result, outputs)
+        return ticket
+
+
+class SleepingEngine:
+    """One such instance."""
+
+    def __init__(self) -> None:
+        self._instance = SleepingInstance()
+
+    def describe(self) -> EngineDescription:
+        """Nothing that anybody reads here."""
+        return EngineDescription("sleeping", [], [])
+
+    def instances(self) -> Sequence[SleepingInstance]:
+        """The one."""
+        return [self._instance]
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+async def in_real_time(load: float, per_s: float, seconds: float) -> Line:
+    """The predictor's batcher on a real event loop, arrivals at their times."""
+    arena, told = Arena(2**28), {}
+
+    def deliver(one: int, outcome: Outcome) -> None:
+        told[one] = time.monotonic() if outcome.error is None else None
+
+    queue = Queue(QueuePolicy(max_queue_size=100_000))
+    batcher = Batcher(
+        SleepingEngine(),
+        queue,
+        WITH_SLO,
+        "m",
+        "1",
+        PredictorMetrics(),
+        arena,
+        deliver,
+        profile=LatencyProfile(PROFILE),
+    )
+    tensor = Tensor.of("x", np.zeros((1, 8), np.uint8))
+    trace = list(poisson(per_s, seconds, 1, waits=False))
+    begun = time.monotonic() + 0.1
+    refused = 0
+    came: dict[int, float] = {}
+    for one, arrival in enumerate(trace):
+        due = begun + arrival.at
+        if (pause := due - time.monotonic()) > 0:
+            await asyncio.sleep(pause)
+        came[one] = due
+        lease, tensors = place([tensor], None, arena)
+        try:
+            batcher.submit(Submission(one, lease.name, tensors, 1, due + SLO_S))
+        except SaccadeError:
+            lease.release()
+            refused += 1
+            continue
+        asyncio.get_running_loop().call_at(asyncio.get_running_loop().time() + SLO_S, _leave, batcher, told, one)
+    await asyncio.sleep(0.5)
+    await batcher.close()
+    times = [when - came[one] for one, when in told.items() if when is not None]
+    refused += sum(when is None for when in told.values())
+    return line("real time", load, len(trace), times, sum(taken <= SLO_S for taken in times), refused, seconds)
+
+
+def _leave(batcher: Batcher, told: dict[int, float | None], one: int) -> None:
+    if one not in told:
+        batcher.withdraw(one)
+        told[one] = None
+
+
+def verdicts(
+    lines: Sequence[Line], capacity: float, levels: dict[float, dict[int, float]], hard: dict[str, float]
+) -> dict[str, bool]:
+    """What has to hold."""
+    slo = [one for one in lines if one.what == "SLO 100 ms"]
+    best, falls = 0.0, False
+    for one in slo:
+        falls = falls or one.goodput < 0.95 * best
+        best = max(best, one.goodput)
+    at = {one.load: one for one in slo}
+    free, derived, _ = hard.values()
+    return {
+        "goodput never falls by more than 5 % as load rises": not falls,
+        "goodput at 1x, 2x and 4x is at least 95 % of capacity": all(
+            at[load].goodput >= 0.95 * capacity for load in (1.0, 2.0, 4.0)
+        ),
+        "p99 of the answered is within the SLO at every load": all(one.p99_ms <= SLO_S * 1e3 for one in slo),
+        "at the lowest load p50 is at most t(1) + 2 ms": at[LOADS[0]].p50_ms <= PROFILE[1] * 1e3 + 2,
+        "below capacity no priority starves": min(levels[0.9].values()) >= 0.99,
+        "under twofold overload the first priority is answered": levels[2.0][1] >= 0.95,
+        "the derived hard limit is within 3 % of none": derived >= 0.97 * free,
+    }
+
+
+def show(lines: Sequence[Line]) -> Table:
+    """The sweep as a table."""
+    shown = Table(title="YOLOv8m on an A100, modelled: requests per second, milliseconds", title_justify="left")
+    for name in ("rules", "x capacity", "offered", "answered", "goodput", "refused", "p50", "p99"):
+        shown.add_column(name, justify="left" if name == "rules" else "right")
+    for one in lines:
+        rates = (one.offered, one.answered, one.goodput, one.refused)
+        shown.add_row(
+            one.what, f"{one.load:g}", *(f"{rate:,.0f}" for rate in rates), number(one.p50_ms), number(one.p99_ms)
+        )
+    return shown
+
+
+def plot(lines: Sequence[Line], capacity: float, path: Path) -> None:
+    """Goodput and p99 against load."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for what, style in (("SLO 100 ms", "o-"), ("fixed delay 5 ms", "s--")):
+        of = [one for one in lines if one.what == what]
+        left.plot([one.offered for one in of], [one.goodput for one in of], style, label=what)
+        right.plot([one.offered for one in of], [one.p99_ms for one in of], style, label=what)
+    left.axhline(capacity, color="grey", linewidth=0.8)
+    left.set_ylim(0, capacity * 1.15)
+    left.annotate("capacity B*/t(B*)", (left.get_xlim()[1] * 0.62, capacity * 1.03), color="grey")
+    right.axhline(SLO_S * 1e3, color="grey", linewidth=0.8)
+    right.annotate("SLO", (100, SLO_S * 1e3 * 1.1), color="grey")
+    left.set(xlabel="requests per second offered", ylabel="answers within 100 ms per second", title="Goodput")
+    right.set(xlabel="requests per second offered", ylabel="ms", yscale="log", title="p99 of the answered")
+    left.legend()
+    right.legend()
+    figure.savefig(path, dpi=110)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="bench/replay.py", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="5 s of traffic per load instead of 30 s")
+    parser.add_argument("--real-time", action="store_true", help="also 10 s each of three loads in real time")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves into a PNG or SVG file")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file (default: bench/results/)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Replay, print, write; returns the exit status."""
+    given = parse(arguments)
+    seconds = 5.0 if given.quick else 30.0
+    capacity = scheduler(WITH_SLO).capacity()
+    progress = Progress(2 * len(LOADS))
+    begun = time.process_time()
+    lines = []
+    for what, rules in (("SLO 100 ms", WITH_SLO), ("fixed delay 5 ms", FIXED)):
+        for load in LOADS:
+            progress.step(what, f"{load:g} x capacity")
+            # A low rate needs more time to say something.
+            lines.append(run(what, rules, load, load * capacity, max(seconds, 60 / load / capacity * 10)))
+    levels = {load: by_priority(load * capacity) for load in (0.9, 2.0)}
+    hard = limits(0.9 * capacity)
+    spent = time.process_time() - begun
+    if given.real_time:
+        for load in (0.01, 0.5, 2.0):
+            progress.say(f"in real time: {load:g} x capacity")
+            lines.append(asyncio.run(in_real_time(load, load * capacity, 10.0)))
+    progress.end()
+    judged = verdicts(lines, capacity, levels, hard)
+    out = console()
+    out.print(show(lines))
+    out.print(f"B* = {scheduler(WITH_SLO).largest} rows, capacity B*/t(B*) = {capacity:,.0f} per second")
+    for load, shares in levels.items():
+        out.print(f"answered at {load:g} x capacity, by priority: {_listed(shares, '.0%')}")
+    out.print(f"goodput at 0.9 x capacity, by containerConcurrency: {_listed(hard, ',.0f')}")
+    out.print(f"replayed in {spent:.1f} s of CPU")
+    for what, holds in judged.items():
+        out.print(f"{'yes' if holds else 'NO ':3} {what}")
+    write(given.output, arguments, capacity, lines, levels, hard, judged)
+    if given.plot:
+        plot([one for one in lines if one.what != "real time"], capacity, given.plot)
+    return 0 if all(judged.values()) else 1
+
+
+def _listed(values: Mapping[Any, float], form: str) -> str:
+    return ", ".join(f"{name}: {value:{form}}" for name, value in values.items())
+
+
+def write(
+    path: Path,
+    arguments: list[str],
+    capacity: float,
+    lines: Sequence[Line],
+    levels: dict[float, dict[int, float]],
+    hard: dict[str, float],
+    judged: dict[str, bool],
+) -> None:
+    """Write everything as JSON."""
+    content: dict[str, Any] = {
+        "bench": "replay",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", "bench/replay.py", *arguments]),
+        "machine": machine.describe(),
+        "capacity_per_s": capacity,
+        "lines": [asdict(one) for one in lines],
+        "answered_by_priority": levels,
+        "goodput_by_container_concurrency": hard,
+        "holds": judged,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
