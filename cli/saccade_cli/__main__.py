@@ -215,8 +215,10 @@ def _model_name(repository: Path, model: str) -> str:
     if not repository.is_dir():
         _fail(f"model repository {repository} is not a directory; choose one with --model-repository")
     names = sorted(child.name for child in repository.iterdir() if child.is_dir() and not child.name.startswith("."))
+    if not names:
+        _fail(f"model repository {repository} holds no model; expected <model>/<version>/model.onnx")
     if model and model not in names:
-        _fail(f"model repository {repository} has no model {model!r} (found: {', '.join(names) or 'none'})")
+        _fail(f"model repository {repository} has no model {model!r} (found: {', '.join(names)})")
     if not model and len(names) != 1:
         _fail(f"model repository {repository} holds {len(names)} models ({', '.join(names)}); choose one with --model")
     return model or names[0]

@@ -96,7 +96,9 @@ def test_a_model_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
 
 
 def test_an_empty_repository_says_so(tmp_path: Path) -> None:
-    assert "holds 0 models" in failed("up", "-r", tmp_path)
+    for options in ((), ("--model", "detector")):
+        error = failed("up", "-r", tmp_path, *options)
+        assert f"model repository {tmp_path} holds no model; expected <model>/<version>/model.onnx" in error
 
 
 @pytest.mark.parametrize("option", ["--port", "--grpc-port"])
