@@ -28,6 +28,11 @@ def here(snippet: str, pair: Pair, tmp_path: Path) -> str:
     )
 
 
+def numberless(text: str) -> str:
+    """Without what differs in the last digit from machine to machine, and the spaces that align it."""
+    return " ".join(re.sub(r"-?\d+\.\d+(?:e[+-]\d+)?", "N", text).split())
+
+
 @pytest.mark.parametrize("index", range(2))
 def test_each_curl_line_answers(index: int, pair: Pair, tmp_path: Path) -> None:
     command = here(snippets("bash")[index], pair, tmp_path)
@@ -43,16 +48,15 @@ def test_each_client_example_runs(index: int, pair: Pair, tmp_path: Path) -> Non
     program = here(snippets("python")[index], pair, tmp_path)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    assert b"cat" in done.stdout or b"num_detections" in done.stdout
+    shown = snippets("text")[(0, 0, 1)[index]]
+    assert numberless(done.stdout.decode()) == numberless(shown)
 
 
 def test_the_answer_the_readme_shows_is_the_answer(pair: Pair, tmp_path: Path) -> None:
     command = here(snippets("bash")[0], pair, tmp_path)
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, timeout=60, check=True)
-    shown = snippets("json")[0].strip()
-    without_digits = re.compile(r"\d+\.\d+")
-    assert without_digits.sub("N", done.stdout.decode()) == without_digits.sub("N", shown)
+    assert numberless(done.stdout.decode()) == numberless(snippets("json")[0])
 
 
 def test_there_are_no_snippets_that_no_test_runs() -> None:
-    assert [len(snippets("bash")), len(snippets("python")), len(snippets("json"))] == [2, 3, 1]
+    assert [len(snippets(language)) for language in ("bash", "python", "json", "text")] == [2, 3, 1, 2]
