@@ -20,7 +20,8 @@ from saccade_serving.settings import explain
 from saccade_serving.telemetry import configure_logging
 
 _NO_PREDICTOR: Final = "ignored: only the transformer calls a predictor"
-_HELP: Final = {
+#: What ``--help`` says of KServe's flags in this service.
+HELP: Final = {
     "model_name": "Serve this model of the repository alone (default: all of them).",
     "predictor_host": _NO_PREDICTOR,
     "predictor_protocol": _NO_PREDICTOR,
@@ -32,7 +33,7 @@ _HELP: Final = {
 
 def main() -> None:
     """Run the predictor until it is told to stop."""
-    arguments = argument_parser("saccade-predictor", PredictorSettings, _HELP, model_name=None).parse_args()
+    arguments = argument_parser("saccade-predictor", PredictorSettings, HELP, model_name=None).parse_args()
     try:
         settings = PredictorSettings()
         directories = find_models(settings.model_repository, arguments.model_name)

@@ -24,7 +24,8 @@ from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.tasks.task import Task
 from saccade_transformers.workers import ImageWorkers
 
-_HELP: Final = {
+#: What ``--help`` says of KServe's flags in this service.
+HELP: Final = {
     "model_name": "Name of the model on this service; the predictor's may differ: PREDICTOR_MODEL.",
     "predictor_host": "Required: the predictor's host:port, of the port that --predictor_protocol uses.",
     "predictor_protocol": "How the predictor is called: v2 (REST) or grpc-v2.",
@@ -39,7 +40,7 @@ def main() -> None:
     parser = argument_parser(
         "saccade-transformer",
         TransformerSettings,
-        _HELP,
+        HELP,
         model_name="detector",
         predictor_protocol="v2",
         predictor_request_timeout_seconds=None,
