@@ -1,4 +1,4 @@
-# Two commands do everything: `make demo` and `make test`. `make help` lists the rest.
+# `make demo` shows the pair, `make serve` keeps it running, `make test` tests it; `make help` lists all targets.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,7 +27,7 @@ test: $(DEV) ## Run the tests (no cluster, soak or GPU).
 soak: $(DEV) ## Run the long tests, which look for what grows or gets lost (about ten minutes).
 	$(BIN)/python -m pytest $(TESTS) -m soak -s
 
-bench: $(DEV) ## Measure what a request costs, beside stock KServe and Triton; writes bench/results/.
+bench: $(DEV) ## Measure what a request costs, beside stock KServe and Triton (FLAGS=--quick for a look).
 	$(BIN)/python bench/dataplane.py $(FLAGS)
 	$(BIN)/python bench/path.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/scheduler.py $(filter --quick,$(FLAGS))

@@ -156,7 +156,9 @@ def report(bench: Bench, rows: list[Row], arguments: list[str]) -> dict[str, Any
         "skipped": bench.skipped,
         "results": [asdict(row) for row in rows],
         "notes": table.notes(bench.targets),
-        "goals": [{**asdict(goal), "reached": goal.reached} for goal in goals.judge(rows)],
+        "goals": [
+            {**asdict(goal), "reached": goal.reached if bench.plan.judges else None} for goal in goals.judge(rows)
+        ],
     }
 
 
@@ -188,7 +190,7 @@ def main(arguments: list[str]) -> int:
         console.print(note, markup=False)
     judged = goals.judge(rows)
     if any(goal.measured is not None for goal in judged):
-        console.print(table.goals(judged))
+        console.print(table.goals(judged, bench.plan.judges))
     for key, why in bench.skipped.items():
         console.print(f"{key} was left out: {why}", markup=False)
     # Triton is not to be had everywhere; everything else is.

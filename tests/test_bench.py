@@ -190,6 +190,19 @@ def test_the_table_shows_every_row_of_its_size_and_a_dash_for_what_is_unknown() 
     assert "throughput" not in text, "a goal without a measurement"
 
 
+def test_a_quick_run_judges_no_goal() -> None:
+    assert DEFAULT.judges
+    assert not QUICK.judges
+    assert not QUICK.changed(["353B"], None, 10).judges
+    console = table.console()
+    with console.capture() as capture:
+        console.print(table.goals(goals.judge(summary()), enough=False))
+    text = capture.get()
+    assert text.count("too few requests to judge") == sum(one.measured is not None for one in goals.judge(summary()))
+    assert " yes " not in text
+    assert " no " not in text
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(None, "-"), (0.0312, "0.031"), (-0.5, "-0.500"), (4.444, "4.44"), (44.44, "44.4"), (741, "741")],
@@ -535,6 +548,7 @@ def test_a_quick_run_of_saccade_writes_its_measurements(tmp_path: Path) -> None:
     assert "Saccade REST" in ended.stdout
     content = json.loads(file.read_text())
     assert content["bench"] == "dataplane"
+    assert all(goal["reached"] is None for goal in content["goals"])
     assert content["skipped"] == {}
     assert content["rounds"] == 1
     assert content["machine"]["cores"] >= 1

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from saccade_predictor.__main__ import HELP as PREDICTOR_HELP
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.settings import PredictorSettings
 from saccade_predictor.tritonschema import HARMLESS, REFUSED
 from saccade_serving import errors
+from saccade_serving.server import argument_parser
 from saccade_serving.settings import ServiceSettings
+from saccade_transformers.__main__ import HELP as TRANSFORMER_HELP
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.settings import TransformerSettings
 from saccade_transformers.workers import ImageWorkers
@@ -33,6 +36,22 @@ def test_every_setting_is_documented_with_its_default_and_meaning(settings: type
             prefix = "SACCADE_PREDICTOR_"  # one table for the fields both services have
         default = f"`{field.default}`" if str(field.default) else "empty"
         assert f"| `{prefix}{name.upper()}` | {default} | {field.description} |" in text
+
+
+@pytest.mark.parametrize("service", ["predictor", "transformer"])
+def test_every_flag_is_documented(service: str) -> None:
+    text = read("settings.md")
+    table, _, rest = text.partition("Accepted without effect:")
+    ignored, _, _ = rest.partition("\n\n")
+    told = {"predictor": PREDICTOR_HELP, "transformer": TRANSFORMER_HELP}[service]
+    for action in argument_parser(service, ServiceSettings, told)._actions:
+        (flag, *_) = action.option_strings[-1:]
+        if flag in ("--help", "--version") or action.dest in told:
+            continue
+        where = ignored if (action.help or "").startswith("ignored") else table
+        assert f"`{flag}`" in where, flag
+    for name in TRANSFORMER_HELP:
+        assert f"`--{name}`" in table
 
 
 def test_every_documented_setting_exists() -> None:

@@ -21,6 +21,7 @@ class Plan:
         rounds: each measures every server under every load once.
         limit_s: after which no further request of one measurement is begun.
         budget_s: after which no further load is begun, and medians are of the rounds there are.
+        judges: enough is measured to say whether a goal is reached.
     """
 
     sizes: Sequence[str]
@@ -29,6 +30,7 @@ class Plan:
     rounds: int
     limit_s: float
     budget_s: float
+    judges: bool = True
 
     def changed(self, sizes: Sequence[str] | None, connections: Sequence[int] | None, requests: int | None) -> Plan:
         """The same with what a person asked for."""
@@ -51,7 +53,7 @@ class Count:
 #: What every server gets before anything is measured: enough for whatever a process does once.
 FIRST: Final = Count(0, 300)
 DEFAULT: Final = Plan(tuple(SHAPES), (1, 8, 32), {"353B": 400, _LARGE: 64}, rounds=5, limit_s=4, budget_s=300)
-QUICK: Final = Plan(tuple(SHAPES), (1, 8), {"353B": 100, _LARGE: 16}, rounds=1, limit_s=2, budget_s=45)
+QUICK: Final = Plan(tuple(SHAPES), (1, 8), {"353B": 100, _LARGE: 16}, rounds=1, limit_s=2, budget_s=45, judges=False)
 
 
 def requests_for(plan: Plan, target: Target, size: str, connections: int, number: int) -> Count:

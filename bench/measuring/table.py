@@ -62,8 +62,13 @@ def results(rows: Sequence[Row], size: str) -> Table:
     return table
 
 
-def goals(judged: Sequence[Goal]) -> Table:
-    """What the data plane is to reach, a line for each goal that was measured."""
+def goals(judged: Sequence[Goal], enough: bool = True) -> Table:
+    """What the data plane is to reach, a line for each goal that was measured.
+
+    Args:
+        judged: the goals with what was measured.
+        enough: enough requests were measured to say whether a goal is reached.
+    """
     table = Table(title="Goals of the data plane", title_justify="left")
     table.add_column("goal", no_wrap=True)
     table.add_column("of")
@@ -73,7 +78,8 @@ def goals(judged: Sequence[Goal]) -> Table:
     for goal in judged:
         if goal.measured is not None:
             bound = f"{'>=' if goal.at_least else '<='} {goal.bound:g}"
-            table.add_row(goal.what, goal.row, bound, number(goal.measured), "yes" if goal.reached else "no")
+            verdict = ("yes" if goal.reached else "no") if enough else "too few requests to judge"
+            table.add_row(goal.what, goal.row, bound, number(goal.measured), verdict)
     return table
 
 

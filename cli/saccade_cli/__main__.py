@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from saccade_cli import demo as demo_run
-from saccade_cli.detect import DetectFailed, detect, summary
+from saccade_cli.detect import DetectFailed, detect, summary, with_scheme
 from saccade_cli.pair import Pair, PairFailed, Ports
 from saccade_serving import __version__
 from saccade_serving.client import ConnectionFailed, Refused, RestClient
@@ -71,16 +71,22 @@ def up(
 @app.command("detect")
 def detect_command(
     images: Annotated[list[Path], typer.Argument(help="Pictures: JPEG, PNG, WebP or BMP.", show_default=False)],
-    url: Annotated[str, typer.Option(help="The transformer.")] = "http://127.0.0.1:8080",
+    url: Annotated[str, typer.Option(help="The transformer; http:// may be left out.")] = "http://127.0.0.1:8080",
     save: Annotated[Path | None, typer.Option(help="Write pictures with boxes into this directory.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture.")] = False,
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Least score; the server's default if omitted.")
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Least score: from the model's min_score (0.05 unless built otherwise) to 1; the server's default if "
+            "omitted.",
+        ),
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for each answer.")] = 30.0,
 ) -> None:
     """Ask a running transformer what is in some pictures."""
-    failed = asyncio.run(_run_detect(images, url, save, as_json, threshold, timeout))
+    failed = asyncio.run(_run_detect(images, with_scheme(url), save, as_json, threshold, timeout))
     raise typer.Exit(1 if failed else 0)
 
 
@@ -100,7 +106,8 @@ def demo(
     with _reporting():
         host = "127.0.0.1"
         pair = Pair(model_repository, name, host, Ports.choose(host), log_dir=out / "logs")
-        asyncio.run(_run_demo(pair, photos, out))
+        count = asyncio.run(_run_demo(pair, photos, out))
+    console.print(demo_run.verdict(count), highlight=False)
     console.print(f"Pictures with boxes: {out}/  ({time.monotonic() - begun:.1f} s in all)")
 
 
@@ -125,7 +132,8 @@ async def _run_up(pair: Pair) -> None:
         console.print("stopping")
 
 
-async def _run_demo(pair: Pair, photos: list[Path], out: Path) -> None:
+async def _run_demo(pair: Pair, photos: list[Path], out: Path) -> int:
+    """Run it and show the table; returns the number of answers that were compared."""
     table = Table("photo", "protocol", "detections", "ms")
     table.columns[3].justify = "right"
 
@@ -137,6 +145,7 @@ async def _run_demo(pair: Pair, photos: list[Path], out: Path) -> None:
         with console.status("sending the photos"):
             await demo_run.run(pair, photos, out, add)
     console.print(table)
+    return table.row_count
 
 
 async def _start(pair: Pair) -> None:
@@ -155,40 +164,40 @@ async def _run_detect(
     images: list[Path], url: str, save: Path | None, as_json: bool, threshold: float | None, timeout_s: float
 ) -> bool:
     client = RestClient(url)
-    failed = False
-    table = Table("picture", "detections", "cache", "saved to")
+    failed = 0
+    table = Table("picture", "detections", "cache")
+    for column in table.columns:
+        column.overflow = "fold"  # a narrow terminal gets more lines, never less text
     try:
         for path in images:
             try:
                 found = await detect(client, url.rstrip("/"), path, threshold, save is not None, timeout_s)
             except DetectFailed as error:
-                failed = True
+                failed += 1
                 _complain(str(error))
                 continue
-            saved = _save(save, path, found.picture)
+            _save(save, path, found.picture)
             if as_json:
                 print(orjson.dumps({"file": str(path), **found.answer}).decode())
             else:
-                table.add_row(
-                    escape(str(path)),
-                    escape(summary(found.answer["detections"])),
-                    found.answer["cache"],
-                    escape(saved),
-                )
+                answer = found.answer
+                table.add_row(escape(path.name), escape(summary(answer["detections"])), escape(answer["cache"]))
     finally:
         await client.close()
     if table.row_count:
         console.print(table)
-    return failed
+    answered = len(images) - failed
+    if save is not None and answered and not as_json:
+        console.print(f"Pictures with boxes: {save}/", highlight=False, soft_wrap=True, markup=False)
+    if failed and answered:
+        _note(f"{failed} of {len(images)} pictures failed; the others were answered")
+    return failed > 0
 
 
-def _save(directory: Path | None, path: Path, picture: bytes | None) -> str:
-    if directory is None or picture is None:
-        return ""
-    directory.mkdir(parents=True, exist_ok=True)
-    target = directory / f"{path.stem}-{path.suffix.lstrip('.')}.jpg"
-    target.write_bytes(picture)
-    return str(target)
+def _save(directory: Path | None, path: Path, picture: bytes | None) -> None:
+    if directory is not None and picture is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"{path.stem}-{path.suffix.lstrip('.')}.jpg").write_bytes(picture)
 
 
 @contextlib.contextmanager
@@ -215,8 +224,10 @@ def _model_name(repository: Path, model: str) -> str:
     if not repository.is_dir():
         _fail(f"model repository {repository} is not a directory; choose one with --model-repository")
     names = sorted(child.name for child in repository.iterdir() if child.is_dir() and not child.name.startswith("."))
+    if not names:
+        _fail(f"model repository {repository} holds no model; expected <model>/<version>/model.onnx")
     if model and model not in names:
-        _fail(f"model repository {repository} has no model {model!r} (found: {', '.join(names) or 'none'})")
+        _fail(f"model repository {repository} has no model {model!r} (found: {', '.join(names)})")
     if not model and len(names) != 1:
         _fail(f"model repository {repository} holds {len(names)} models ({', '.join(names)}); choose one with --model")
     return model or names[0]
@@ -243,8 +254,9 @@ printf '"]}}]}}') | curl -sS -H 'Content-Type: application/json' --data-binary @
 # the predictor's tensors and configuration
 curl -sS http://{pair.host}:{pair.ports.predictor_rest}/v2/models/{pair.model}/config
 
-# metrics
-curl -sS http://{pair.host}:{pair.ports.metrics}/metrics
+# metrics of the transformer and of the predictor
+curl -sS {pair.metrics_urls["transformer"]}
+curl -sS {pair.metrics_urls["predictor"]}
 
 Ctrl-C stops both processes."""
 
@@ -252,6 +264,10 @@ Ctrl-C stops both processes."""
 def _fail(message: str) -> NoReturn:
     _complain(message)
     sys.exit(1)
+
+
+def _note(message: str) -> None:
+    errors.print(message, highlight=False, soft_wrap=True, markup=False)
 
 
 def _complain(message: str) -> None:

@@ -49,7 +49,7 @@ async def _post(
     try:
         status, _, body = await client.call("POST", f"/detect{query}", timeout_s, image, headers)
     except ConnectionFailed as error:
-        raise DetectFailed(f"no server answers at {url}; start one with: saccade up") from error
+        raise DetectFailed(f"no server answers at {url}; start one with: make serve, or saccade up") from error
     except TimeoutError as error:
         raise DetectFailed(f"{path}: {url} did not answer within {timeout_s:g} s") from error
     if status != 200:
@@ -74,6 +74,11 @@ def _reason(status: int, body: bytes) -> str:
         return f"{orjson.loads(body)['error']} (HTTP {status})"
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return f"the server answered with HTTP {status}; is it a Saccade transformer?"
+
+
+def with_scheme(url: str) -> str:
+    """``127.0.0.1:8080`` is ``http://127.0.0.1:8080``."""
+    return url if "://" in url else f"http://{url}"
 
 
 def summary(detections: list[dict[str, Any]]) -> str:

@@ -89,6 +89,12 @@ class Pair:
         """Base URL of the transformer."""
         return f"http://{self.host}:{self.ports.rest}"
 
+    @property
+    def metrics_urls(self) -> dict[str, str]:
+        """Where each process serves its metrics, by the process's name."""
+        ports = {"transformer": self.ports.metrics, "predictor": self.ports.predictor_metrics}
+        return {name: f"http://{self.host}:{port}/metrics" for name, port in ports.items()}
+
     def start(self) -> None:
         """Start both processes without waiting for them."""
         ports = self.ports

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -18,10 +19,21 @@ from saccade_serving.server import SaccadeServer, argument_parser
 from saccade_serving.settings import explain
 from saccade_serving.telemetry import configure_logging
 
+_NO_PREDICTOR: Final = "ignored: only the transformer calls a predictor"
+#: What ``--help`` says of KServe's flags in this service.
+HELP: Final = {
+    "model_name": "Serve this model of the repository alone (default: all of them).",
+    "predictor_host": _NO_PREDICTOR,
+    "predictor_protocol": _NO_PREDICTOR,
+    "predictor_use_ssl": _NO_PREDICTOR,
+    "predictor_request_timeout_seconds": _NO_PREDICTOR,
+    "enable_predictor_health_check": _NO_PREDICTOR,
+}
+
 
 def main() -> None:
     """Run the predictor until it is told to stop."""
-    arguments = argument_parser("saccade-predictor", PredictorSettings, model_name=None).parse_args()
+    arguments = argument_parser("saccade-predictor", PredictorSettings, HELP, model_name=None).parse_args()
     try:
         settings = PredictorSettings()
         directories = find_models(settings.model_repository, arguments.model_name)

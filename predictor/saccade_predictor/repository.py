@@ -84,9 +84,6 @@ def find_models(repository: Path, only: str | None = None) -> list[ModelDirector
     if only is not None:
         models = [model for model in models if model.name == only]
     if not models:
-        wanted = f"no model {only!r}" if only is not None else "no model"
-        raise RepositoryError(
-            f"model repository {repository} holds {wanted} (found: {names}); "
-            "expected <repository>/<model>/<version>/model.onnx"
-        )
+        wanted = f"no model {only!r} (found: {names})" if only is not None else "no model"
+        raise RepositoryError(f"model repository {repository} holds {wanted}; expected <model>/<version>/model.onnx")
     return models

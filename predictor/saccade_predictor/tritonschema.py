@@ -61,7 +61,7 @@ REFUSED: Final[Mapping[str, str]] = MappingProxyType(
         "ModelConfig.model_operations": "libraries of custom operators are not loaded",
         "ModelConfig.model_repository_agents": "agents do not run, so a check or decryption would be left out",
         "ModelTransactionPolicy.decoupled": "a request has exactly one answer",
-        "ModelResponseCache.enable": "answers are cached by the transformer only",
+        "ModelResponseCache.enable": "the predictor does not cache answers",
         "ModelInput.reshape": "tensors reach the model in the shape they are sent in",
         "ModelInput.is_shape_tensor": "shape tensors are not served",
         "ModelInput.allow_ragged_batch": "the rows of a batch have one shape",

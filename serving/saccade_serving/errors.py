@@ -116,7 +116,8 @@ class PayloadTooLarge(SaccadeError):
     reason = "payload_too_large"
 
     def __init__(self, what: str, size: int | None, limit: int, unit: str = "bytes") -> None:
-        sent = f"is {size} {unit}" if size is not None else "is larger than allowed"
+        verb = "is" if unit == "bytes" else "has"
+        sent = f"{verb} {size} {unit}" if size is not None else "is larger than allowed"
         super().__init__(f"{what} {sent}; the limit is {limit} {unit}")
 
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import copy
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import kserve.model_server
@@ -49,12 +50,39 @@ _LAG_INTERVAL_S: Final = 0.5
 #: Time a model has to close, once nothing is in flight any more or the grace is over.
 _CLOSE_S: Final = 5.0
 
+_OWN_LOGS: Final = "ignored: logs are set by LOG_LEVEL, LOG_FORMAT and REQUEST_LOG"
+#: What ``--help`` says of KServe's flags where it is not what KServe does with them.
+_HELP: Final[Mapping[str, str]] = {
+    "workers": "ignored: one process serves",
+    "max_threads": "ignored: gRPC is served by the event loop",
+    "max_asyncio_workers": "ignored: models do not run in asyncio's threads",
+    "enable_latency_logging": _OWN_LOGS,
+    "configure_logging": _OWN_LOGS,
+    "log_config_file": _OWN_LOGS,
+    "access_log_format": _OWN_LOGS,
+    "protocol": "ignored: use --predictor_protocol",
+    "predictor_request_retries": "ignored: a request is sent again only where a kept connection was closed meanwhile",
+    "enable_docs_url": "Serve /docs and /openapi.json.",
+    "grpc_max_receive_message_length": "Largest gRPC message received, in bytes (default: MAX_REQUEST_BYTES).",
+    "grpc_max_send_message_length": "Largest gRPC message sent, in bytes (default: no limit).",
+    "timeout_keep_alive": "Seconds for which an idle connection is kept.",
+}
 
-def argument_parser(service: str, settings: type[ServiceSettings], **defaults: Any) -> argparse.ArgumentParser:
-    """KServe's command line with our description, and our environment variables in ``--help``."""
+
+def argument_parser(
+    service: str, settings: type[ServiceSettings], told: Mapping[str, str] | None = None, **defaults: Any
+) -> argparse.ArgumentParser:
+    """KServe's command line with our description, and our environment variables in ``--help``.
+
+    Args:
+        service: the command's name.
+        settings: the service's settings.
+        told: help texts of flags that differ between the services, by the flag's name.
+        defaults: of flags.
+    """
     parser = argparse.ArgumentParser(
         prog=service,
-        parents=[kserve.model_server.parser],
+        parents=[copy.deepcopy(kserve.model_server.parser)],  # else its flags would change with ours
         formatter_class=argparse.RawDescriptionHelpFormatter,
         conflict_handler="resolve",
         description=f"Saccade {__version__}: {service}. The flags are KServe's.",
@@ -66,6 +94,11 @@ def argument_parser(service: str, settings: type[ServiceSettings], **defaults: A
     # Knative's queue-proxy keeps idle connections for 90 s; closed before that from this side, a request that is just
     # being sent on one is lost.
     parser.set_defaults(timeout_keep_alive=KEEP_ALIVE_S, enable_docs_url=True, **defaults)
+    texts = {**_HELP, **(told or {})}
+    for action in parser._actions:
+        action.help = text = texts.get(action.dest, action.help or "")
+        if not text.startswith("ignored") and action.nargs != 0 and action.default and "default" not in text:
+            action.help = f"{text} (default: %(default)s)"
     return parser
 
 

@@ -6,6 +6,7 @@ TLS) are not repeated here: they keep working and win.
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -69,7 +70,7 @@ class ServiceSettings(BaseSettings):
         2.0,
         ge=0,
         le=60,
-        description="after SIGTERM: time without any request after which the listener closes (seconds)",
+        description="after SIGTERM: time without an inference request after which the listener closes (seconds)",
     )
     drain_grace_s: float = Field(
         30.0,
@@ -118,6 +119,11 @@ def describe(settings: type[ServiceSettings]) -> str:
     """List every environment variable with its default, for ``--help`` and the documentation."""
     prefix = settings.model_config.get("env_prefix", "")
     return "\n".join(
-        f"  {prefix}{name.upper()} (default {field.default!r}): {field.description}"
+        f"  {prefix}{name.upper()} (default {_plain(field.default)}): {field.description}"
         for name, field in settings.model_fields.items()
     )
+
+
+def _plain(default: object) -> str:
+    """A default as a person writes it."""
+    return str(default) if isinstance(default, PurePath) else repr(default)

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from saccade_cli import __main__ as command_module
 from saccade_cli.__main__ import app
+from saccade_cli.demo import Row
 from saccade_serving import __version__
 
 HOST = "127.0.0.1"
@@ -96,7 +98,9 @@ def test_a_model_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
 
 
 def test_an_empty_repository_says_so(tmp_path: Path) -> None:
-    assert "holds 0 models" in failed("up", "-r", tmp_path)
+    for options in ((), ("--model", "detector")):
+        error = failed("up", "-r", tmp_path, *options)
+        assert f"model repository {tmp_path} holds no model; expected <model>/<version>/model.onnx" in error
 
 
 @pytest.mark.parametrize("option", ["--port", "--grpc-port"])
@@ -125,6 +129,23 @@ def test_a_demo_without_photos_says_where_it_looked(tmp_path: Path) -> None:
     (tmp_path / "photos" / "notes.txt").touch()
     error = failed("demo", "-r", tmp_path / "models", "--images", tmp_path / "photos")
     assert f"{tmp_path / 'photos'} holds no .jpg or .png file" in error
+
+
+def test_a_demo_says_that_the_protocols_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def start(_pair: object) -> None:
+        """Nothing runs."""
+
+    async def run(_pair: object, photos: list[Path], _out: Path, on_row: Callable[[Row], None]) -> None:
+        for photo in photos:
+            for protocol in ("a", "b", "c"):
+                on_row(Row(photo.name, protocol, [], 1.0))
+
+    monkeypatch.setattr(command_module, "_start", start)
+    monkeypatch.setattr("saccade_cli.demo.run", run)
+    (tmp_path / "detector").mkdir()
+    result = saccade("demo", "-r", tmp_path, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "24 answers; the three protocols agree" in result.output, "eight photos by three protocols"
 
 
 # detect, against a server of our own.
@@ -210,6 +231,23 @@ def test_a_table_shows_what_is_in_each_picture(stub: Stub, photo: Path) -> None:
     assert stub.requests[0][2] == b"a picture"
 
 
+def test_a_narrow_terminal_loses_no_text(stub: Stub, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    long = photo.rename(photo.with_name("a" * 60 + ".jpg"))
+    output = saccade("detect", long, "--url", stub.url, "--save", long.parent / "out").output
+    rows, _, said = output.partition("Pictures with boxes: ")
+    assert said.strip() == f"{long.parent / 'out'}/"
+    assert str(long.parent) not in rows, "the table has base names"
+    first_column = "".join(line.strip("│┃|").split("│")[0].strip() for line in rows.splitlines() if "│" in line)
+    assert long.name in first_column
+    assert "…" not in output
+
+
+def test_http_is_assumed(stub: Stub, photo: Path) -> None:
+    result = saccade("detect", photo, "--url", stub.url.removeprefix("http://"))
+    assert result.exit_code == 0, result.output
+
+
 def test_nothing_found_is_a_dash(stub: Stub, photo: Path) -> None:
     stub.reply = lambda *_: (200, "application/json", json.dumps({**FOUND, "detections": []}).encode())
     assert re.search(r"photo\.jpg\s+\S?\s*-\s", saccade("detect", photo, "--url", stub.url).output)
@@ -241,11 +279,13 @@ def test_the_threshold_is_asked_for(stub: Stub, photo: Path) -> None:
 
 def test_nobody_answering_says_how_to_start_a_server(photo: Path) -> None:
     url = f"http://{HOST}:{free_port()}"
-    assert f"no server answers at {url}; start one with: saccade up" in failed("detect", photo, "--url", url)
+    assert f"no server answers at {url}; start one with: make serve, or saccade up" in failed(
+        "detect", photo, "--url", url
+    )
 
 
 def test_an_address_that_is_none_is_an_error_too(photo: Path) -> None:
-    assert "no server answers at nonsense" in failed("detect", photo, "--url", "nonsense")
+    assert "no server answers at http://nonsense" in failed("detect", photo, "--url", "nonsense")
 
 
 def test_a_server_that_does_not_answer_in_time_is_given_up(stub: Stub, photo: Path) -> None:
@@ -270,7 +310,10 @@ def test_a_picture_that_is_refused_does_not_stop_the_others(stub: Stub, photo: P
     result = saccade("detect", bad, photo, "--url", stub.url)
     assert result.exit_code == 1
     assert f"{bad}: the data is no image that is served (HTTP 415)" in result.stderr
+    assert "1 of 2 pictures failed; the others were answered" in result.stderr
     assert "person 0.83" in result.stdout
+    alone = saccade("detect", bad, "--url", stub.url)
+    assert "answered" not in alone.stderr
 
 
 @pytest.mark.parametrize(

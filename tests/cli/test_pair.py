@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from saccade_cli.__main__ import _how_to_call
 from saccade_cli.pair import Pair, PairFailed, Ports
 
 HOST = "127.0.0.1"
@@ -50,6 +51,13 @@ def test_a_pair_that_was_not_started_stops_without_a_word(tmp_path: Path) -> Non
     pair = Pair(tmp_path, "m", HOST, Ports.choose(HOST))
     pair.check()
     assert pair.stop() == {}
+
+
+def test_what_up_prints_names_both_metrics_ports(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, "m", HOST, Ports.choose(HOST))
+    shown = _how_to_call(pair)
+    for port in (pair.ports.metrics, pair.ports.predictor_metrics):
+        assert f"http://{HOST}:{port}/metrics" in shown
 
 
 async def test_a_process_that_dies_at_the_start_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:

@@ -602,7 +602,18 @@ class TestPredictor:
             described = service.http("/openapi.json")
             assert described.status == 200
             validate(described.json)
-            assert "post" in described.json["paths"][path]
+            assert "408" in described.json["paths"][path]["post"]["responses"]
+
+    def test_the_described_lists_of_kserve_answer(self, predictor: Address, transformer: Address) -> None:
+        for service in (predictor, transformer):
+            described = service.http("/openapi.json").json
+            for path in ("/", "/v1/models", "/v1/models/{model_name}", "/v2/models"):
+                schema = described["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+                reference = schema.get("$ref", "").rpartition("/")[2]
+                required = (described["components"]["schemas"][reference] if reference else schema)["required"]
+                answer = service.http(path.replace("{model_name}", MODEL))
+                assert answer.status == 200
+                assert set(answer.json) == set(required), path
 
     @pytest.mark.parametrize("length", ["9" * 5000, "-1", "1e3", "12345678901234567890", ""])
     def test_a_json_length_that_is_none_is_the_clients_error(self, predictor: Address, length: str) -> None:

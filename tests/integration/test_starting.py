@@ -79,7 +79,9 @@ STARTS: dict[str, Broken] = {
         NO_PREDICTOR,
         (("SCORE_THRESHOLD", "1.5"), ("LOG_LEVEL", "loud")),
     ),
-    "predictor not named": Broken("transformer", "--predictor_host is missing", code=2),
+    "predictor not named": Broken(
+        "transformer", "--predictor_host is missing; expected the predictor's host:port", code=2
+    ),
     "REST port of the predictor taken": Broken("predictor", f"cannot listen on {HOST}:", taken="rest"),
     "REST port taken": Broken("transformer", f"cannot listen on {HOST}:", NO_PREDICTOR, taken="rest"),
     "gRPC port taken": Broken("transformer", f"cannot listen on {HOST}:", NO_PREDICTOR, taken="grpc"),
@@ -136,6 +138,9 @@ class TestStartsThatFail:
         assert ending.code == STARTS[name].code, ending.log
         assert sum(ending.words in line for line in ending.log.splitlines()) == 1, ending.log
         assert "Traceback" not in ending.log
+
+    def test_a_predictor_that_is_not_named_is_one_line(self, endings: dict[str, Future[Ending]]) -> None:
+        assert len(endings["predictor not named"].result(90).log.splitlines()) == 1
 
     def test_every_wrong_setting_has_a_line(self, endings: dict[str, Future[Ending]]) -> None:
         lines = endings["setting out of range"].result(90).log.splitlines()

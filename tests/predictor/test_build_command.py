@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner, Result
 
 from saccade_predictor.build.__main__ import app
+from saccade_serving import __version__
 
 Shape = list[str | int | None]
 
@@ -152,7 +153,7 @@ def test_a_failed_build_leaves_the_older_file_as_it_was(tmp_path: Path, monkeypa
         ),
         (
             lambda path: write_model(path, [1, 3, 64, 64]),
-            ["[1, 3, 64, 64];", "a dynamic first dimension", "dynamic_axes"],
+            ["in.onnx: the batch is fixed at 1; export with a dynamic batch", "FP32 [1, 3, 64, 64];", "dynamic_axes"],
         ),
         (
             lambda path: write_model(path, input_type=TensorProto.UINT8, input_shape=["batch", 64, 64, 3]),
@@ -303,6 +304,11 @@ def test_labels_that_do_not_fit_the_classes_are_refused(tmp_path: Path, text: st
     assert result.exit_code == 1
 
 
+def test_the_version_is_printed() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"{__version__}\n")
+
+
 def test_help_says_what_goes_in_and_what_comes_out() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
@@ -386,8 +392,19 @@ def test_a_size_that_contradicts_a_fixed_model_is_refused(tmp_path: Path) -> Non
     assert "fixed at 64x64" in error_line(result)
 
 
+@pytest.mark.parametrize("options", [[], ["--size", "64"]])
+def test_a_fixed_batch_is_said_before_anything_else(tmp_path: Path, options: list[str]) -> None:
+    source = write_open_model(tmp_path / "in.onnx", batch=1)
+    result = build(source, tmp_path / "out.onnx", "--head", "yolov8", *options)
+    assert result.exit_code == 1
+    assert error_line(result).startswith(f"Error: {source}: the batch is fixed at 1; export with a dynamic batch (")
+
+
 def test_a_model_whose_graph_holds_one_image_only_is_refused_when_it_is_sized(tmp_path: Path) -> None:
     source = write_open_model(tmp_path / "in.onnx", batch=1)
+    model = onnx.load(source)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"  # in name only
+    onnx.save(model, source)
     result = build(source, tmp_path / "out.onnx", "--head", "yolov8", "--size", "64")
     assert result.exit_code == 1
-    assert "one that runs on 2 images of 64x64" in error_line(result)
+    assert "for 2 images; expected one row per image" in error_line(result)

@@ -42,7 +42,7 @@ def test_a_model_that_is_not_there_is_an_error_that_lists_those_that_are(tmp_pat
 
 def test_a_repository_without_a_model_is_an_error_that_says_how_it_should_look(tmp_path: Path) -> None:
     lay_out(tmp_path, "model.onnx")
-    with pytest.raises(RepositoryError, match=r"no model \(found: none\); expected <repository>/<model>/<version>/"):
+    with pytest.raises(RepositoryError, match=r"holds no model; expected <model>/<version>/model\.onnx"):
         find_models(tmp_path)
 
 

@@ -113,7 +113,7 @@ def test_only_overload_says_when_to_come_back() -> None:
         (ModelNotFound("m", "9", ["1", "2"]), "version '9' of model 'm' is not served here; available: 1, 2"),
         (PayloadTooLarge("the image", 12, 10), "the image is 12 bytes; the limit is 10 bytes"),
         (PayloadTooLarge("the body", None, 10), "the body is larger than allowed; the limit is 10 bytes"),
-        (PayloadTooLarge("the request", 3, 2, "images"), "the request is 3 images; the limit is 2 images"),
+        (PayloadTooLarge("the request", 3, 2, "images"), "the request has 3 images; the limit is 2 images"),
     ],
 )
 def test_an_error_builds_its_sentence_from_values(error: SaccadeError, sentence: str) -> None:

@@ -196,6 +196,13 @@ def test_the_api_is_described_as_openapi_wants_it() -> None:
     assert "/detect" not in describe_api()["paths"]
 
 
+def test_every_error_of_inference_is_described() -> None:
+    for path, item in describe_api()["paths"].items():
+        if path.endswith("/infer"):
+            codes = {str(code) for code in (200, 400, 404, 408, 413, 415, 500, 501, 502, 503, 504)}
+            assert set(item["post"]["responses"]) == codes
+
+
 def test_what_is_described_cannot_be_described_otherwise() -> None:
     with pytest.raises(ValueError, match="/v2 is described already"):
         describe_api({"/v2": {}})
@@ -206,8 +213,8 @@ def test_what_is_described_cannot_be_described_otherwise() -> None:
 async def test_every_described_path_that_is_no_inference_is_a_route_and_answers_as_described() -> None:
     server = Server(InformedModel())
     for path, item in describe_api()["paths"].items():
-        if path == "/v2/models" or path.endswith("/infer"):  # KServe's list; the data plane
-            continue
+        if path in ("/", "/v2/models") or path.startswith("/v1/") or path.endswith("/infer"):
+            continue  # KServe's; the data plane
         filled = path.replace("{model_name}", "m").replace("{version}", "1")
         for method in item.keys() & {"get", "post"}:
             told = await server.told(filled, method.upper())

@@ -603,6 +603,21 @@ async def test_a_second_signal_ends_the_process_at_once(crew: dict[str, FakeServ
         await asking.close()
 
 
+def test_flags_without_effect_say_so_and_the_others_their_default() -> None:
+    told = {"predictor_host": "ignored: there is none"}
+    parser = argument_parser("fake", ServiceSettings, told, model_name="detector")
+    shown = {action.dest: action.help or "" for action in parser._actions}
+    for flag in (
+        *("workers", "max_threads", "max_asyncio_workers", "enable_latency_logging", "configure_logging"),
+        *("log_config_file", "access_log_format", "protocol", "predictor_request_retries", "predictor_host"),
+    ):
+        assert shown[flag].startswith("ignored: "), flag
+    text = " ".join(parser.format_help().split())
+    for default in ("(default: 8080)", "(default: 8081)", "(default: 120)", "(default: detector)"):
+        assert default in text
+    assert "ignored: there is none" not in argument_parser("fake", ServiceSettings).format_help(), "flags are shared"
+
+
 def test_the_settings_of_a_service_are_in_its_help() -> None:
     shown = argument_parser("fake", ServiceSettings).format_help()
     assert "DRAIN_QUIET_S (default 2.0)" in shown

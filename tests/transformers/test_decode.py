@@ -232,7 +232,7 @@ def test_a_jpeg_whose_header_lies_gives_the_promised_size_or_a_refusal_and_keeps
     with contextlib.suppress(InvalidImage):
         assert decode(data, LIMITS).shape == (128, 96, 3)
     struct.pack_into(">HH", data, at, 65_535, 65_535)
-    with pytest.raises(PayloadTooLarge, match="65535x65535 JPEG is 4294836225 pixels; the limit is 50000000 pixels"):
+    with pytest.raises(PayloadTooLarge, match="65535x65535 JPEG has 4294836225 pixels; the limit is 50000000 pixels"):
         decode(data, LIMITS)
 
 
@@ -260,7 +260,7 @@ def test_a_decompression_bomb_is_refused_from_its_header_with_memory_flat() -> N
     tracemalloc.start()
     started = time.perf_counter()
     try:
-        with pytest.raises(PayloadTooLarge, match="30000x30000 PNG is 900000000 pixels"):
+        with pytest.raises(PayloadTooLarge, match="30000x30000 PNG has 900000000 pixels"):
             decode(bomb, LIMITS)
         peak = tracemalloc.get_traced_memory()[1]
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -29,6 +30,7 @@ from saccade_serving.errors import (
     Overloaded,
     PayloadTooLarge,
     PredictorUnavailable,
+    Unimplemented,
     UnknownTensor,
     WrongShape,
 )
@@ -166,7 +168,7 @@ async def test_requested_outputs_have_to_exist(make: Make) -> None:
 
 async def test_more_images_than_allowed_are_refused(make: Make) -> None:
     client = detector_client(PERSON)
-    with pytest.raises(PayloadTooLarge, match="the request is 5 images; the limit is 4 images"):
+    with pytest.raises(PayloadTooLarge, match="the request has 5 images; the limit is 4 images"):
         await infer(make(client), encoded(*[png()] * 5))
     assert client.requests == []
 
@@ -417,6 +419,47 @@ async def test_while_the_predictor_is_away_the_reason_is_said(make: Make) -> Non
     with pytest.raises(asyncio.CancelledError):
         await preparing
     assert not model.ready
+
+
+async def test_waiting_is_nothing_to_warn_of_at_first(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def describe() -> ModelMetadata:
+        raise ConnectionFailed("http://predictor cannot be reached: nobody")
+
+    def said(level: int) -> list[logging.LogRecord]:
+        waiting = [record for record in caplog.records if record.message == "waiting_for_predictor"]
+        return [record for record in waiting if record.levelno == level]
+
+    monkeypatch.setattr(model_module, "_RETRY_S", (0.001, 0.001))
+    caplog.set_level(logging.INFO, "saccade.transformer")
+    client = detector_client(PERSON)
+    client.describe = describe
+    preparing = asyncio.create_task(make(client).prepare())
+    try:
+        await eventually(lambda: len(said(logging.INFO)) == 1, "the first attempt")
+        assert not said(logging.WARNING)
+        monkeypatch.setattr(model_module, "_PATIENCE_S", 0.0)
+        await eventually(lambda: len(said(logging.WARNING)) == 1, "the patience is over")
+        await asyncio.sleep(0.02)
+        assert len(said(logging.INFO)) == len(said(logging.WARNING)) == 1, "the same reason is said once at each level"
+    finally:
+        preparing.cancel()
+        await asyncio.gather(preparing, return_exceptions=True)
+
+
+def test_a_cause_is_logged_only_where_it_says_more() -> None:
+    told, hidden = Overloaded("the predictor refused: it is loading"), Overloaded("the predictor cannot be reached")
+    told.__cause__ = Refused(503, "it is loading")
+    hidden.__cause__ = ConnectionFailed("nobody listens")
+    assert model_module._why(told) == {"why": str(told)}
+    assert model_module._why(hidden) == {"why": str(hidden), "cause": repr(hidden.__cause__)}
+    assert model_module._why(Overloaded("alone")) == {"why": "alone"}
+
+
+async def test_the_configuration_is_the_predictors(make: Make) -> None:
+    with pytest.raises(Unimplemented, match="the predictor has it: GET /v2/models/behind/config there"):
+        make(detector_client(PERSON)).config()
 
 
 async def test_metadata_names_what_clients_send_and_get(make: Make) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -24,21 +24,32 @@ from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.tasks.task import Task
 from saccade_transformers.workers import ImageWorkers
 
+#: What ``--help`` says of KServe's flags in this service.
+HELP: Final = {
+    "model_name": "Name of the model on this service; the predictor's may differ: PREDICTOR_MODEL.",
+    "predictor_host": "Required: the predictor's host:port, of the port that --predictor_protocol uses.",
+    "predictor_protocol": "How the predictor is called: v2 (REST) or grpc-v2.",
+    "predictor_use_ssl": "Call the predictor with TLS.",
+    "predictor_request_timeout_seconds": "Time of a request that states no deadline; wins over DEFAULT_TIMEOUT_S.",
+    "enable_predictor_health_check": "Readiness also asks whether the predictor is ready.",
+}
+
 
 def main() -> None:
     """Run the transformer until it is told to stop."""
     parser = argument_parser(
         "saccade-transformer",
         TransformerSettings,
+        HELP,
         model_name="detector",
         predictor_protocol="v2",
         predictor_request_timeout_seconds=None,
     )
     arguments = parser.parse_args()
     if not arguments.predictor_host:
-        parser.error("--predictor_host is missing: the predictor's host:port")
+        parser.exit(2, "--predictor_host is missing; expected the predictor's host:port\n")
     if arguments.predictor_protocol == "v1":
-        parser.error("--predictor_protocol=v1 cannot carry tensors; expected v2 or grpc-v2")
+        parser.exit(2, "--predictor_protocol=v1 cannot carry tensors; expected v2 or grpc-v2\n")
     try:
         settings = TransformerSettings(**_from_flags(arguments))
     except ValidationError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
@@ -17,11 +18,12 @@ from saccade_serving.errors import (
     PayloadTooLarge,
     PredictorUnavailable,
     SaccadeError,
+    Unimplemented,
     UnknownTensor,
     WrongShape,
     short,
 )
-from saccade_serving.model import ServedModel
+from saccade_serving.model import ModelConfiguration, ServedModel
 from saccade_serving.oip.messages import (
     InferRequest,
     InferResponse,
@@ -44,6 +46,8 @@ PASSED_ON: Final = ("priority",)
 
 _WARMUP_TIMEOUT_S: Final = 30.0
 _RETRY_S: Final = (0.1, 2.0)  # first and longest pause between attempts to reach the predictor
+#: A predictor that starts beside the transformer usually needs this long: until then waiting is nothing to warn of.
+_PATIENCE_S: Final = 10.0
 _PROBE_S: Final = 2.0
 
 MakeTask = Callable[[PredictorContract], Task[Any, Any]]
@@ -86,14 +90,18 @@ class TransformerModel(ServedModel):
     async def prepare(self) -> None:
         """Reach the predictor, however long that takes, and send one image all the way through."""
         pause_s, longest_s = _RETRY_S
+        begun = time.monotonic()
+        logged = logging.NOTSET
         while True:
             exchange = Exchange.begin("warmup", {}, _WARMUP_TIMEOUT_S)
             try:
                 await self.answer([Raw(np.full((64, 64, 3), 114, np.uint8))], {}, exchange)
                 break
             except SaccadeError as error:
-                if str(error) != self.not_ready_because:
-                    log.warning("waiting_for_predictor", extra={"why": str(error), "cause": repr(error.__cause__)})
+                level = logging.INFO if time.monotonic() - begun < _PATIENCE_S else logging.WARNING
+                if level > logged or str(error) != self.not_ready_because:
+                    log.log(level, "waiting_for_predictor", extra=_why(error))
+                    logged = level
                 self.not_ready_because = str(error)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, longest_s)
@@ -193,6 +201,17 @@ class TransformerModel(ServedModel):
             },
         )
 
+    def config(self, version: str = "") -> ModelConfiguration:
+        """Refuse: the predictor has the configuration.
+
+        Raises:
+            Unimplemented: always.
+        """
+        raise Unimplemented(
+            f"model {self.name!r} has no Triton configuration here; the predictor has it: "
+            f"GET /v2/models/{self._predictor.model}/config there"
+        )
+
     def versions(self) -> list[str]:
         """Versions of the predictor's model, as it last stated them."""
         return list(self._known[0].versions) if self._known is not None else []
@@ -267,6 +286,13 @@ def v1_answer(answered: Answered, name: str) -> dict[str, Any]:
         "cache": answered.cache,
         "model": {"name": name, "version": answered.version},
     }
+
+
+def _why(error: SaccadeError) -> dict[str, str]:
+    """What the log says of an error: its sentence, and its cause where that tells more."""
+    cause = error.__cause__
+    why = {"why": str(error)}
+    return why if cause is None or str(cause) in why["why"] else {**why, "cause": repr(cause)}
 
 
 def _cache_outcome(parameters: Mapping[str, Any]) -> str:

@@ -4,30 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from saccade_serving.connection.openapi import errors_of
-from saccade_serving.errors import (
-    DeadlineExceeded,
-    EngineFailed,
-    InvalidRequest,
-    ModelNotFound,
-    Overloaded,
-    PayloadTooLarge,
-    PredictorUnavailable,
-    UnsupportedMedia,
-)
+from saccade_serving.connection.openapi import INFERENCE_ERRORS, errors_of
 
 Json = dict[str, Any]
 
-_ERRORS: Final = errors_of(
-    InvalidRequest,
-    ModelNotFound,
-    PayloadTooLarge,
-    UnsupportedMedia,
-    EngineFailed,
-    PredictorUnavailable,
-    Overloaded,
-    DeadlineExceeded,
-)
+_ERRORS: Final = errors_of(*INFERENCE_ERRORS)
 _NUMBER: Final[Json] = {"type": "number"}
 _PICTURE: Final[Json] = {"description": "the bytes of a JPEG, PNG, WebP or BMP file"}
 #: Request parameters, as a query string, form fields or v1 ``parameters`` have them.

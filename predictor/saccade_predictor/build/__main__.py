@@ -23,6 +23,7 @@ from saccade_predictor.build.graph import (
 )
 from saccade_predictor.build.sizing import fix_size, parse_size
 from saccade_predictor.build.source import GraphError, Head, read_layout
+from saccade_serving import __version__
 
 #: Exit codes: the files or options cannot be used as given; the model cannot be converted.
 USAGE, MODEL = 2, 1
@@ -31,9 +32,14 @@ USAGE, MODEL = 2, 1
 app = typer.Typer(name="saccade-build", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
-@app.callback()
-def build() -> None:
+@app.callback(invoke_without_command=True)
+def build(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
     """Build what the Saccade predictor serves from an exported ONNX model."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
 
 
 @app.command(no_args_is_help=True)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from saccade_predictor.build.source import GraphError, first_line
+from saccade_predictor.build.source import GraphError, check_batch, first_line
 
 _ROWS = 2
 
@@ -38,7 +38,7 @@ def fix_size(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProto
         width: in pixels.
 
     Raises:
-        GraphError: the graph cannot run in that size, or not with two images.
+        GraphError: its batch is fixed, or the graph cannot run in that size, or not with two images.
     """
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
@@ -50,6 +50,7 @@ def fix_size(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProto
     dims = inputs[0].type.tensor_type.shape.dim
     if len(dims) != 4:
         return sized
+    check_batch(inputs[0], graph.output[0])
     for dim, side in zip(list(dims)[2:], (height, width), strict=True):
         if dim.HasField("dim_value") and dim.dim_value != side:
             found = f"fixed at {dims[2].dim_value}x{dims[3].dim_value}"

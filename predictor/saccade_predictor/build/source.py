@@ -32,6 +32,18 @@ class GraphError(ValueError):
         super().__init__(f"{what} is {found}; expected {expected}{f' ({hint})' if hint else ''}")
 
 
+class FixedBatch(GraphError):
+    """The source graph takes a fixed number of images."""
+
+    def __init__(self, size: int, found: str, source: str, output: str) -> None:
+        axes = f"dynamic_axes={{'{source}': {{0: 'batch'}}, '{output}': {{0: 'batch'}}}}"
+        ValueError.__init__(
+            self,
+            f"the batch is fixed at {size}; export with a dynamic batch ({found}; torch.onnx.export: {axes}, "
+            "Ultralytics: dynamic=True)",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class SourceLayout:
     """What the source graph takes and gives.
@@ -74,17 +86,26 @@ def read_layout(model: onnx.ModelProto, head: Head) -> SourceLayout:
     if source.type.tensor_type.elem_type != TensorProto.FLOAT or len(shape) != 4 or shape[1] != 3:
         raise GraphError(what, found, expected)
     batch, _, height, width = shape
-    only_batch = f"export with dynamic_axes={{'{source.name}': {{0: 'batch'}}, '{output.name}': {{0: 'batch'}}}}"
+    check_batch(source, output)
     if not isinstance(height, int) or not isinstance(width, int):
         raise GraphError(what, found, "a fixed height and width", "give it one with --size")
-    if isinstance(batch, int):
-        raise GraphError(what, found, "a dynamic first dimension, so that batches can form", only_batch)
 
     match head:
         case Head.YOLOV8:
             classes, anchors = _read_yolov8(output)
     _check_valid(model)
-    return SourceLayout(source.name, output.name, opset, batch or "batch", height, width, classes, anchors)
+    return SourceLayout(source.name, output.name, opset, str(batch) or "batch", height, width, classes, anchors)
+
+
+def check_batch(source: onnx.ValueInfoProto, output: onnx.ValueInfoProto) -> None:
+    """Refuse a model that was exported for a fixed number of images: requests could not be batched.
+
+    Raises:
+        FixedBatch: it was.
+    """
+    shape = _shape(source)
+    if shape and isinstance(shape[0], int):
+        raise FixedBatch(shape[0], f"input {source.name!r} is {_describe(source)}", source.name, output.name)
 
 
 def _read_opset(model: onnx.ModelProto) -> int:

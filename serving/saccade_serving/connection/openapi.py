@@ -1,7 +1,7 @@
-"""The OpenAPI 3.1 description of the V2 routes, for ``/openapi.json`` and the page that shows it.
+"""The OpenAPI 3.1 description of the V2 routes and KServe's lists, for ``/openapi.json`` and the page that shows it.
 
 Written by hand: FastAPI describes only its own routes, and ours are Starlette's. A service adds its routes with
-``extra_paths``. gRPC is not in it, nor are operations that are only ever refused.
+``extra_paths``. gRPC is not in it, nor are ``/metrics`` and operations that are only ever refused.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from saccade_serving.errors import (
     PayloadTooLarge,
     PredictorUnavailable,
     SaccadeError,
+    SlowBody,
     Unimplemented,
     UnsupportedMedia,
 )
@@ -30,9 +31,11 @@ _STRING: Final[Json] = {"type": "string"}
 _BOOLEAN: Final[Json] = {"type": "boolean"}
 _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 _MODEL: Final = "/v2/models/{model_name}"
-_INFERENCE_ERRORS: Final = (
+#: Of every route that runs a model; ``infer`` also refuses shared memory.
+INFERENCE_ERRORS: Final = (
     InvalidRequest,
     ModelNotFound,
+    SlowBody,
     PayloadTooLarge,
     UnsupportedMedia,
     EngineFailed,
@@ -190,8 +193,14 @@ def _paths() -> Json:
         "/v2/models": _get("Names of the models", "models", "ModelList"),
         "/v2/models/stats": _get("Statistics of all models", "all_statistics", "Statistics"),
         "/v2/repository/index": {"post": _index()},
+        "/": _get("Whether the process lives, as KServe asks", "alive", _object({"status": _STRING})),
+        "/v1/models": _get("Names of the models, as KServe's v1 lists them", "v1_models", "ModelList"),
     }
     known = (ModelNotFound, Overloaded)
+    paths["/v1/models/{model_name}"] = {
+        "parameters": [_in_path("model_name")],
+        **_get("Readiness, as KServe's v1 asks", "v1_ready", "ModelReady", *known),
+    }
     for path, suffix, of in ((_MODEL, "", ""), (_MODEL + "/versions/{version}", "_of_version", " of a version")):
         described = {
             path: _get(f"Metadata{of}", f"metadata{suffix}", "ModelMetadata", *known),
@@ -200,13 +209,13 @@ def _paths() -> Json:
             path + "/stats": _get(f"Statistics{of}", f"statistics{suffix}", "Statistics", *known),
             path + "/infer": {"post": _infer(suffix)},
         }
-        parameters = [
-            {"name": name, "in": "path", "required": True, "schema": _STRING}
-            for name in ("model_name", "version")
-            if f"{{{name}}}" in path
-        ]
+        parameters = [_in_path(name) for name in ("model_name", "version") if f"{{{name}}}" in path]
         paths.update({place: {"parameters": parameters, **item} for place, item in described.items()})
     return paths
+
+
+def _in_path(name: str) -> Json:
+    return {"name": name, "in": "path", "required": True, "schema": _STRING}
 
 
 def _get(summary: str, operation: str, schema: str | Json, *errors: type[SaccadeError]) -> Json:
@@ -250,7 +259,7 @@ def _infer(suffix: str) -> Json:
         "operationId": f"infer{suffix}",
         "parameters": [{"name": name, "in": "header", **header} for name, header in headers.items()],
         "requestBody": {"required": True, "content": _both("InferRequest")},
-        "responses": {"200": answered, **errors_of(*_INFERENCE_ERRORS)},
+        "responses": {"200": answered, **errors_of(*INFERENCE_ERRORS, Unimplemented)},
     }
 
 
