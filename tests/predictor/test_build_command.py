@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner, Result
 
+import onnx_graphs
 from saccade_predictor.build.__main__ import app
 from saccade_serving import __version__
 
@@ -408,3 +410,47 @@ def test_a_model_whose_graph_holds_one_image_only_is_refused_when_it_is_sized(tm
     result = build(source, tmp_path / "out.onnx", "--head", "yolov8", "--size", "64")
     assert result.exit_code == 1
     assert "for 2 images; expected one row per image" in error_line(result)
+
+
+# profile.
+
+
+def test_a_models_batches_are_measured_and_the_autoscalers_numbers_printed(tmp_path: Path) -> None:
+    directory = tmp_path / "ident"
+    (directory / "1").mkdir(parents=True)
+    onnx_graphs.identity(directory / "1" / "model.onnx")
+    (directory / "config.pbtxt").write_text(
+        'backend: "onnxruntime" max_batch_size: 6 dynamic_batching { } parameters { key: "slo_ms" value '
+        '{ string_value: "250" } }'
+    )
+    done = CliRunner().invoke(app, ["profile", str(directory), "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    assert "ident version 1, 1 instance(s), SLO 250 ms" in done.output
+    measured = re.findall(r"^ +(\d+) +[\d.]+ +[\d.]+$", done.output, re.MULTILINE)
+    assert measured == ["1", "2", "4", "6"]
+    assert "largest batch that keeps the SLO (B*): 6 rows" in done.output
+    assert re.search(r"autoscaling target \(concurrency, at 70% of capacity\): \d+", done.output)
+    assert "at least 15" in done.output  # 2 x 6 x 1 x 1.25
+    done = CliRunner().invoke(app, ["profile", str(directory), "--threads", "1", "--slo-ms", "0.0001"])
+    assert "note: one row alone takes longer than the SLO" in done.output
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "code", "sentence"),
+    [
+        ('backend: "onnxruntime" max_batch_size: 4', ["--slo-ms", "0"], 2, "--slo-ms is 0; expected above 0"),
+        ('backend: "onnxruntime" max_batch_size: 4 platform: "x"', [], 1, "platform is 'x'"),
+        (None, ["nowhere"], 2, "is not a directory"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(
+    tmp_path: Path, config: str | None, arguments: list[str], code: int, sentence: str
+) -> None:
+    directory = tmp_path / "ident"
+    (directory / "1").mkdir(parents=True)
+    onnx_graphs.identity(directory / "1" / "model.onnx")
+    (directory / "config.pbtxt").write_text(config or "")
+    given = [str(tmp_path / arguments[0])] if config is None else [str(directory), *arguments]
+    done = CliRunner().invoke(app, ["profile", *given])
+    assert done.exit_code == code, done.output
+    assert sentence in done.output

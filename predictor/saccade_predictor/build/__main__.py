@@ -14,6 +14,8 @@ import onnx
 import typer
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
 
+from saccade_predictor.batchingconfig import MAX_SLO_MS
+from saccade_predictor.build import profiling
 from saccade_predictor.build.graph import (
     DEFAULT_CANDIDATES,
     DEFAULT_MIN_SCORE,
@@ -23,6 +25,7 @@ from saccade_predictor.build.graph import (
 )
 from saccade_predictor.build.sizing import fix_size, parse_size
 from saccade_predictor.build.source import GraphError, Head, read_layout
+from saccade_predictor.repository import RepositoryError
 from saccade_serving import __version__
 
 #: Exit codes: the files or options cannot be used as given; the model cannot be converted.
@@ -156,6 +159,49 @@ def ready(
         f"{target}: image UINT8 [batch, {layout.height}, {layout.width}, 3] -> candidates FP32"
         f" [batch, {candidates}, 6], {layout.classes} classes, {layout.anchors} anchors, {len(result)} bytes"
     )
+
+
+@app.command(no_args_is_help=True)
+def profile(
+    directory: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            show_default=False,
+            help="A model's directory in the model repository, for example model-repository/detector.",
+        ),
+    ],
+    slo_ms: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MS",
+            show_default=False,
+            help="Time to keep from a request's first byte to its answer; default: slo_ms of config.pbtxt, else none.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Threads of a CPU instance; 0: the container's CPUs less one.")
+    ] = 0,
+) -> None:
+    """Measure what batches take on this machine, and print what the autoscaler has to be told.
+
+    Runs batches of 1, 2, 4 ... rows of the newest served version, a few times each. Run it where the model will run.
+
+    Example: saccade-build profile model-repository/detector --slo-ms 200
+
+    Exit code: 0 done, 1 the model cannot be run, 2 a wrong option or directory.
+    """
+    if slo_ms is not None and not 0 < slo_ms <= MAX_SLO_MS:
+        _fail(f"--slo-ms is {slo_ms:g}; expected above 0, at most {MAX_SLO_MS:g}", USAGE)
+    if not directory.is_dir():
+        _fail(f"{directory} is not a directory", USAGE)
+    typer.echo("measuring batches ...", err=True)
+    try:
+        found = profiling.measure(directory.resolve(), threads, slo_ms)
+    except (RepositoryError, ValueError) as err:
+        _fail(str(err), MODEL)
+    for line in found.lines():
+        typer.echo(line)
 
 
 def _check_labels(path: Path, classes: int) -> None:
