@@ -180,6 +180,10 @@ class SleepingEngine:
         """The one."""
         return [self._instance]
 
+    def renew(self, index: int) -> SleepingInstance | None:
+        """It never hangs."""
+        return None
+
     def close(self) -> None:
         """Nothing to free."""
 

@@ -126,6 +126,8 @@ class FakeEngine:
     def __init__(self, instances: int = 1, depth: int = 1, description: EngineDescription | None = None) -> None:
         self.lanes = [FakeInstance(depth) for _ in range(instances)]
         self.closed = False
+        self.renewable = True
+        self.given_up: list[FakeInstance] = []
         self.description = description or EngineDescription(
             "fake", [TensorMetadata("x", "FP32", (-1, 2))], [TensorMetadata("y", "FP32", (-1, 2))]
         )
@@ -135,6 +137,13 @@ class FakeEngine:
 
     def instances(self) -> Sequence[FakeInstance]:
         return self.lanes
+
+    def renew(self, index: int) -> FakeInstance | None:
+        if not self.renewable:
+            return None
+        self.given_up.append(self.lanes[index])
+        self.lanes[index] = FakeInstance(self.lanes[index].depth)
+        return self.lanes[index]
 
     def close(self) -> None:
         self.closed = True

@@ -76,6 +76,10 @@ class NoopEngine:
         """The one lane."""
         return [self._instance]
 
+    def renew(self, index: int) -> RunnerInstance | None:
+        """It never hangs."""
+        return None
+
     def close(self) -> None:
         """End the thread."""
         self._instance.close()

@@ -46,7 +46,10 @@ def main() -> None:
     metrics = PredictorMetrics()
     arena = Arena(settings.max_inflight_bytes, peer_share=settings.max_peer_share)
     load = partial(load_engines, threads=settings.engine_threads or max(1, container_cpus() - 1))
-    models = [PredictorModel(directory, load, settings.max_queue_size, metrics, arena) for directory in directories]
+    models = [
+        PredictorModel(directory, load, settings.max_queue_size, metrics, arena, settings.hang_limit_s)
+        for directory in directories
+    ]
     metrics.watch_queues(
         lambda: [((model.name, v.version), v.batcher.depth) for model in models for v in model.loaded()],
         lambda: [((model.name, v.version), v.batcher.oldest_s()) for model in models for v in model.loaded()],

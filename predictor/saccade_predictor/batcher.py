@@ -15,9 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeAlias
 
-from saccade_predictor.delivery import Deliver, InOrder, Once, Outcome
+from saccade_predictor.alarm import Alarm
+from saccade_predictor.delivery import Deliver, InOrder, Once, Outcome, check_outputs
 from saccade_predictor.engines.engine import Engine, Inputs, LeasedOutputs, Outputs, Ticket
 from saccade_predictor.metrics import PredictorMetrics
+from saccade_predictor.watchdog import Watchdog
 from saccade_serving.errors import DeadlineExceeded, EngineFailed, Overloaded, SaccadeError
 from saccade_serving.memory.arena import Arena, Lease
 from saccade_serving.scheduling.policy import BatchingRules
@@ -31,6 +33,11 @@ log = logging.getLogger("saccade.batcher")
 #: Where a withdrawn request stood, to complete "the request's 50 ms were over ...".
 IN_QUEUE: Final = "while it waited in the queue"
 IN_ENGINE: Final = "while the engine computed"
+DEAD: Final = "the engine does not answer any more"
+#: Time that one batch may compute before its instance counts as hanging, unless a setting says otherwise.
+HANG_LIMIT_S: Final = 30.0
+#: Instances that are renewed in a process's life; an engine that hangs more often is broken.
+MAX_RENEWALS: Final = 3
 #: For how long an idle instance lets the loop read what has arrived, as long as every turn brings something.
 GATHER_S: Final = 0.0005
 
@@ -53,6 +60,8 @@ class Batcher:
         deliver: told every outcome.
         preserve_ordering: outcomes are delivered in the order of the submissions.
         profile: what batches take, if that is known already.
+        hang_limit_s: time that one batch may compute before its instance is given up.
+        broken: told when all instances hang and none can be renewed any more.
         clock: seconds, monotonic.
     """
 
@@ -69,9 +78,12 @@ class Batcher:
         *,
         preserve_ordering: bool = False,
         profile: LatencyProfile | None = None,
+        hang_limit_s: float = HANG_LIMIT_S,
+        broken: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._instances = engine.instances()
+        self._engine = engine
+        self._instances = list(engine.instances())
         self.scheduler = Scheduler(queue, rules, [instance.depth for instance in self._instances], profile)
         self._queue = queue
         self._rules = rules
@@ -83,11 +95,13 @@ class Batcher:
         self._in_order = InOrder(self._tell_now) if preserve_ordering else None
         self._clock = clock
         self._running: dict[int, Entry] = {}
-        self._tickets: set[Ticket] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = _NEVER
-        self._pumping = False
-        self._closed = False
+        self._tickets: dict[Ticket, tuple[int, Sequence[Entry]]] = {}  # by instance
+        self._watchdog = Watchdog(hang_limit_s, clock, self._give_up)
+        self._renewals = 0
+        self._renewing: set[asyncio.Task[None]] = set()
+        self._broken: Callable[[], None] = broken
+        self._alarm = Alarm(clock, self._pump)
+        self._pumping = self._closed = self._dead = False
 
     @property
     def depth(self) -> int:
@@ -130,6 +144,8 @@ class Batcher:
         """
         if self._closed:
             raise Overloaded("the model is being unloaded")
+        if self._dead:
+            raise EngineFailed(DEAD)
         if self._rules.slo_s and submission.deadline < _NEVER:
             self.knock(submission.deadline, submission.rows, submission.priority)
         lease = self._arena.find(submission.slot)
@@ -188,9 +204,12 @@ class Batcher:
         for entry in list(self._queue):
             self._queue.remove(entry)
             self._refuse(entry, Overloaded("the model is being unloaded"))
-        self._stop_timer()
+        self._alarm.off()
         if self._tickets:
             await asyncio.wait([ticket.done for ticket in self._tickets])
+        self._watchdog.close()
+        if self._renewing:
+            await asyncio.wait(self._renewing)
 
     def _soon(self) -> None:
         """Launch what waits, but not at once: what the loop receives in the same turn shall share the batch."""
@@ -200,7 +219,7 @@ class Batcher:
             self._pumping = True
             asyncio.get_running_loop().call_soon(self._gather, self._clock(), len(self._queue))
         else:
-            self._wake_at(self._queue.next_timeout())
+            self._alarm.set(self._queue.next_timeout())
 
     def _gather(self, begun: float, known: int) -> None:
         """Launch, unless the loop's last turn brought company: then more may lie in the sockets already."""
@@ -223,32 +242,9 @@ class Batcher:
             for entry in turn.late:
                 self._refuse(entry, self._overloaded("the request could not have been answered in time any more"))
             if not turn.batch:
-                self._wake_at(turn.wake_at)
+                self._alarm.set(turn.wake_at)
                 return
             self._launch(turn.batch, turn.lane)
-
-    def _wake_at(self, at: float) -> None:
-        """Look again at a time; at the earliest one of those that were asked for."""
-        if at == _NEVER:
-            if not len(self._queue):
-                self._stop_timer()
-            return
-        if self._timer is not None and self._timer_at <= at:
-            return
-        self._stop_timer()
-        self._timer_at = at
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, at - self._clock()), self._timed)
-
-    def _timed(self) -> None:
-        self._timer = None
-        self._timer_at = _NEVER
-        self._pump()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._timer_at = _NEVER
 
     def _launch(self, batch: Sequence[Entry], lane: int) -> None:
         rows = sum([entry.rows for entry in batch])
@@ -265,14 +261,17 @@ class Batcher:
             _release(batch, None)
             self._fail(batch, error)
             return
-        self._tickets.add(ticket)
+        self._tickets[ticket] = lane, batch
+        self._watchdog.began(lane)
         ticket.inputs_free.add_done_callback(partial(_release, batch))
         ticket.done.add_done_callback(partial(self._finish, batch, rows, lane, ticket))
 
     def _finish(
         self, batch: Sequence[Entry], rows: int, lane: int, ticket: Ticket, done: asyncio.Future[Outputs]
     ) -> None:
-        self._tickets.discard(ticket)
+        if self._tickets.pop(ticket, None) is None:
+            return  # its instance was given up, and nobody waits for it any more
+        self._watchdog.ended(lane)
         error: BaseException | None = done.exception() if not done.cancelled() else asyncio.CancelledError()
         now = self._clock()
         elapsed = self.scheduler.done(lane, rows, now, failed=error is not None)
@@ -287,6 +286,43 @@ class Batcher:
         if error is not None:
             self._fail(batch, error)
 
+    def _give_up(self, lane: int) -> None:
+        """An instance hangs. Its requests are answered; their memory stays theirs, since it may still be read."""
+        model, version = self._labels
+        held = [(ticket, batch) for ticket, (of, batch) in self._tickets.items() if of == lane]
+        log.error("engine_hangs", extra={"model": model, "version": version, "instance": lane, "batches": len(held)})
+        self.scheduler.retire(lane)
+        for ticket, batch in held:
+            del self._tickets[ticket]
+            for entry in batch:
+                if self._running.pop(entry.id, None) is not None:
+                    self._tell(entry.id, Outcome(None, DeadlineExceeded("the engine does not answer")))
+        task = asyncio.get_running_loop().create_task(self._renew(lane))
+        self._renewing.add(task)
+        task.add_done_callback(self._renewing.discard)
+
+    async def _renew(self, lane: int) -> None:
+        """Put a new instance in a hanging one's place, a few times; without any, the model is broken."""
+        can = True
+        if self._renewals < MAX_RENEWALS and not self._closed:
+            self._renewals += 1
+            try:
+                instance = await asyncio.to_thread(self._engine.renew, lane)
+            except Exception:
+                log.exception("engine_not_renewed", extra={"model": self._labels[0], "instance": lane})
+            else:
+                can = instance is not None
+                if instance is not None:
+                    self._instances[lane] = instance
+                    self.scheduler.restore(lane, instance.depth)
+                    self._soon()
+        if (not can or not self.scheduler.working) and not self._dead:
+            self._dead = True
+            for entry in list(self._queue):
+                self._queue.remove(entry)
+                self._refuse(entry, EngineFailed(DEAD))
+            self._broken()
+
     def _hand_out(
         self, batch: Sequence[Entry], rows: int, outputs: Outputs, started: float, elapsed: float
     ) -> Exception | None:
@@ -295,7 +331,7 @@ class Batcher:
         batched = self._rules.max_rows != 0
         try:
             try:
-                _check_outputs(outputs, rows if batched else None)
+                check_outputs(outputs, rows if batched else None)
             except Exception as error:
                 return error
             at = 0
@@ -360,11 +396,3 @@ def _release(batch: Sequence[Entry], _inputs_free: asyncio.Future[None] | None) 
     """The engine has read its inputs: their memory may be used again."""
     for entry in batch:
         _lease_of(entry).release()
-
-
-def _check_outputs(outputs: Outputs, rows: int | None) -> None:
-    """Raise unless every output has ``rows`` rows (None: any shape will do); an engine may hand out anything."""
-    for name, array in outputs.items():
-        got = array.shape[0] if array.ndim else 0
-        if rows is not None and got != rows:
-            raise ValueError(f"output {name!r} has {got} rows for a batch of {rows}")

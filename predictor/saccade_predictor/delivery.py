@@ -69,3 +69,19 @@ class Once:
         call, self._call = self._call, None
         if call is not None:
             call()
+
+
+def check_outputs(outputs: Outputs, rows: int | None) -> None:
+    """Hold an engine to its contract: every output has a row for each row of the batch.
+
+    Args:
+        outputs: an engine may hand out anything.
+        rows: of the batch; None for a model without batches, whose outputs may have any shape.
+
+    Raises:
+        ValueError: one has not.
+    """
+    for name, array in outputs.items():
+        got = array.shape[0] if array.ndim else 0
+        if rows is not None and got != rows:
+            raise ValueError(f"output {name!r} has {got} rows for a batch of {rows}")

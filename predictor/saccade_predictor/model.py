@@ -13,7 +13,7 @@ from functools import partial
 from typing import ClassVar, Final
 
 from saccade_predictor import configuration, warmup
-from saccade_predictor.batcher import Batcher
+from saccade_predictor.batcher import HANG_LIMIT_S, Batcher
 from saccade_predictor.batchingconfig import make_queue, make_rules
 from saccade_predictor.delivery import Outcome
 from saccade_predictor.engines.engine import Engine, EngineDescription, Outputs
@@ -81,6 +81,7 @@ class PredictorModel(ServedModel):
         max_queue_size: requests that may wait where the config sets no limit.
         metrics: the predictor's metrics.
         arena: where requests lie until an engine has read them.
+        hang_limit_s: time that one batch may compute before its instance counts as hanging.
     """
 
     extensions: ClassVar[tuple[str, ...]] = ("classification", "model_configuration")
@@ -92,8 +93,10 @@ class PredictorModel(ServedModel):
         max_queue_size: int,
         metrics: PredictorMetrics,
         arena: Arena,
+        hang_limit_s: float = HANG_LIMIT_S,
     ) -> None:
         super().__init__(directory.name)
+        self._hang_limit_s = hang_limit_s
         self._directory = directory
         self._load = load
         self._max_queue_size = max_queue_size
@@ -226,6 +229,12 @@ class PredictorModel(ServedModel):
             return
         exchange.answer(response)
 
+    def _break(self, version: str) -> None:
+        """An engine hangs for good: nothing but a new process helps."""
+        self.ready = False
+        self.not_ready_because = f"the engine of version {version} does not answer any more"
+        self.must_restart = True
+
     def _withdraw(self, number: int) -> str:
         _, _, loaded, _ = self._open.pop(number)
         return loaded.batcher.withdraw(number)
@@ -271,6 +280,8 @@ class PredictorModel(ServedModel):
             self._arena,
             self._deliver,
             preserve_ordering=batching is not None and batching.preserve_ordering,
+            hang_limit_s=self._hang_limit_s,
+            broken=partial(self._break, file.version),
         )
         loaded = LoadedVersion(
             version=file.version,

@@ -24,6 +24,13 @@ class PredictorSettings(ServiceSettings):
         le=1_000_000,
         description="requests that may wait for one model where its config.pbtxt sets no max_queue_size",
     )
+    hang_limit_s: float = Field(
+        30.0,
+        ge=0.1,
+        le=3600,
+        description="time that one batch may compute; an engine instance that takes longer hangs and is replaced, at "
+        "most 3 times, then the process says that it is not live",
+    )
     engine_threads: int = Field(
         0,
         ge=0,

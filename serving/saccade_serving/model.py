@@ -48,6 +48,8 @@ class ServedModel(Model):
         super().__init__(name)
         #: Why the model is not ready, in words for the client.
         self.not_ready_because = LOADING
+        #: Nothing but a new process can help it; liveness says so, so that Kubernetes restarts the container.
+        self.must_restart = False
 
     @abstractmethod
     async def prepare(self) -> None:

@@ -105,5 +105,15 @@ class Engine(Protocol):
     def instances(self) -> Sequence[Instance]:
         """Its lanes, the same objects at every call."""
 
+    def renew(self, index: int) -> Instance | None:
+        """Put a new instance in the place of one that hangs. May block; called off the event loop.
+
+        Returns:
+            The new instance; None where that cannot be done in this process: it has to be restarted.
+
+        Raises:
+            Exception: it could not be made.
+        """
+
     def close(self) -> None:
-        """Free everything. No ticket is open any more. May block; called off the event loop."""
+        """Free everything. No ticket is open any more, but of instances that hang. May block; called off the loop."""

@@ -47,16 +47,15 @@ class OnnxEngine:
     """
 
     def __init__(self, path: Path, instances: int, threads: int) -> None:
-        options = ort.SessionOptions()
+        self._path = path
+        self._options = options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # Spinning threads would burn the CPUs that the event loop and the decoder need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
-            sessions = [
-                ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for _ in range(instances)
-            ]
+            sessions = [self._open() for _ in range(instances)]
         except Exception as error:  # ONNX Runtime's exceptions share no base
             raise ValueError(f"{path.name} cannot be loaded by ONNX Runtime: {error}") from error
         self._description = _describe(sessions[0])
@@ -72,6 +71,14 @@ class OnnxEngine:
     def instances(self) -> Sequence[RunnerInstance]:
         """One per session."""
         return self._runners
+
+    def renew(self, index: int) -> RunnerInstance:
+        """A new session with a thread of its own; the old ones are left to themselves."""
+        self._runners[index] = RunnerInstance(_Session(self._open(), self._description).run, f"onnx-{index}")
+        return self._runners[index]
+
+    def _open(self) -> ort.InferenceSession:
+        return ort.InferenceSession(self._path, self._options, providers=["CPUExecutionProvider"])
 
     def close(self) -> None:
         """End the threads; the sessions go with them."""

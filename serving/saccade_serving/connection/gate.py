@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from saccade_serving.connection.deadlines import Deadlines
 from saccade_serving.connection.exchange import Exchange
-from saccade_serving.errors import ModelNotFound, Overloaded, SaccadeError
+from saccade_serving.errors import EngineFailed, ModelNotFound, Overloaded, SaccadeError
 from saccade_serving.memory.arena import Arena
 from saccade_serving.metrics import Metrics
 from saccade_serving.settings import ServiceSettings
@@ -104,6 +104,16 @@ class Gate:
         self.find(name, version).check_probe(version)
         if self.draining:
             raise Overloaded("the server is shutting down")
+
+    def check_live(self) -> None:
+        """Answer a liveness probe.
+
+        Raises:
+            EngineFailed: a model cannot be helped but by a restart.
+        """
+        for model in self.models.values():
+            if model.must_restart:
+                raise EngineFailed(f"model {model.name!r} needs a new process: {model.not_ready_because}")
 
     def finish(
         self,

@@ -115,9 +115,10 @@ class Scheduler:
         queue = self.queue
         if not queue.rows and self.idle_lane() is not None:
             return  # nothing is in front of it: it is tried, whatever the profile says
-        needed = time_to_answer(
-            queue, now, rows, priority, [lane.free_at for lane in self._lanes], self.profile, max(self.largest, 1)
-        )
+        free_at = [lane.free_at for lane in self._lanes if lane.depth]
+        if not free_at:
+            return
+        needed = time_to_answer(queue, now, rows, priority, free_at, self.profile, max(self.largest, 1))
         if now + needed > deadline:
             raise CannotMakeIt(needed, deadline - now)
 
@@ -190,11 +191,24 @@ class Scheduler:
         state.free_at = now + sum([self.profile.seconds(held) for held in state.held])
         return seconds
 
+    def retire(self, lane: int) -> None:
+        """An instance hangs: it gets no more batches, and what it has is forgotten."""
+        self._lanes[lane] = _Lane(0)
+
+    def restore(self, lane: int, depth: int) -> None:
+        """A new instance has taken a retired one's place."""
+        self._lanes[lane] = _Lane(depth)
+
+    @property
+    def working(self) -> int:
+        """Instances that are not retired."""
+        return sum(lane.depth > 0 for lane in self._lanes)
+
     def capacity(self) -> float:
         """Rows a second that can be answered; 0 while nothing is known."""
         rows = max(self.largest, 1)
         seconds = self.profile.seconds(rows)
-        return len(self._lanes) * rows / seconds if seconds else 0.0
+        return self.working * rows / seconds if seconds else 0.0
 
     def retry_after_s(self) -> float:
         """When it is worth to try again: what waits now will have been answered. 1 s while nothing is known."""
