@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +25,10 @@ from saccade_serving.connection.exchange import AwaitedEnd, Exchange
 from saccade_serving.errors import DeadlineExceeded, InvalidRequest, ModelNotFound, Overloaded
 from saccade_serving.memory.arena import Arena
 from saccade_serving.model import ModelConfiguration, ServedModel
+from saccade_serving.oip.body import HEADER_LENGTH, stated_length
 from saccade_serving.oip.classification import classify_outputs, requested_classes
 from saccade_serving.oip.contract import check_request, count_rows
+from saccade_serving.oip.datatypes import BYTES, NUMPY_DTYPES
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
 from saccade_serving.oip.rules import whole_parameter
 from saccade_serving.scheduling.submission import Submission, place
@@ -45,6 +48,7 @@ class LoadedVersion:
     Attributes:
         labels: class names by output.
         slo_s: the time that a request may take as a whole; 0 is no limit.
+        row_bytes: of one row of all inputs; 0 where that depends on the request.
         delays: a request whose time in the queue is over is not refused but waits on, so that its parameter
             ``timeout`` is no deadline.
         reads_text: one of its inputs is BYTES.
@@ -59,6 +63,7 @@ class LoadedVersion:
     configuration: ModelConfiguration
     labels: Mapping[str, Sequence[str]]
     slo_s: float
+    row_bytes: int
     delays: bool
     reads_text: bool
 
@@ -148,7 +153,7 @@ class PredictorModel(ServedModel):
         loaded = self._select(version)
         if loaded.slo_s:
             exchange.tighten(loaded.slo_s)
-            loaded.batcher.knock(exchange.deadline)
+            loaded.batcher.knock(exchange.deadline, _rows_of(exchange.headers, loaded))
 
     def timeout_is_deadline(self, version: str) -> bool:
         """Not where the queue policy delays a request whose time is over."""
@@ -293,6 +298,7 @@ class PredictorModel(ServedModel):
             configuration=configuration.describe(config, description.platform),
             labels=labels,
             slo_s=config.slo_ms / 1e3,
+            row_bytes=_row_bytes(config.inputs),
             delays=batching is not None and batching.may_delay,
             reads_text=any(tensor.datatype == "BYTES" for tensor in config.inputs),
         )
@@ -341,6 +347,22 @@ def _metadata(tensor: TensorConfig, config: ModelConfig) -> TensorMetadata:
     """A tensor as clients see it: a batched model's dims are those of one row."""
     batch = (-1,) if config.max_batch_size else ()
     return TensorMetadata(tensor.name, tensor.datatype, (*batch, *tensor.dims))
+
+
+def _rows_of(headers: Mapping[str, str], loaded: LoadedVersion) -> int:
+    """Rows that a request brings, by its head: of binary tensors of known shape, by its length; else 1."""
+    length = stated_length(headers.get("content-length", ""))
+    json_length = stated_length(headers.get(HEADER_LENGTH, ""))
+    if not loaded.row_bytes or length is None or json_length is None:
+        return 1
+    return min(max(1, (length - json_length) // loaded.row_bytes), max(1, loaded.config.max_batch_size))
+
+
+def _row_bytes(inputs: Sequence[TensorConfig]) -> int:
+    """Bytes of one row of all inputs; 0 where a shape is open or an input has no fixed size."""
+    if any(tensor.datatype == BYTES or -1 in tensor.dims for tensor in inputs):
+        return 0
+    return sum(math.prod(tensor.dims) * NUMPY_DTYPES[tensor.datatype].itemsize for tensor in inputs)
 
 
 def check_text(request: InferRequest) -> None:

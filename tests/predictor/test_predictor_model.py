@@ -573,3 +573,29 @@ async def test_a_body_that_lies_in_the_arena_is_the_engines_without_a_copy() -> 
     await settle()
     assert arena.leases == 0
     await model.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "rows"),
+    [
+        ({"content-length": str(100 + 3 * 8), "inference-header-content-length": "100"}, 3),
+        ({"content-length": str(100 + 9 * 8), "inference-header-content-length": "100"}, 4),  # the batch's limit
+        ({"content-length": "8", "inference-header-content-length": "1"}, 1),
+        ({"content-length": "0", "inference-header-content-length": "0"}, 1),
+        ({"content-length": "9" * 18, "inference-header-content-length": "1"}, 4),
+        ({"content-length": "9" * 5000, "inference-header-content-length": "1"}, 1),  # is refused elsewhere
+        ({"content-length": "1000"}, 1),  # JSON is as long as it likes
+        ({}, 1),
+    ],
+)
+async def test_the_door_guesses_the_rows_of_binary_requests_from_their_length(
+    headers: dict[str, str], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slo = 'parameters { key: "slo_ms" value { string_value: "1000" } }'
+    model, _ = await driven("max_batch_size: 4 dynamic_batching { } " + slo)
+    [version] = model.loaded()
+    asked: list[int] = []
+    monkeypatch.setattr(version.batcher, "knock", lambda deadline, rows=1, priority=0: asked.append(rows))
+    model.admit("", Exchange.begin("rest", headers, 30))
+    assert asked == [rows]
+    await model.close()
