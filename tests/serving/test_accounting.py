@@ -222,7 +222,7 @@ def no_parser(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("with_header", [False, True], ids=["json", "binary"])
 def test_json_of_millions_of_arrays_is_not_even_parsed(of: str, with_header: bool, no_parser: None) -> None:
     body = millions(of)
-    with pytest.raises(PayloadTooLarge, match="arrays and objects"):
+    with pytest.raises(PayloadTooLarge, match="values; the limit is 2097152"):
         binary_codec.decode_request("m", "", body, len(body) if with_header else None, 16 * 2**20)
 
 
@@ -238,7 +238,7 @@ async def test_json_of_millions_of_arrays_is_refused_quickly(behind: bytes | Non
         begun = time.monotonic()
         answer = await client.ask(post(body + (behind or b""), headers=headers))
         assert answer.status == 413
-        assert b"arrays and objects" in answer.body
+        assert b"values; the limit is" in answer.body
         assert time.monotonic() - begun < QUICKLY_S
         assert rejected(stage, "payload_too_large") + rejected(stage, "too_large") == 1
 

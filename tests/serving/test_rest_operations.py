@@ -31,6 +31,8 @@ from saccade_serving.errors import InvalidRequest, Overloaded, SaccadeError
 from saccade_serving.memory.arena import Arena
 from saccade_serving.metrics import Metrics
 from saccade_serving.model import ServedModel
+from saccade_serving.oip import binary_codec
+from saccade_serving.oip.binary_codec import decode_request
 from saccade_serving.oip.compression import fill
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor
 from saccade_serving.settings import ServiceSettings
@@ -631,6 +633,36 @@ async def test_much_json_is_read_beside_the_event_loop_and_inferred() -> None:
         assert wrong.status_code == 400
     await settle()
     assert service.arena.leases == 0
+
+
+async def test_much_json_is_read_by_one_thread_and_not_at_all_for_who_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service = Service(max_request_bytes=2**22, max_json_bytes=2**22)
+    body = json.dumps(json_request([0.5] * 100_000)).encode()
+    reading, entered, opened = set(), threading.Semaphore(0), threading.Semaphore(0)
+
+    def decode(*arguments: Any) -> Any:
+        entered.release()
+        reading.add(threading.get_ident())
+        assert opened.acquire(timeout=30)
+        return decode_request(*arguments)
+
+    monkeypatch.setattr(binary_codec, "decode_request", decode)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://here") as client:
+        first, leaver, last = (asyncio.create_task(client.post("/v2/models/m/infer", content=body)) for _ in range(3))
+        await asyncio.to_thread(entered.acquire)
+        await eventually(lambda: len(service.gate.open) == 3, "all are received")
+        await settle()
+        assert len(reading) == 1
+        assert not entered.acquire(blocking=False)
+        leaver.cancel()
+        await settle()
+        for _ in range(2):
+            opened.release()
+        assert [(await task).status_code for task in (first, last)] == [200, 200]
+    assert len(reading) == 1
+    await eventually(lambda: service.arena.leases == 0, "nothing is kept")
 
 
 @pytest.mark.parametrize(

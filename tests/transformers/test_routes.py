@@ -6,12 +6,13 @@ import base64
 import json
 from typing import Any
 
+import orjson
 import pytest
 
 from http1_support import post, serving
 from saccade_serving.connection.gate import Gate
 from saccade_serving.connection.operation import Operation
-from saccade_serving.errors import InvalidRequest
+from saccade_serving.errors import InvalidRequest, PayloadTooLarge
 from saccade_transformers.model import TransformerModel
 from saccade_transformers.routes import Detect, Predict, read_instances, wants_jpeg
 
@@ -98,6 +99,21 @@ def test_a_v1_request_of_another_form_is_refused_with_the_place(body: bytes, sen
 def test_json_that_is_nested_without_end_is_refused_and_not_a_crash() -> None:
     with pytest.raises(InvalidRequest):
         read_instances(b'{"instances":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+
+
+@pytest.mark.parametrize("filler", ["[]", '{"a":1}', "1", '""'])
+def test_v1_json_of_very_many_values_is_not_even_parsed(filler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(_: Any) -> None:
+        raise AssertionError("it was parsed")
+
+    monkeypatch.setattr(orjson, "loads", never)
+    with pytest.raises(PayloadTooLarge, match="values; the limit is 65536"):
+        read_instances(f'{{"instances":[{",".join([filler] * 100_000)}]}}'.encode(), 16 * 2**20)
+
+
+def test_v1_json_of_one_large_picture_is_read() -> None:
+    [source], _ = read_instances(v1({"instances": [{"image": {"b64": "A" * 2**20}}]}), 2**21)
+    assert source.data == "A" * 2**20
 
 
 # On which way they come.
