@@ -51,6 +51,7 @@ class Front:
         self.head_s = head_s
         self.write_timeout_s = gate.settings.write_timeout_s
         self.largest_body_bytes = gate.settings.largest_body_bytes
+        self.peer_bytes = gate.settings.peer_bytes
         # Operations keep the request's own deadline; this is for routes that read a body without one.
         self.body_s = gate.settings.default_timeout_s + 5.0
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))

@@ -27,6 +27,7 @@ from saccade_serving.connection.exchange import REQUEST_ID_HEADER, Exchange
 from saccade_serving.connection.failures import as_saccade_error
 from saccade_serving.connection.front import peer_of
 from saccade_serving.connection.gate import CLIENT_LEFT
+from saccade_serving.connection.growth import next_slot
 from saccade_serving.connection.head import END_OF_HEAD, MAX_HEAD_BYTES, BadHead, Head, read_head
 from saccade_serving.connection.operation import Operation, Reply, error_reply, json_reply
 from saccade_serving.connection.ordinary import OrdinaryRequests
@@ -415,7 +416,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._transport.write(_CONTINUE)
 
     def _grow(self) -> None:
-        """The first slot is full, so the sender really sends: make room for all of it."""
+        """The slot is full, so the sender really sends: make room for more."""
         exchange, head = self._exchange, self._head
         assert exchange is not None
         assert head is not None
@@ -423,7 +424,8 @@ class Http1Connection(asyncio.BufferedProtocol):
         first = exchange.take_lease()
         assert first is not None
         try:
-            lease = self._front.gate.arena.lease(head.length, self._peer, min(head.json_length, head.length))
+            size = next_slot(self._at, head.length, self._front.peer_bytes)
+            lease = self._front.gate.arena.lease(size, self._peer, min(head.json_length, size))
             lease.view[: self._at] = first.view[: self._at]
             self._receive_into(exchange, lease)
         except Exception as error:

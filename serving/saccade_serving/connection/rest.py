@@ -19,6 +19,7 @@ from saccade_serving.connection.exchange import REQUEST_ID_HEADER, AwaitedEnd, E
 from saccade_serving.connection.failures import as_saccade_error
 from saccade_serving.connection.front import peer_of
 from saccade_serving.connection.gate import CLIENT_LEFT, Gate
+from saccade_serving.connection.growth import next_slot
 from saccade_serving.connection.http1 import RATE_GRACE_S
 from saccade_serving.connection.operation import Operation, Reply, error_reply
 from saccade_serving.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, SaccadeError, SlowBody, short
@@ -126,7 +127,8 @@ class _Endpoint:
                     if end > limit:
                         raise PayloadTooLarge("the request body", None, limit)
                     if end > lease.size:
-                        size = min(max(declared, 2 * lease.size, end), max(limit, end))
+                        size = next_slot(lease.size, declared, settings.peer_bytes) if declared else 2 * lease.size
+                        size = min(max(size, end), max(limit, end))
                         larger = arena.lease(size, peer, align_at)
                         larger.view[:at] = lease.view[:at]
                         exchange.lease = larger
