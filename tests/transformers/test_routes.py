@@ -122,6 +122,7 @@ def test_v1_json_of_one_large_picture_is_read() -> None:
 @pytest.mark.parametrize(
     ("path", "kind", "status", "sentence"),
     [
+        ("/detect?" + "&".join(["a=1"] * 33), "image/jpeg", 400, "the query has over 32 fields, the limit"),
         ("/detect", "image/jpeg", 400, "the request body is empty"),
         ("/v1/models/m:predict", "image/jpeg", 400, "the model never sees it"),
     ],
@@ -143,7 +144,8 @@ async def test_pictures_are_received_straight_into_the_arena(path: str, kind: st
     # What the connections do not take themselves is not found there.
     async with serving(operations=operations) as stage:
         client = await stage.connect()
-        answer = await client.ask(post(b"", path=path, headers=f"Content-Type: {kind}\r\n"))
+        body = b"a picture" if "?" in path else b""
+        answer = await client.ask(post(body, path=path, headers=f"Content-Type: {kind}\r\n"))
         assert answer.status == status
         assert sentence in json.loads(answer.body)["error"]
         await stage.reset()

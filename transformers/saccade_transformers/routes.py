@@ -66,8 +66,7 @@ class Detect(Operation):
             )
         elif not body.nbytes:
             raise InvalidImage("the request body is empty; expected an encoded image")
-        query = parse_qsl(exchange.query, keep_blank_values=True, max_num_fields=_MAX_FORM_FIELDS)
-        parameters: dict[str, ParameterValue] = {name: value for name, value in query if name in PARAMETERS}
+        parameters = _query(exchange.query)
         parameters.update(form)
         exchange.tighten_by_parameter(parameters)
         source = Encoded(image)
@@ -172,6 +171,14 @@ def wants_jpeg(accept: str) -> bool:
         elif kind in ("application/json", "application/*"):
             best["json"] = max(best["json"], quality)
     return best["image"] > best["json"]
+
+
+def _query(text: str) -> dict[str, ParameterValue]:
+    try:
+        fields = parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FORM_FIELDS)
+    except ValueError:
+        raise InvalidRequest(f"the query has over {_MAX_FORM_FIELDS} fields, the limit") from None
+    return {name: value for name, value in fields if name in PARAMETERS}
 
 
 def _parameters(content: Any) -> dict[str, ParameterValue]:
