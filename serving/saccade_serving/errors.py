@@ -59,6 +59,12 @@ class InvalidRequest(SaccadeError):
     reason = "invalid_request"
 
 
+class MalformedBody(InvalidRequest):
+    """A body whose framing cannot be understood; counted like a head that cannot."""
+
+    reason = "bad_head"
+
+
 class InvalidImage(InvalidRequest):
     """An image that is damaged, empty, or cannot be decoded."""
 

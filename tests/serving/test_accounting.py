@@ -105,6 +105,49 @@ async def test_an_answer_that_is_taken_whole_counts_with_its_bytes() -> None:
         assert stage.gate.metrics.sent_bytes == LARGE
 
 
+@pytest.mark.parametrize("path", [INFER, "/echo"], ids=["an operation", "another route"])
+@pytest.mark.parametrize("behind", [b"zz\r\n", b"3\r\nabcd"], ids=["a size", "a chunk"])
+@scenario
+async def test_a_malformed_chunk_is_counted_once_as_what_was_answered(path: str, behind: bytes) -> None:
+    async with serving() as stage:
+        client = await stage.connect()
+        head = f"POST {path} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        await client.send(head + b"5\r\nabcde\r\n")
+        await stage.state("ORDINARY")
+        await client.send(behind)
+        assert (await client.answer()).status == 400
+        await stage.idle()
+        assert stage.count() == stage.count(code="400") == 1
+        assert rejected(stage, "bad_head") == 1
+        assert rejected(stage, "client_left") == 0
+
+
+@scenario
+async def test_a_malformed_chunk_behind_an_answer_is_not_counted_beside_it() -> None:
+    async with serving() as stage:
+        client = await stage.connect()
+        head = b"POST /v2/models/missing/infer HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await client.send(head + b"5\r\nabcde\r\n")
+        assert (await client.answer()).status == 404
+        await client.send(b"zz\r\n")
+        assert await ended(client) == b""
+        await stage.idle()
+        assert stage.count() == stage.count(code="404") == 1
+
+
+@scenario
+async def test_bytes_of_a_chunked_body_that_is_left_midway_are_counted() -> None:
+    async with serving() as stage:
+        client = await stage.connect()
+        head = f"POST {INFER} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        await client.send(head + b"5\r\nabcde\r\n5\r\nabc")
+        await stage.state("ORDINARY")
+        await settle()
+        client.leave()
+        await eventually(lambda: stage.count(code="499") == 1, "it is counted")
+        assert stage.gate.metrics.received_bytes == 8
+
+
 @scenario
 async def test_a_reader_that_is_too_slow_is_dropped_and_counted_as_such() -> None:
     async with serving(write_timeout_s=5.0) as stage:

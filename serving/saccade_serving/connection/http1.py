@@ -616,15 +616,19 @@ class Http1Connection(asyncio.BufferedProtocol):
         """Answer a request that cannot be understood; nothing behind it can be, either."""
         transport = self._transport
         assert transport is not None
-        self._front.gate.metrics.rejected.add(("", "bad_head"))
-        self._front.gate.metrics.requests.add(("", "rest", str(refusal.status)))
         self._partial.clear()
         self._closing = True
-        answered = self._state is _DISCARDING
+        answered = counted = self._state is _DISCARDING
         if self._state is _ORDINARY and self._inner is not None:
             self._state = _LINGERING
-            answered = self._inner.give_up()
+            answered = self._inner.give_up(refusal)
             self._inner = None
+            # An operation accounts for its request itself.
+            head = self._head
+            counted = head is not None and head.method == "POST" and self._front.router.find(head.path) is not None
+        if not counted:
+            self._front.gate.metrics.rejected.add(("", "bad_head"))
+            self._front.gate.metrics.requests.add(("", "rest", str(refusal.status)))
         if not answered and not transport.is_closing():
             reply = json_reply({"error": str(refusal)}, status=refusal.status)
             transport.write(b"".join((self._begin_answer(None, reply), *reply.parts)))

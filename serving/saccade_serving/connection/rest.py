@@ -22,7 +22,16 @@ from saccade_serving.connection.gate import CLIENT_LEFT, Gate
 from saccade_serving.connection.growth import next_slot
 from saccade_serving.connection.http1 import RATE_GRACE_S
 from saccade_serving.connection.operation import Operation, Reply, error_reply
-from saccade_serving.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, SaccadeError, SlowBody, short
+from saccade_serving.connection.ordinary import REFUSAL
+from saccade_serving.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    MalformedBody,
+    PayloadTooLarge,
+    SaccadeError,
+    SlowBody,
+    short,
+)
 from saccade_serving.memory.arena import Lease
 from saccade_serving.oip.body import HEADER_LENGTH, stated_length
 from saccade_serving.oip.compression import compress, fill, inflate, is_asked_for
@@ -70,7 +79,7 @@ class _Endpoint:
         exchange: Exchange | None = None
         end: AwaitedEnd | None = None
         error: SaccadeError | None = None
-        code, received, reply = CLIENT_LEFT, 0, None
+        code, reply = CLIENT_LEFT, None
         try:
             try:
                 exchange = gate.begin(operation.protocol, headers)
@@ -79,12 +88,14 @@ class _Endpoint:
                 end = AwaitedEnd(asyncio.get_running_loop().create_future())
                 exchange.sink = end
                 operation.admit(exchange)
-                received = await self._receive(exchange, receive, peer_of(scope.get("client")))
+                await self._receive(exchange, receive, peer_of(scope.get("client")))
                 gate.enter(exchange)
                 await self._start(exchange)
                 answer = await _until_client_leaves(end, exchange, receive)
                 reply = await self._encode(exchange, answer, headers)
             except ClientLeft:
+                if (refusal := scope.get(REFUSAL)) is not None:  # the connection has answered
+                    code, error = str(refusal.status), MalformedBody(str(refusal))
                 return
             except Exception as raised:
                 error = as_saccade_error(raised)
@@ -96,10 +107,11 @@ class _Endpoint:
                 exchange.cancel()
             if end is not None:
                 end.forget()
+            received = exchange.received if exchange is not None else 0
             gate.finish(exchange, operation.protocol, code, received, reply.size if reply else 0, error)
 
-    async def _receive(self, exchange: Exchange, receive: Receive, peer: str) -> int:
-        """Receive the body into the exchange's lease; returns its size as it came."""
+    async def _receive(self, exchange: Exchange, receive: Receive, peer: str) -> None:
+        """Receive the body into the exchange's lease."""
         settings, arena = self._gate.settings, self._gate.arena
         limit, least_per_s = settings.largest_body_bytes, settings.min_receive_bytes_per_s
         declared = _declared(exchange.headers)
@@ -123,7 +135,7 @@ class _Endpoint:
                         raise ClientLeft
                     chunk: bytes = message.get("body", b"")
                     more = message.get("more_body", False)
-                    end = at + len(chunk)
+                    exchange.received = end = at + len(chunk)
                     if end > limit:
                         raise PayloadTooLarge("the request body", None, limit)
                     if end > lease.size:
@@ -144,7 +156,6 @@ class _Endpoint:
             ) from None
         lease.narrow(at)
         exchange.stages["receive"] = time.monotonic() - exchange.started
-        return at
 
     async def _start(self, exchange: Exchange) -> None:
         """Start the operation, on the decompressed body if it is compressed."""
