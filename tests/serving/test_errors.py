@@ -74,6 +74,7 @@ def test_a_class_drawn_under_another_is_its_subclass() -> None:
             above = name
     assert drawn == {
         "InvalidImage": "InvalidRequest",
+        "MalformedBody": "InvalidRequest",
         "UnknownTensor": "InvalidRequest",
         "WrongShape": "InvalidRequest",
         "ArenaFull": "Overloaded",
