@@ -705,6 +705,27 @@ async def test_what_comes_out_of_a_compressed_body_counts_against_the_arena() ->
     assert service.arena.leases == 0
 
 
+async def test_a_body_that_outgrows_its_memory_while_it_is_decompressed_loses_nothing() -> None:
+    service = Service(max_request_bytes=2**22, arena_bytes=2**23)
+    body = b"".join(index.to_bytes(2, "big") * 16 for index in range(2**16))
+    answer = await service.post(pieces(gzip.compress(body)), {"content-encoding": "gzip"})
+    assert answer.json == {"bytes": len(body), "sum": zlib.crc32(body)}
+    assert service.arena.leases == 0
+
+
+async def test_what_comes_out_of_a_compressed_body_counts_against_its_senders_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service = Service(max_request_bytes=2**22, arena_bytes=7 * 2**20)
+    packed = gzip.compress(bytes(3 * 2**20))
+    assert (await service.post(pieces(packed), {"content-encoding": "gzip"})).status == 200
+    monkeypatch.setattr(rest, "peer_of", lambda address: "192.0.2.1")
+    answer = await service.post(pieces(packed), {"content-encoding": "gzip"})
+    assert answer.status == 503
+    assert "this client's unfinished requests" in answer.error
+    assert service.arena.leases == 0
+
+
 @pytest.mark.parametrize("size", [1, 65_535, 65_536, 65_537, 199_999, LIMIT])
 async def test_a_compressed_body_of_any_size_arrives_on_a_cache_line(service: Service, size: int) -> None:
     body = random.Random(size).randbytes(size // 2) + bytes(size - size // 2)

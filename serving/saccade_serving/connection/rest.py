@@ -41,6 +41,7 @@ from saccade_serving.settings import FIRST_SLOT_BYTES
 _ZIP_THREADS: Final = 2
 #: What bodies are compressed to, more or less: how much memory is leased before it is known.
 _USUAL_RATIO: Final = 4
+_COPY_BYTES: Final = 2**20
 
 
 class ClientLeft(Exception):
@@ -88,9 +89,10 @@ class _Endpoint:
                 end = AwaitedEnd(asyncio.get_running_loop().create_future())
                 exchange.sink = end
                 operation.admit(exchange)
-                await self._receive(exchange, receive, peer_of(scope.get("client")))
+                peer = peer_of(scope.get("client"))
+                await self._receive(exchange, receive, peer)
                 gate.enter(exchange)
-                await self._start(exchange)
+                await self._start(exchange, peer)
                 answer = await _until_client_leaves(end, exchange, receive)
                 reply = await self._encode(exchange, answer, headers)
             except ClientLeft:
@@ -157,53 +159,68 @@ class _Endpoint:
         lease.narrow(at)
         exchange.stages["receive"] = time.monotonic() - exchange.started
 
-    async def _start(self, exchange: Exchange) -> None:
+    async def _start(self, exchange: Exchange, peer: str) -> None:
         """Start the operation, on the decompressed body if it is compressed."""
         assert exchange.lease is not None
         coding = exchange.headers.get("content-encoding", "")
         if coding.lower() not in ("", "identity"):
-            plain = await self._inflate(exchange, exchange.lease, coding)
+            plain = await self._inflate(exchange, exchange.lease, coding, peer)
             exchange.close()
             exchange.lease = plain
         if not exchange.over:  # its time may have passed meanwhile
             self._operation.start(exchange, exchange.lease.view)
 
-    async def _inflate(self, exchange: Exchange, packed: Lease, coding: str) -> Lease:
+    async def _inflate(self, exchange: Exchange, packed: Lease, coding: str, peer: str) -> Lease:
         """Decompress a body in a thread, into memory of the arena that grows with what comes out."""
-        arena, limit = self._gate.arena, self._gate.settings.max_request_bytes
+        arena, limit = self._gate.arena, self._gate.settings.largest_body_bytes
         align_at = _json_length(exchange)
         pieces, left, at = inflate(packed.view, coding), b"", 0
-        plain = arena.lease(min(max(FIRST_SLOT_BYTES, _USUAL_RATIO * packed.size), limit), align_at=align_at)
+        plain = arena.lease(min(max(FIRST_SLOT_BYTES, _USUAL_RATIO * packed.size), limit), peer, align_at)
+        before: Lease | None = None
         try:
             while True:
-                written, left = await self._fill(plain, at, pieces, left, packed)
+                written, left = await self._fill(plain, at, pieces, left, packed, before)
                 at += written
+                if before is not None:
+                    before.release()
+                    before = None
                 if not left or exchange.over:
                     break
                 if plain.size == limit:
                     raise PayloadTooLarge("the decompressed request body", None, limit)
-                larger = arena.lease(min(max(2 * plain.size, at + len(left)), limit), align_at=align_at)
-                larger.view[:at] = plain.view[:at]
-                plain.release()
-                plain = larger
+                larger = arena.lease(min(max(2 * plain.size, at + len(left)), limit), peer, align_at)
+                before, plain = plain, larger
             plain.narrow(at)
         except BaseException:
             plain.release()
+            if before is not None:
+                before.release()
             raise
         return plain
 
     def _fill(
-        self, plain: Lease, at: int, pieces: Iterator[bytes], left: bytes, packed: Lease
+        self, plain: Lease, at: int, pieces: Iterator[bytes], left: bytes, packed: Lease, before: Lease | None
     ) -> Awaitable[tuple[int, bytes]]:
-        """Decompress as much as a lease has room for; both leases are kept until the thread is done with them."""
-        packed.hold()
-        plain.hold()
+        """Decompress as much as a lease has room for, behind what the lease before it holds.
+
+        All leases are kept until the thread is done with them.
+        """
+        used = [lease for lease in (packed, plain, before) if lease is not None]
+        for lease in used:
+            lease.hold()
+
+        def work() -> tuple[int, bytes]:
+            if before is not None:
+                for begin in range(0, at, _COPY_BYTES):  # in steps, since others wait while one is copied
+                    end = min(at, begin + _COPY_BYTES)
+                    plain.view[begin:end] = before.view[begin:end]
+            return fill(plain.view[at:], pieces, left)
 
         def done(_: object) -> None:
-            packed.release()
-            plain.release()
+            for lease in used:
+                lease.release()
 
-        filling = asyncio.get_running_loop().run_in_executor(self._zipping, fill, plain.view[at:], pieces, left)
+        filling = asyncio.get_running_loop().run_in_executor(self._zipping, work)
         filling.add_done_callback(done)
         return asyncio.shield(filling)  # who stops awaiting it does not stop the thread
 
