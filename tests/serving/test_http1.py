@@ -405,6 +405,19 @@ async def test_a_client_that_waits_is_refused_without_its_body_and_the_connectio
     assert await client.end() == b""  # whether the body follows is not known, so no request may
 
 
+@pytest.mark.parametrize("name", ["x%2fy", "x%2Fy%2f", "%2f"])
+@scenario
+async def test_an_encoded_slash_stays_in_the_models_name_on_either_way(stage: Stage, name: str) -> None:
+    path = f"/v2/models/{name}/infer"
+    for request in (post(b"a", path=path), chunked(b"a", path=path)):
+        client = await stage.connect()
+        assert (await client.ask(request)).body == b"a"
+    assert stage.operation.names[-2:] == [name.lower().replace("%2f", "/")] * 2
+    client = await stage.connect()
+    assert (await client.ask(chunked(b"a", path=f"/v2/models/m%2f/versions/{name}/more/infer"))).status == 404
+    assert (await client.ask(chunked(b"a", path="/v2/models/x%2fy/versions/%2f1/infer"))).status == 200
+
+
 # What is refused
 
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Final
 
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
 from saccade_serving.connection.exchange import REQUEST_ID_HEADER, AwaitedEnd, Exchange
@@ -21,7 +21,7 @@ from saccade_serving.connection.front import peer_of
 from saccade_serving.connection.gate import CLIENT_LEFT, Gate
 from saccade_serving.connection.growth import next_slot
 from saccade_serving.connection.http1 import RATE_GRACE_S
-from saccade_serving.connection.operation import Operation, Reply, error_reply
+from saccade_serving.connection.operation import Operation, Reply, error_reply, match_path, path_pattern
 from saccade_serving.connection.ordinary import REFUSAL
 from saccade_serving.errors import (
     DeadlineExceeded,
@@ -60,10 +60,25 @@ class OperationRoutes:
     def routes(self) -> list[BaseRoute]:
         """All routes, to be registered before KServe's."""
         return [
-            Route(path, _Endpoint(self._gate, operation, self._zipping), methods=["POST"])
+            _Route(path, _Endpoint(self._gate, operation, self._zipping), methods=["POST"])
             for operation in self._operations
             for path in operation.paths
         ]
+
+
+class _Route(Route):
+    """Matches the path as it was sent, as the connections do: an encoded slash stays within its segment."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Starlette's own, but for paths with an encoded slash."""
+        raw: bytes = scope.get("raw_path") or b""
+        if scope["type"] != "http" or b"%2f" not in raw.lower():
+            return super().matches(scope)
+        params = match_path(path_pattern(self.path), raw.partition(b"?")[0].decode("latin-1"))
+        if params is None:
+            return Match.NONE, {}
+        found = Match.FULL if scope["method"] in (self.methods or ()) else Match.PARTIAL
+        return found, {"endpoint": self.endpoint, "path_params": params}
 
 
 class _Endpoint:
