@@ -222,6 +222,21 @@ async def test_heads_without_bodies_take_no_place_from_others() -> None:
         assert stage.gate._working == 0
 
 
+@pytest.mark.parametrize(("path", "model"), [(INFER, "m"), ("/v2/models/nobody/infer", "")])
+@scenario
+async def test_a_refusal_at_full_load_is_counted_on_the_model_also_at_the_head(path: str, model: str) -> None:
+    async with serving(max_inflight_requests=1) as stage:
+        stage.gate.models = {"m": Silent()}
+        stage.front.router = Router([Infer(stage.gate)])
+        stage.gate._working = 1
+        client = await stage.connect()
+        status = (await client.ask(post(b"{}", path=path))).status
+        assert status == (503 if model else 404)
+        await stage.idle()
+        assert stage.count(model=model, code=str(status)) == stage.count() == 1
+        stage.gate._working = 0
+
+
 # What is small to send and large to read
 
 

@@ -688,6 +688,14 @@ async def test_what_is_no_inference_is_refused_in_the_v2_form(
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
 
 
+async def test_a_refusal_at_full_load_is_counted_on_the_model_before_its_body_is_received(service: Service) -> None:
+    service.gate._working = service.gate._limit
+    receive = FakeReceive(pieces(b"{}"))
+    assert (await service.post(receive, path="/v2/models/m/infer")).status == 503
+    assert receive.calls == 0
+    assert service.value("saccade_requests_total", model="m", protocol="rest", code="503") == 1
+
+
 async def test_what_comes_out_of_a_compressed_body_counts_against_the_arena() -> None:
     service = Service(max_request_bytes=2**20, arena_bytes=2**21)
     held: list[Exchange] = []

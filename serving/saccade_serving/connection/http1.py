@@ -375,9 +375,10 @@ class Http1Connection(asyncio.BufferedProtocol):
         exchange.query = head.query
         exchange.sink = self
         try:
+            operation.admit(exchange)
+            gate.check_room()
             if length > self._front.largest_body_bytes:
                 raise PayloadTooLarge("the request body", length, self._front.largest_body_bytes)
-            operation.admit(exchange)
             if exchange.deadline <= time.monotonic():  # it was sent ahead, and has waited for too long
                 raise exchange.too_late("before its body was received")
             size = length if length <= FIRST_SLOT_BYTES else FIRST_SLOT_BYTES

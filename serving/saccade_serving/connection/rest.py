@@ -104,6 +104,7 @@ class _Endpoint:
                 end = AwaitedEnd(asyncio.get_running_loop().create_future())
                 exchange.sink = end
                 operation.admit(exchange)
+                gate.check_room()
                 peer = peer_of(scope.get("client"))
                 await self._receive(exchange, receive, peer)
                 gate.enter(exchange)
