@@ -65,7 +65,7 @@ SEED_HEADS: Final[dict[str, tuple[bytes, int]]] = {
     "version 0.9": (_head("", "GET /\r\n"), 400),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n", 400),
     "expectation": (_head("Content-Length: 3\r\nExpect: 100-continue\r\n"), 0),
-    "another expectation": (_head("Content-Length: 3\r\nExpect: 200-maybe\r\n"), 0),
+    "another expectation": (_head("Content-Length: 3\r\nExpect: 200-maybe\r\n"), 417),
     "upgrade": (_head("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"), 0),
     "JSON length of 5000 digits": (_head("Inference-Header-Content-Length: " + "9" * 5000 + "\r\n"), 0),
     "two JSON lengths": (_head("Inference-Header-Content-Length: 3\r\n" * 2), 400),

@@ -3,6 +3,7 @@
     SaccadeError                      base; never raised itself
     |- InvalidRequest        400  INVALID_ARGUMENT    the request contradicts the protocol or the model
     |  |- InvalidImage       400  INVALID_ARGUMENT    an image that is damaged or cannot be decoded
+    |  |- MalformedBody      400  INVALID_ARGUMENT    the framing of the request's body cannot be understood
     |  |- UnknownTensor      400  INVALID_ARGUMENT    a tensor name that the model does not have
     |  `- WrongShape         400  INVALID_ARGUMENT    datatype, shape or size disagree
     |- ModelNotFound         404  NOT_FOUND           no such model or version
@@ -57,6 +58,12 @@ class InvalidRequest(SaccadeError):
     status = 400
     grpc_code = "INVALID_ARGUMENT"
     reason = "invalid_request"
+
+
+class MalformedBody(InvalidRequest):
+    """A body whose framing cannot be understood; counted like a head that cannot."""
+
+    reason = "bad_head"
 
 
 class InvalidImage(InvalidRequest):

@@ -86,7 +86,7 @@ class ServiceSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _room_for_a_body(self) -> Self:
-        if int(self.max_inflight_bytes * self.max_peer_share) < 2 * FIRST_SLOT_BYTES:
+        if self.peer_bytes < 2 * FIRST_SLOT_BYTES:
             raise ValueError(
                 f"max_inflight_bytes={self.max_inflight_bytes} and max_peer_share={self.max_peer_share:g} leave no "
                 f"room for a request; expected a product of at least {2 * FIRST_SLOT_BYTES}"
@@ -97,10 +97,14 @@ class ServiceSettings(BaseSettings):
     def largest_body_bytes(self) -> int:
         """The largest body that can be received: ``max_request_bytes``, unless one sender's share of memory is less.
 
-        A body's first 64 KiB are held twice while it grows.
+        A body's first 64 KiB at least are held twice while it grows.
         """
-        share = int(self.max_inflight_bytes * self.max_peer_share) - FIRST_SLOT_BYTES
-        return min(self.max_request_bytes, share)
+        return min(self.max_request_bytes, self.peer_bytes - FIRST_SLOT_BYTES)
+
+    @property
+    def peer_bytes(self) -> int:
+        """What the bodies of one sender may hold while they come."""
+        return int(self.max_inflight_bytes * self.max_peer_share)
 
 
 def explain(error: ValidationError, prefix: str) -> str:

@@ -501,6 +501,20 @@ def test_trim_unmaps_segments_that_have_been_unused_long_enough() -> None:
     arena.lease(200_000).release()
 
 
+def test_trim_unmaps_no_more_at_once_than_it_is_told_but_one_segment() -> None:
+    clock = Clock()
+    arena = Arena(64 * MIB, segment_bytes=MIB, clock=clock)
+    leases = fill(arena, MIB)
+    for lease in leases:
+        lease.release()
+    clock.now += 60
+    assert arena.trim(60.0, 3 * MIB) == 3 * MIB
+    assert arena.trim(60.0, 1) == MIB
+    while arena.trim(60.0, 3 * MIB):
+        pass
+    assert arena.mapped_bytes == 0
+
+
 def test_an_array_that_outlives_its_lease_keeps_its_segment_and_only_that() -> None:
     allocator = CountingAllocator()
     arena = Arena(8 * MIB, allocator=allocator)

@@ -39,7 +39,7 @@ CLASSES = {kind.__name__: kind for kind in tree() if kind.__module__ == errors._
 
 
 def test_the_drawn_tree_and_the_classes_are_the_same_set() -> None:
-    assert len(DRAWN) == 14
+    assert len(DRAWN) == 15
     assert set(CLASSES) == set(DRAWN)
 
 
@@ -74,6 +74,7 @@ def test_a_class_drawn_under_another_is_its_subclass() -> None:
             above = name
     assert drawn == {
         "InvalidImage": "InvalidRequest",
+        "MalformedBody": "InvalidRequest",
         "UnknownTensor": "InvalidRequest",
         "WrongShape": "InvalidRequest",
         "ArenaFull": "Overloaded",

@@ -84,6 +84,18 @@ def test_a_value_cannot_carry_a_line_of_its_own() -> None:
         assert front.recall(head_of(f"x-request-id: {value}")) is None
 
 
+@pytest.mark.parametrize("second", ["x-request-id:\tb", "X-Request-Id:", "x-request-id: \tb", "x-request-id:b\tc"])
+@pytest.mark.parametrize("first", ["x-request-id: a{}", "Traceparent: a{}"])
+def test_a_volatile_header_in_a_second_form_is_not_lost(first: str, second: str) -> None:
+    front = make_front()
+    for fields in ((0, 1), (1, 0)):
+        for number in range(4):
+            lines = [first.format(number), second]
+            meet(front, head_of(*(lines[at] for at in fields)))
+    for _ in range(4):
+        meet(front, head_of(second))
+
+
 def test_no_more_heads_are_kept_than_the_limit() -> None:
     front = make_front()
     for number in range(1000):
@@ -116,7 +128,7 @@ async def test_no_failure_ends_the_look_at_what_takes_too_long(
     monkeypatch.setattr(front, "_LOOK_S", 0.001)
     looks = 0
 
-    def broken(idle_s: float) -> int:
+    def broken(idle_s: float, most_bytes: int) -> int:
         nonlocal looks
         looks += 1
         raise RuntimeError("a device does not let go")

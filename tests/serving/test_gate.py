@@ -103,14 +103,14 @@ async def test_more_requests_than_the_limit_are_refused_until_one_ends() -> None
     still_sending = books.gate.begin("rest", {})
     books.gate.enter(first)
     books.gate.enter(second)
-    for refused in (lambda: books.gate.begin("rest", {}), lambda: books.gate.enter(still_sending)):
+    for refused in (books.gate.check_room, lambda: books.gate.enter(still_sending)):
         with pytest.raises(Overloaded, match="2 requests are in flight, which is the limit") as caught:
             refused()
         assert caught.value.retry_after_s
     books.gate.finish(first, "rest", "200")
     books.gate.enter(still_sending)
     with pytest.raises(Overloaded):
-        books.gate.begin("rest", {})
+        books.gate.check_room()
 
 
 async def test_who_only_sends_takes_no_place_from_others() -> None:
@@ -284,3 +284,26 @@ async def test_a_request_is_in_the_models_statistics_by_its_outcome() -> None:
         books.gate.finish(exchange, "rest", code, error=error)
     counted = books.metrics.statistics.of("m", "2")
     assert (counted.success_count, counted.fail_count, counted.inference_count) == (1, 1, 3)
+
+
+@pytest.mark.parametrize(("code", "error"), [("400", InvalidRequest("no")), (CLIENT_LEFT, None)])
+async def test_a_failure_before_a_version_is_known_is_in_the_newest_ones_statistics(
+    code: str, error: SaccadeError | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = StubModel("m")
+    books = Accounts(model)
+    for versions, newest in ((["2"], "2"), (["9", "10", "latest"], "10"), (["b", "a"], "b")):
+        monkeypatch.setattr(model, "versions", lambda found=versions: found)
+        before = books.metrics.statistics.of("m", newest).fail_count
+        exchange = books.begin("rest")
+        books.gate.find("m", "", exchange)
+        books.gate.finish(exchange, "rest", code, error=error)
+        assert books.metrics.statistics.of("m", newest).fail_count == before + 1
+    monkeypatch.setattr(model, "versions", list)
+    for _ in range(2):  # nobody knows the model, or the model knows no version yet
+        exchange = books.begin("rest")
+        books.gate.finish(exchange, "rest", code, error=error)
+        exchange = books.begin("rest")
+        exchange.model = "m"
+        books.gate.finish(exchange, "rest", code, error=error)
+    assert set(books.metrics.statistics._all) == {("m", "2"), ("m", "10"), ("m", "b")}

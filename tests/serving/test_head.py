@@ -218,11 +218,16 @@ def test_who_keeps_the_connection(request_line: str, connection: str | None, sta
         ("1.1", "100-continue", True),
         ("1.1", "100-Continue", True),
         ("1.0", "100-continue", False),
-        ("1.1", "200-ok", False),
     ],
 )
 def test_who_waits_for_continue(version: str, value: str, waits: bool) -> None:
     assert head_of(f"Expect: {value}", request=f"POST / HTTP/{version}").expects_continue is waits
+
+
+@pytest.mark.parametrize("value", ["200-ok", "100-continue, 100-continue", "100"])
+def test_another_expectation_is_refused_and_of_an_old_client_ignored(value: str) -> None:
+    assert refused(f"Expect: {value}").status == 417
+    assert not head_of(f"Expect: {value}", request="POST / HTTP/1.0").expects_continue
 
 
 def test_more_header_lines_than_anybody_needs_are_refused() -> None:

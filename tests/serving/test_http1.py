@@ -201,7 +201,7 @@ async def test_whatever_is_sent_ahead_in_whatever_pieces_is_understood_as_if_it_
         assert "smuggled" not in stage.operation.names
 
 
-@pytest.mark.parametrize("size", [0, 1, 15_000, 65_535, 65_536, 65_537, 200_000, 1_200_000, 5_000_000])
+@pytest.mark.parametrize("size", [0, 1, 15_000, 65_535, 65_536, 65_537, 200_000, 1_200_000, 5_000_000, 9_000_000])
 @scenario
 async def test_bodies_of_any_size_arrive_as_they_were_sent(stage: Stage, size: int) -> None:
     client = await stage.connect()
@@ -229,7 +229,7 @@ async def test_growing_into_the_whole_slot_keeps_every_byte_whatever_the_pieces(
 
 
 @pytest.mark.parametrize("json_length", [0, 1, 63, 64, 65, 200, 999, 65_535, 65_600, 99_999])
-@pytest.mark.parametrize("size", [1000, 100_000])
+@pytest.mark.parametrize("size", [1000, 100_000, 5_000_000])
 @scenario
 async def test_the_first_binary_tensor_lies_on_a_cache_line(stage: Stage, size: int, json_length: int) -> None:
     client = await stage.connect()
@@ -403,6 +403,19 @@ async def test_a_client_that_waits_is_refused_without_its_body_and_the_connectio
     assert answer.status == status
     assert stage.only._state.name == "LINGERING"
     assert await client.end() == b""  # whether the body follows is not known, so no request may
+
+
+@pytest.mark.parametrize("name", ["x%2fy", "x%2Fy%2f", "%2f"])
+@scenario
+async def test_an_encoded_slash_stays_in_the_models_name_on_either_way(stage: Stage, name: str) -> None:
+    path = f"/v2/models/{name}/infer"
+    for request in (post(b"a", path=path), chunked(b"a", path=path)):
+        client = await stage.connect()
+        assert (await client.ask(request)).body == b"a"
+    assert stage.operation.names[-2:] == [name.lower().replace("%2f", "/")] * 2
+    client = await stage.connect()
+    assert (await client.ask(chunked(b"a", path=f"/v2/models/m%2f/versions/{name}/more/infer"))).status == 404
+    assert (await client.ask(chunked(b"a", path="/v2/models/x%2fy/versions/%2f1/infer"))).status == 200
 
 
 # What is refused
@@ -1011,6 +1024,34 @@ async def test_slow_senders_hold_only_the_first_slot() -> None:
             await client.send(post(b"x", length=900_000))
         await eventually(lambda: stage.gate.arena.leases == 10, "all have begun")
         assert stage.gate.arena.bytes_by_state()["receiving"] == 10 * FIRST_SLOT_BYTES
+        await stage.reset()
+
+
+@pytest.mark.parametrize("chunked_route", [False, True], ids=["plain", "compressed"])
+@scenario
+async def test_who_states_much_and_sends_little_holds_little(chunked_route: bool) -> None:
+    async with serving(max_request_bytes=64 * 2**20) as stage:
+        headers = "Content-Encoding: gzip\r\n" if chunked_route else ""
+        states = stage.gate.arena.bytes_by_state
+        client = await stage.connect()
+        await client.send(post(bytes(70_000), length=64 * 2**20, headers=headers))
+        await eventually(lambda: states()["receiving"] > FIRST_SLOT_BYTES, "the first slot is full")
+        assert states()["receiving"] == 2 * 2**20
+        await client.send(bytes(2 * 2**20))
+        await eventually(lambda: states()["receiving"] > 2 * 2**20, "the second slot is full")
+        assert states()["receiving"] == 64 * 2**20
+        await stage.reset()
+
+
+@pytest.mark.parametrize("size", [2**20 - FIRST_SLOT_BYTES, 700_000])
+@scenario
+async def test_the_largest_body_of_a_small_arena_grows_into_it(size: int) -> None:
+    async with serving(max_inflight_bytes=2**21, max_request_bytes=2**20) as stage:
+        client = await stage.connect()
+        body = body_of(size)
+        sending = asyncio.create_task(client.send(post(body)))
+        assert (await client.answer()).body == body
+        await sending
         await stage.reset()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 from hypothesis import given
 
 from oip_strategies import MODEST, joined, plain, requests, responses
-from saccade_serving.errors import InvalidRequest, UnknownTensor, WrongShape
+from saccade_serving.errors import InvalidRequest, PayloadTooLarge, UnknownTensor, WrongShape
+from saccade_serving.oip import binary_codec
 from saccade_serving.oip.binary_codec import decode_request, decode_response, encode_request, encode_response
 from saccade_serving.oip.json_codec import decode_metadata, encode_metadata
+from saccade_serving.oip.json_limits import weigh
+from saccade_serving.oip.json_values import SLICE
 from saccade_serving.oip.messages import (
     InferRequest,
     InferResponse,
@@ -65,6 +69,71 @@ def test_a_response_written_as_json_is_read_back_the_same(response: InferRespons
 def test_data_may_be_flat_or_nested_as_the_shape(data: Any) -> None:
     tensor = decode_one(shape=[2, 3], data=data)
     np.testing.assert_array_equal(tensor.array, np.array([[1, 2, 3], [4, 5, 6]], np.int32))
+
+
+LONG = 3 * SLICE + 5
+
+
+@pytest.mark.parametrize("shape", [[LONG], [LONG, 1], [1, LONG], [5, LONG, 3], [2, 3, SLICE]], ids=str)
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
+def test_many_values_are_read_in_order(shape: list[int], nested: bool) -> None:
+    expected = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
+    np.testing.assert_array_equal(
+        decode_one(shape=shape, data=(expected if nested else expected.reshape(-1)).tolist()).array, expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("datatype", "odd", "sentence"),
+    [
+        ("INT32", "x", "holds a string"),
+        ("INT32", [1], "holds an array"),
+        ("UINT8", 256, "does not fit UINT8"),
+        ("FP32", 1e39, "does not fit FP32"),
+        ("FP32", None, "holds null"),
+    ],
+)
+def test_a_wrong_value_is_found_behind_many_right_ones(datatype: str, odd: Any, sentence: str) -> None:
+    with pytest.raises(WrongShape, match=sentence):
+        decode_one(datatype=datatype, shape=[LONG], data=[1] * (LONG - 1) + [odd])
+
+
+def test_what_all_tensors_declare_is_checked_before_values_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("values were read")
+
+    monkeypatch.setattr(binary_codec, "decode_data", never)
+    with pytest.raises(WrongShape, match="input 'y' has datatype 'INT31'"):
+        decode({"inputs": [entry(), entry(name="y", datatype="INT31")]})
+
+
+def test_a_nested_picture_as_large_as_the_demos_model_takes_is_within_the_limits() -> None:
+    picture = np.zeros((1, 416, 416, 3), np.uint8)
+    body = orjson.dumps({"inputs": [entry(datatype="UINT8", shape=picture.shape, data=picture.tolist())]})
+    assert decode_request("m", "", body, None, 16 * 2**20).inputs[0].array.shape == picture.shape
+
+
+@pytest.mark.parametrize("value", ["1", '"a"', '{"a":1}', "[]", "[1,1,1]"])
+def test_a_json_of_too_many_values_is_refused_from_clients_and_read_from_who_is_trusted(value: str) -> None:
+    count = 2**21 // weigh(f"{value},".encode()) + 1
+    body = f'{{"inputs":[{{"name":"x","datatype":"FP32","shape":[1],"data":[{",".join([value] * count)}]}}]}}'
+    with pytest.raises(PayloadTooLarge, match="values; the limit is 2097152 values"):
+        decode_request("m", "", body.encode(), None, 16 * 2**20)
+    with pytest.raises(WrongShape):
+        decode_request("m", "", body.encode(), None)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_as_it_was_after_much_json(enabled: bool) -> None:
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        for end in (b"", b"}"):
+            with pytest.raises(InvalidRequest):
+                decode_request("m", "", b'{"inputs": ' + b" " * 2**17 + end, None)
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 @pytest.mark.parametrize("data", [5, [5]])

@@ -31,6 +31,8 @@ from saccade_serving.errors import InvalidRequest, Overloaded, SaccadeError
 from saccade_serving.memory.arena import Arena
 from saccade_serving.metrics import Metrics
 from saccade_serving.model import ServedModel
+from saccade_serving.oip import binary_codec
+from saccade_serving.oip.binary_codec import decode_request
 from saccade_serving.oip.compression import fill
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor
 from saccade_serving.settings import ServiceSettings
@@ -633,6 +635,36 @@ async def test_much_json_is_read_beside_the_event_loop_and_inferred() -> None:
     assert service.arena.leases == 0
 
 
+async def test_much_json_is_read_by_one_thread_and_not_at_all_for_who_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service = Service(max_request_bytes=2**22, max_json_bytes=2**22)
+    body = json.dumps(json_request([0.5] * 100_000)).encode()
+    reading, entered, opened = set(), threading.Semaphore(0), threading.Semaphore(0)
+
+    def decode(*arguments: Any) -> Any:
+        entered.release()
+        reading.add(threading.get_ident())
+        assert opened.acquire(timeout=30)
+        return decode_request(*arguments)
+
+    monkeypatch.setattr(binary_codec, "decode_request", decode)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://here") as client:
+        first, leaver, last = (asyncio.create_task(client.post("/v2/models/m/infer", content=body)) for _ in range(3))
+        await asyncio.to_thread(entered.acquire)
+        await eventually(lambda: len(service.gate.open) == 3, "all are received")
+        await settle()
+        assert len(reading) == 1
+        assert not entered.acquire(blocking=False)
+        leaver.cancel()
+        await settle()
+        for _ in range(2):
+            opened.release()
+        assert [(await task).status_code for task in (first, last)] == [200, 200]
+    assert len(reading) == 1
+    await eventually(lambda: service.arena.leases == 0, "nothing is kept")
+
+
 @pytest.mark.parametrize(
     ("path", "content", "headers", "status"),
     [
@@ -656,6 +688,14 @@ async def test_what_is_no_inference_is_refused_in_the_v2_form(
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
 
 
+async def test_a_refusal_at_full_load_is_counted_on_the_model_before_its_body_is_received(service: Service) -> None:
+    service.gate._working = service.gate._limit
+    receive = FakeReceive(pieces(b"{}"))
+    assert (await service.post(receive, path="/v2/models/m/infer")).status == 503
+    assert receive.calls == 0
+    assert service.value("saccade_requests_total", model="m", protocol="rest", code="503") == 1
+
+
 async def test_what_comes_out_of_a_compressed_body_counts_against_the_arena() -> None:
     service = Service(max_request_bytes=2**20, arena_bytes=2**21)
     held: list[Exchange] = []
@@ -670,6 +710,27 @@ async def test_what_comes_out_of_a_compressed_body_counts_against_the_arena() ->
     for exchange in held:
         exchange.answer(json_reply("done"))
     assert {(await task).status for task in asking} == {200, 503}
+    assert service.arena.leases == 0
+
+
+async def test_a_body_that_outgrows_its_memory_while_it_is_decompressed_loses_nothing() -> None:
+    service = Service(max_request_bytes=2**22, arena_bytes=2**23)
+    body = b"".join(index.to_bytes(2, "big") * 16 for index in range(2**16))
+    answer = await service.post(pieces(gzip.compress(body)), {"content-encoding": "gzip"})
+    assert answer.json == {"bytes": len(body), "sum": zlib.crc32(body)}
+    assert service.arena.leases == 0
+
+
+async def test_what_comes_out_of_a_compressed_body_counts_against_its_senders_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service = Service(max_request_bytes=2**22, arena_bytes=7 * 2**20)
+    packed = gzip.compress(bytes(3 * 2**20))
+    assert (await service.post(pieces(packed), {"content-encoding": "gzip"})).status == 200
+    monkeypatch.setattr(rest, "peer_of", lambda address: "192.0.2.1")
+    answer = await service.post(pieces(packed), {"content-encoding": "gzip"})
+    assert answer.status == 503
+    assert "this client's unfinished requests" in answer.error
     assert service.arena.leases == 0
 
 

@@ -6,12 +6,13 @@ import base64
 import json
 from typing import Any
 
+import orjson
 import pytest
 
 from http1_support import post, serving
 from saccade_serving.connection.gate import Gate
 from saccade_serving.connection.operation import Operation
-from saccade_serving.errors import InvalidRequest
+from saccade_serving.errors import InvalidRequest, PayloadTooLarge
 from saccade_transformers.model import TransformerModel
 from saccade_transformers.routes import Detect, Predict, read_instances, wants_jpeg
 
@@ -100,12 +101,28 @@ def test_json_that_is_nested_without_end_is_refused_and_not_a_crash() -> None:
         read_instances(b'{"instances":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
 
 
+@pytest.mark.parametrize("filler", ["[]", '{"a":1}', "1", '""'])
+def test_v1_json_of_very_many_values_is_not_even_parsed(filler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(_: Any) -> None:
+        raise AssertionError("it was parsed")
+
+    monkeypatch.setattr(orjson, "loads", never)
+    with pytest.raises(PayloadTooLarge, match="values; the limit is 65536"):
+        read_instances(f'{{"instances":[{",".join([filler] * 100_000)}]}}'.encode(), 16 * 2**20)
+
+
+def test_v1_json_of_one_large_picture_is_read() -> None:
+    [source], _ = read_instances(v1({"instances": [{"image": {"b64": "A" * 2**20}}]}), 2**21)
+    assert source.data == "A" * 2**20
+
+
 # On which way they come.
 
 
 @pytest.mark.parametrize(
     ("path", "kind", "status", "sentence"),
     [
+        ("/detect?" + "&".join(["a=1"] * 33), "image/jpeg", 400, "the query has over 32 fields, the limit"),
         ("/detect", "image/jpeg", 400, "the request body is empty"),
         ("/v1/models/m:predict", "image/jpeg", 400, "the model never sees it"),
     ],
@@ -127,7 +144,8 @@ async def test_pictures_are_received_straight_into_the_arena(path: str, kind: st
     # What the connections do not take themselves is not found there.
     async with serving(operations=operations) as stage:
         client = await stage.connect()
-        answer = await client.ask(post(b"", path=path, headers=f"Content-Type: {kind}\r\n"))
+        body = b"a picture" if "?" in path else b""
+        answer = await client.ask(post(body, path=path, headers=f"Content-Type: {kind}\r\n"))
         assert answer.status == status
         assert sentence in json.loads(answer.body)["error"]
         await stage.reset()

@@ -78,12 +78,16 @@ async def make() -> AsyncIterator[Make]:
     """Makes models around fake predictors and closes them at the end."""
     made: list[TransformerModel] = []
 
-    def make_model(client: FakeV2Client, max_images: int = 4, probe: bool = False) -> TransformerModel:
+    def make_model(
+        client: FakeV2Client, max_images: int = 4, probe: bool = False, max_pixels: int = 40_000
+    ) -> TransformerModel:
         metrics = TransformerMetrics()
         workers = ImageWorkers(2, 32)
         predictor = Predictor(client, "behind", metrics.predictor_seconds)
         pipeline = Pipeline(predictor, workers, ImageLimits(100_000, 10_000), metrics)
-        made.append(TransformerModel("detector", predictor, pipeline, workers, make_task, max_images, probe))
+        made.append(
+            TransformerModel("detector", predictor, pipeline, workers, make_task, max_images, max_pixels, probe)
+        )
         return made[-1]
 
     yield make_model
@@ -105,6 +109,25 @@ def encoded(*images: bytes) -> Tensor:
 
 async def infer(model: TransformerModel, *tensors: Tensor, **more: Any) -> InferResponse:
     return await model.infer(asked(*tensors, **more), exchange())
+
+
+# All images of a request together.
+
+
+@pytest.mark.parametrize("form", ["encoded", "base64", "raw"])
+async def test_the_images_of_a_request_have_a_limit_of_pixels_together(make: Make, form: str) -> None:
+    model = make(detector_client(), max_pixels=2 * 48 * 64)
+
+    def tensor(count: int) -> Tensor:
+        if form == "raw":
+            return Tensor.of("image", np.stack([PICTURE] * count))
+        images = [base64.b64encode(png()) if form == "base64" else png()] * count
+        return Tensor("image", "BYTES", (count,), images, is_text=form == "base64")
+
+    await infer(model, tensor(2))
+    with pytest.raises(PayloadTooLarge, match=r"^image [0-2]: the request .* 9216 pixels; the limit is 6144 pixels"):
+        await infer(model, tensor(3))
+    await infer(model, tensor(1))
 
 
 # What is sent, what is answered.

@@ -158,6 +158,114 @@ async def test_closing_waits_for_what_runs_and_refuses_what_waits(door: Door) ->
     assert door.entered == [0]
 
 
+# Turns.
+
+
+def a_request() -> Exchange:
+    return Exchange.begin("rest", {}, 30.0)
+
+
+class Steps:
+    """Work that notes its name and lets the test decide when it ends."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+        self.on = threading.Semaphore(0)
+
+    def work(self, name: str) -> None:
+        self.order.append(name)
+        assert self.on.acquire(timeout=30)
+
+
+@pytest.fixture
+async def steps() -> AsyncIterator[Steps]:
+    steps = Steps()
+    yield steps
+    steps.on.release(1000)
+
+
+def many(workers: ImageWorkers, steps: Steps, name: str, count: int) -> list[asyncio.Task[None]]:
+    exchange = a_request()
+    return [
+        asyncio.create_task(workers.admit(lambda n=n: steps.work(f"{name}{n}"), exchange))  # type: ignore[misc]
+        for n in range(count)
+    ]
+
+
+async def end(workers: ImageWorkers, steps: Steps, tasks: list[asyncio.Task[None]]) -> None:
+    steps.on.release(1000)
+    await asyncio.gather(*tasks)
+    assert workers.pending == 0
+    assert not workers._under_way
+    await asyncio.to_thread(workers.close)
+
+
+async def test_a_request_of_one_image_waits_for_what_runs_and_not_for_what_is_queued(steps: Steps) -> None:
+    workers = ImageWorkers(1, 100)
+    tasks = many(workers, steps, "a", 9)
+    await eventually(lambda: steps.order == ["a0"], "the first one runs")
+    tasks += many(workers, steps, "b", 1)
+    await settle()
+    steps.on.release()
+    await eventually(lambda: steps.order == ["a0", "b0"], "the other one is next")
+    await end(workers, steps, tasks)
+
+
+async def test_requests_take_turns_and_not_their_images(steps: Steps) -> None:
+    workers = ImageWorkers(1, 100)
+    tasks = [task for name in "abc" for task in many(workers, steps, name, 3)]
+    await eventually(lambda: len(steps.order) == 1, "the first one runs")
+    await settle()
+    await end(workers, steps, tasks)
+    assert steps.order == ["a0", "b0", "a1", "c0", "b1", "c1", "a2", "b2", "c2"]
+
+
+async def test_a_stream_of_single_images_does_not_keep_a_request_of_many_from_its_end(steps: Steps) -> None:
+    workers = ImageWorkers(1, 100)
+    tasks = many(workers, steps, "a", 3)
+    await eventually(lambda: steps.order == ["a0"], "the first one runs")
+    for number in range(8):
+        tasks += many(workers, steps, f"single{number}.", 1)
+    await settle()
+    await end(workers, steps, tasks)
+    assert steps.order.index("a2") == 4
+
+
+async def test_a_request_of_many_images_does_not_use_up_the_room_of_others(steps: Steps) -> None:
+    workers = ImageWorkers(1, 4)
+    large = a_request()
+    tasks = [asyncio.create_task(workers.admit(lambda: steps.work("large"), large)) for _ in range(5)]
+    await settle()
+    with pytest.raises(Overloaded, match="5 images are waiting"):
+        await workers.admit(lambda: None, large)
+    for number in range(4):
+        tasks += many(workers, steps, f"single{number}.", 1)
+    await settle()
+    with pytest.raises(Overloaded, match="9 images are waiting"):
+        await workers.admit(lambda: None, a_request())
+    await end(workers, steps, tasks)
+
+
+async def test_who_leaves_in_the_turn_that_is_given_to_it_passes_it_on(steps: Steps) -> None:
+    workers = ImageWorkers(1, 100)
+    [running] = many(workers, steps, "a", 1)
+    await eventually(lambda: steps.order == ["a0"], "it runs")
+    leavers = [task for name in "bcd" for task in many(workers, steps, name, 3)]
+    [last] = many(workers, steps, "e", 1)
+    await settle()
+    # Cancelled now, they take note of it only in the loop's next step; the turn is given away before that.
+    for leaver in leavers:
+        leaver.cancel()
+    workers._free, turn = 0, workers._turns.next()
+    assert turn is not None
+    assert not turn.cancelled()
+    turn.set_result(None)
+    await asyncio.gather(*leavers, return_exceptions=True)
+    workers._free = 0
+    await end(workers, steps, [running, last])
+    assert steps.order == ["a0", "e0"]
+
+
 # The body a thread reads.
 
 

@@ -73,6 +73,7 @@ def main() -> None:
         workers,
         lambda contract: _detection(contract, settings),
         settings.max_images_per_request,
+        settings.max_request_pixels,
         arguments.enable_predictor_health_check,
     )
     SaccadeServer(arguments, settings, metrics, lambda gate: [Detect(model, gate), Predict(model, gate)]).start(

@@ -32,6 +32,7 @@ from saccade_serving.oip.messages import (
     Tensor,
     TensorMetadata,
 )
+from saccade_transformers.image.request_pixels import RequestPixels
 from saccade_transformers.pipeline import Answered, Encoded, Pipeline, Raw, Source
 from saccade_transformers.predictor import Predictor, PredictorContract
 from saccade_transformers.tasks.task import Task
@@ -63,6 +64,7 @@ class TransformerModel(ServedModel):
         workers: the threads the pipeline uses; for drawing.
         make_task: builds the task from what the predictor's model says of itself.
         max_images: images in one request.
+        max_pixels: of all of them together.
         probe_predictor: readiness also asks the predictor (KServe's ``--enable_predictor_health_check``).
     """
 
@@ -74,6 +76,7 @@ class TransformerModel(ServedModel):
         workers: ImageWorkers,
         make_task: MakeTask,
         max_images: int,
+        max_pixels: int,
         probe_predictor: bool = False,
     ) -> None:
         super().__init__(name)
@@ -82,6 +85,7 @@ class TransformerModel(ServedModel):
         self.workers = workers
         self._make_task = make_task
         self._max_images = max_images
+        self._max_pixels = max_pixels
         self._known: tuple[PredictorContract, Task[Any, Any]] | None = None
         self._probing: asyncio.Task[None] | None = None
         self._predictor_ready = True
@@ -158,6 +162,7 @@ class TransformerModel(ServedModel):
         cache = _cache_outcome(parameters)
         passed_on = {key: parameters[key] for key in PASSED_ON if key in parameters}
         exchange.rows = len(sources)
+        pixels = RequestPixels(self._max_pixels)
         answered = await _all_or_none(
             [
                 self._pipeline.answer(
@@ -169,6 +174,7 @@ class TransformerModel(ServedModel):
                     exchange,
                     model_version=model_version,
                     cache=cache,
+                    pixels=pixels,
                 )
                 for source in sources
             ]

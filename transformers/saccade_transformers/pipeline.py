@@ -15,6 +15,7 @@ from saccade_serving.errors import InvalidRequest, PredictorUnavailable
 from saccade_serving.oip.messages import Buffer, Parameters
 from saccade_transformers.image.decode import ImageLimits, decode, decode_base64, encode_jpeg
 from saccade_transformers.image.letterbox import Letterbox, letterbox
+from saccade_transformers.image.request_pixels import RequestPixels
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.predictor import Predictor, PredictorContract
 from saccade_transformers.tasks.task import ContractBroken, Options, Task
@@ -98,6 +99,7 @@ class Pipeline:
         *,
         model_version: str = "",
         cache: str = "miss",
+        pixels: RequestPixels | None = None,
     ) -> Answered:
         """Answer one image.
 
@@ -110,6 +112,7 @@ class Pipeline:
             exchange: deadline, headers, stage times.
             model_version: the version asked for; empty for the predictor's choice.
             cache: the cache outcome to report.
+            pixels: what all images of the request have together.
 
         Raises:
             InvalidImage, UnsupportedMedia, PayloadTooLarge: the image is not served.
@@ -119,7 +122,9 @@ class Pipeline:
         with exchange.stage("decode"):
             try:
                 async with asyncio.timeout(exchange.remaining_s()):
-                    tensor, mapping = await self._workers.admit(lambda: self._prepare(source, contract), exchange)
+                    tensor, mapping = await self._workers.admit(
+                        lambda: self._prepare(source, contract, pixels), exchange
+                    )
             except TimeoutError:
                 raise exchange.too_late("while the image was decoded") from None
         with exchange.stage("predict"):
@@ -170,20 +175,24 @@ class Pipeline:
             except TimeoutError:
                 raise exchange.too_late("while the answer was drawn") from None
 
-    def _prepare(self, source: Source, contract: PredictorContract) -> tuple[NDArray[np.uint8], Letterbox]:
+    def _prepare(
+        self, source: Source, contract: PredictorContract, pixels: RequestPixels | None
+    ) -> tuple[NDArray[np.uint8], Letterbox]:
         """Decode and letterbox; runs in a worker thread."""
         width, height = contract.input_size
         tensor = np.empty((1, height, width, 3), np.uint8)
-        return tensor, letterbox(self._decode(source), tensor[0])
+        return tensor, letterbox(self._decode(source, pixels), tensor[0])
 
-    def _decode(self, source: Source) -> NDArray[np.uint8]:
+    def _decode(self, source: Source, pixels: RequestPixels | None = None) -> NDArray[np.uint8]:
         if isinstance(source, Raw):
             self._limits.check_pixels(source.pixels.shape[1], source.pixels.shape[0])
+            if pixels is not None:
+                pixels.take(source.pixels.shape[1], source.pixels.shape[0])
             return source.pixels
         if source.is_base64:
-            return decode(decode_base64(source.data, self._limits), self._limits)
+            return decode(decode_base64(source.data, self._limits), self._limits, pixels)
         assert not isinstance(source.data, str)
-        return decode(source.data, self._limits)
+        return decode(source.data, self._limits, pixels)
 
 
 def _read(

@@ -13,7 +13,7 @@ from saccade_serving.connection.gate import Gate
 from saccade_serving.connection.infer import MUCH_JSON
 from saccade_serving.connection.operation import Operation, Reply, content_type, json_reply
 from saccade_serving.errors import InvalidImage, InvalidRequest, UnsupportedMedia, short
-from saccade_serving.oip.body import check_json_size
+from saccade_serving.oip.json_limits import check_json
 from saccade_serving.oip.messages import Buffer, ParameterValue
 from saccade_transformers.form import PARAMETERS, read_form
 from saccade_transformers.model import TransformerModel, v1_answer
@@ -24,6 +24,8 @@ CACHE_HEADER: Final = "x-saccade-cache"
 FORM: Final = "multipart/form-data"
 _JSON_TYPES: Final = ("", "application/json", "application/x-www-form-urlencoded")
 _MAX_FORM_FIELDS: Final = 32
+#: Values in the JSON of a v1 request: images are one string each.
+MAX_V1_VALUES: Final = 2**16
 
 
 class Detect(Operation):
@@ -64,8 +66,7 @@ class Detect(Operation):
             )
         elif not body.nbytes:
             raise InvalidImage("the request body is empty; expected an encoded image")
-        query = parse_qsl(exchange.query, keep_blank_values=True, max_num_fields=_MAX_FORM_FIELDS)
-        parameters: dict[str, ParameterValue] = {name: value for name, value in query if name in PARAMETERS}
+        parameters = _query(exchange.query)
         parameters.update(form)
         exchange.tighten_by_parameter(parameters)
         source = Encoded(image)
@@ -109,11 +110,11 @@ class Predict(Operation):
         if content_type(exchange.headers).startswith("image/"):
             sources = [Encoded(body)]
         else:
-            check_json_size("the request", body.nbytes, self._gate.settings.max_json_bytes)
+            most = self._gate.settings.max_json_bytes
             if body.nbytes > MUCH_JSON:
-                sources, parameters = await self._model.workers.admit(lambda: read_instances(body), exchange)
+                sources, parameters = await self._model.workers.admit(lambda: read_instances(body, most), exchange)
             else:
-                sources, parameters = read_instances(body)
+                sources, parameters = read_instances(body, most)
         exchange.tighten_by_parameter(parameters)
         answered = await self._model.answer(sources, parameters, exchange)
         outcome = ",".join(sorted({one.cache for one in answered}))
@@ -122,12 +123,18 @@ class Predict(Operation):
         )
 
 
-def read_instances(data: Buffer) -> tuple[list[Encoded], dict[str, ParameterValue]]:
+def read_instances(data: Buffer, max_json_bytes: int | None = None) -> tuple[list[Encoded], dict[str, ParameterValue]]:
     """Read a v1 request: ``{"instances": [{"image": {"b64": "..."}}], "parameters": {...}}``.
+
+    Args:
+        data: the body.
+        max_json_bytes: the largest that is parsed; None for JSON of who is trusted.
 
     Raises:
         InvalidRequest: not JSON, or not of that form; the sentence names the place.
+        PayloadTooLarge: over ``max_json_bytes``, or over ``MAX_V1_VALUES``.
     """
+    check_json("the request", data, max_json_bytes, MAX_V1_VALUES)
     try:
         content = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -164,6 +171,14 @@ def wants_jpeg(accept: str) -> bool:
         elif kind in ("application/json", "application/*"):
             best["json"] = max(best["json"], quality)
     return best["image"] > best["json"]
+
+
+def _query(text: str) -> dict[str, ParameterValue]:
+    try:
+        fields = parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FORM_FIELDS)
+    except ValueError:
+        raise InvalidRequest(f"the query has over {_MAX_FORM_FIELDS} fields, the limit") from None
+    return {name: value for name, value in fields if name in PARAMETERS}
 
 
 def _parameters(content: Any) -> dict[str, ParameterValue]:

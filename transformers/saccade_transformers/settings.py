@@ -28,6 +28,9 @@ class TransformerSettings(ServiceSettings):
     max_image_pixels: int = Field(
         2**25, ge=2**10, le=2**30, description="largest decoded image (pixels); 2**25 is a little over 8K UHD"
     )
+    max_request_pixels: int = Field(
+        2**27, ge=2**10, le=2**40, description="all decoded images of one request together (pixels)"
+    )
     max_images_per_request: int = Field(32, ge=1, le=1024, description="images in one V2 or v1 request")
     image_workers: int = Field(0, ge=0, le=256, description="threads that decode and draw; 0 is the container's CPUs")
     max_waiting_images: int = Field(

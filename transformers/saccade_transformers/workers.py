@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -11,6 +12,7 @@ from typing import TypeVar
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import Overloaded
 from saccade_serving.memory.arena import Lease
+from saccade_transformers.turns import Turns
 
 T = TypeVar("T")
 
@@ -18,18 +20,20 @@ T = TypeVar("T")
 class ImageWorkers:
     """A thread pool that refuses rather than queue without bound.
 
-    Calls wait on the event loop, not in the pool: a caller who leaves takes its image along. A thread counts as busy
-    until its call has returned, whether or not somebody still waits for it.
+    Calls wait on the event loop, not in the pool, and in turns (``turns``): a caller who leaves takes its image along.
+    A thread counts as busy until its call has returned, whether or not somebody still waits for it.
 
     Args:
         threads: worker threads; OpenCV and NumPy release the GIL in the heavy parts.
-        max_waiting: calls that may wait for a thread.
+        max_waiting: calls that may wait for a thread; of the first calls of requests as many again.
     """
 
     def __init__(self, threads: int, max_waiting: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="image")
-        self._free = asyncio.Semaphore(threads)
+        self._free = threads
+        self._turns = Turns()
         self._limit = threads + max_waiting
+        self._under_way: Counter[object] = Counter()  # calls that wait or run, by request
         self.pending = 0
 
     async def admit(self, work: Callable[[], T], exchange: Exchange | None = None) -> T:
@@ -38,7 +42,9 @@ class ImageWorkers:
         Raises:
             Overloaded: too many calls wait already.
         """
-        if self.pending >= self._limit:
+        # A request's first call is refused only for too many requests: one of many images does not keep others out.
+        newcomer = exchange not in self._under_way
+        if (len(self._under_way) if newcomer else self.pending) >= self._limit:
             raise Overloaded(f"{self.pending} images are waiting to be decoded, which is the limit")
         return await self.run(work, exchange)
 
@@ -50,33 +56,59 @@ class ImageWorkers:
             exchange: whose body it reads; the body's memory is kept until the thread has returned, whoever has left.
         """
         lease = exchange.lease if exchange is not None else None
+        request = exchange if exchange is not None else object()
         loop = asyncio.get_running_loop()
+        newcomer = request not in self._under_way
         self.pending += 1
-        try:
-            await self._free.acquire()
-        except BaseException:
-            self.pending -= 1
-            raise
+        self._under_way[request] += 1
+        if self._free:
+            self._free -= 1
+        else:
+            await self._turn(request, newcomer)
         try:
             future = self._executor.submit(work)
         except RuntimeError:  # the pool is closed
-            self._done()
+            self._done(request)
             raise Overloaded("the server is shutting down") from None
         if lease is not None:
             lease.hold()
-        future.add_done_callback(lambda _: self._tell(loop, lease))
+        future.add_done_callback(lambda _: self._tell(loop, request, lease))
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
         """End the threads after the calls they work on; calls that still wait are refused."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _tell(self, loop: asyncio.AbstractEventLoop, lease: Lease | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody counts any more
-            loop.call_soon_threadsafe(self._done, lease)
+    async def _turn(self, request: object, newcomer: bool) -> None:
+        """Wait for a thread."""
+        turn = asyncio.get_running_loop().create_future()
+        self._turns.join(turn, request, newcomer)
+        try:
+            await turn
+        except BaseException:
+            if turn.cancelled():
+                self._turns.leave(turn, request)
+                self._end(request)
+            else:  # it came when nobody waited any more
+                self._done(request)
+            raise
 
-    def _done(self, lease: Lease | None = None) -> None:
+    def _end(self, request: object) -> None:
+        self.pending -= 1
+        self._under_way[request] -= 1
+        if not self._under_way[request]:
+            del self._under_way[request]
+
+    def _tell(self, loop: asyncio.AbstractEventLoop, request: object, lease: Lease | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody counts any more
+            loop.call_soon_threadsafe(self._done, request, lease)
+
+    def _done(self, request: object, lease: Lease | None = None) -> None:
         if lease is not None:
             lease.release()
-        self.pending -= 1
-        self._free.release()
+        self._end(request)
+        turn = self._turns.next()
+        if turn is None:
+            self._free += 1
+        else:
+            turn.set_result(None)

@@ -103,6 +103,7 @@ class Exchange:
         version: of the model that answers, likewise.
         rows: how many inferences it asks for.
         working: its body is complete and it has a place among those that are worked on.
+        received: bytes of its body that have come, where the connection does not count them itself.
         over: it has ended; what the model still says is not heard.
         lease: the memory its body lies in, until the scheduler takes it or the exchange is closed.
     """
@@ -111,6 +112,7 @@ class Exchange:
     model = version = query = _request_id = ""
     params: Mapping[str, str] = MappingProxyType({})
     rows = 1
+    received = 0
     over = working = _has_task = False
     lease: Lease | None = None
     sink: Sink | None = None

@@ -26,6 +26,8 @@ SCRATCH_BYTES: Final = 16 * 2**10
 _LOOK_S: Final = 1.0
 #: Segments of the arena that have been unused for so long are given back.
 _TRIM_S: Final = 60.0
+#: What is given back in one look: unmapping a gigabyte at once holds the event loop for a tenth of a second.
+_TRIM_BYTES: Final = 64 * 2**20
 _MAX_HEADS: Final = 256
 _MAX_HEAD_BYTES: Final = 2048
 _MAX_SEEN: Final = 4096
@@ -33,6 +35,7 @@ _MAX_SEEN: Final = 4096
 VOLATILE: Final = re.compile(
     rb"\r\n(x-request-id|traceparent|tracestate|x-deadline-ms):[ ]*([\x21-\x7e][\x20-\x7e]*)(?=\r\n)", re.IGNORECASE
 )
+_ANY_VOLATILE: Final = re.compile(rb"\r\n(?:x-request-id|traceparent|tracestate|x-deadline-ms):", re.IGNORECASE)
 _SECRET: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
@@ -51,6 +54,7 @@ class Front:
         self.head_s = head_s
         self.write_timeout_s = gate.settings.write_timeout_s
         self.largest_body_bytes = gate.settings.largest_body_bytes
+        self.peer_bytes = gate.settings.peer_bytes
         # Operations keep the request's own deadline; this is for routes that read a body without one.
         self.body_s = gate.settings.default_timeout_s + 5.0
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
@@ -95,8 +99,9 @@ class Front:
             return
         parts = VOLATILE.split(data)
         names = [name.lower() for name in parts[1::3]]
-        if len(set(names)) < len(names):
-            return  # joined values are not worth the trouble
+        # Joined values are not worth the trouble, whatever form the second one has.
+        if len(set(names)) < len(names) or len(_ANY_VOLATILE.findall(data)) > len(names):
+            return
         del parts[2::3]
         key = tuple(parts)
         number = hash(key)
@@ -148,7 +153,7 @@ class Front:
                 except Exception:  # one connection's must not end the watch over all others
                     log.exception("overdue_failed")
             try:
-                self.gate.arena.trim(_TRIM_S)
+                self.gate.arena.trim(_TRIM_S, _TRIM_BYTES)
             except Exception:  # nor may a device that does not let go of a segment
                 log.exception("trim_failed")
 

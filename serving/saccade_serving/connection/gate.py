@@ -55,15 +55,21 @@ class Gate:
 
         Raises:
             InvalidRequest: the deadline header cannot be read.
-            Overloaded: too many requests are in flight.
         """
         exchange = Exchange.begin(protocol, headers, self._timeout_s, started)
-        if self._working >= self._limit:
-            raise self._full()
         self.open.add(exchange)
         self.last_seen = exchange.started
         exchange.watch(self.deadlines)
         return exchange
+
+    def check_room(self) -> None:
+        """Refuse a request whose body need not be received, after its model is found, so that it is counted there.
+
+        Raises:
+            Overloaded: too many requests are being worked on.
+        """
+        if self._working >= self._limit:
+            raise self._full()
 
     def enter(self, exchange: Exchange) -> None:
         """Let a request whose body is complete go on to its model. Who only sends slowly takes no place from others.
@@ -71,8 +77,7 @@ class Gate:
         Raises:
             Overloaded: too many requests are being worked on.
         """
-        if self._working >= self._limit:
-            raise self._full()
+        self.check_room()
         self._working += 1
         exchange.working = True
 
@@ -144,10 +149,13 @@ class Gate:
         metrics.requests.add((model, exchange.protocol, code))
         account = metrics.account(model, exchange.version)
         account.observe(stages)
+        failed = error is not None or code == CLIENT_LEFT
+        if failed and model and not exchange.version and (version := self._newest(model)):
+            account = metrics.account(model, version)
         metrics.received_bytes += received
         metrics.sent_bytes += sent
         if (counted := account.statistics) is not None:
-            if error is not None or code == CLIENT_LEFT:
+            if failed:
                 counted.failed(int(total * 1e9))
             else:
                 queue_ns = int(stages.get("queue", 0.0) * 1e9)
@@ -167,6 +175,12 @@ class Gate:
                     **{f"{stage}_ms": round(s * 1e3, 3) for stage, s in exchange.stages.items()},
                 },
             )
+
+    def _newest(self, name: str) -> str:
+        """The version on whose account failures go that no version has seen; empty if there is none."""
+        model = self.models.get(name)
+        versions = model.versions() if model is not None else []
+        return max(versions, key=lambda version: (version.isdecimal() and int(version), version), default="")
 
     def abort(self) -> None:
         """End whatever is still open: the grace is over."""

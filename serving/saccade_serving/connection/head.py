@@ -129,7 +129,10 @@ def read_head(data: bytes) -> Head:
         raise BadHead("header host is missing; HTTP/1.1 requires it")
     connection = {option.strip() for option in headers.get("connection", "").lower().split(",")}
     head.keep_alive = "close" not in connection if head.http_1_1 else "keep-alive" in connection
-    head.expects_continue = head.http_1_1 and headers.get("expect", "").lower() == "100-continue"
+    expected = headers.get("expect", "").lower() if head.http_1_1 else ""
+    if expected not in ("", "100-continue"):
+        raise BadHead("the request's expectation is not met here; expected 100-continue or none", 417)
+    head.expects_continue = expected == "100-continue"
     stated = headers.get("inference-header-content-length", "")
     head.json_length = int(stated) if stated.isdecimal() and stated.isascii() and len(stated) < 12 else 0
     return head

@@ -27,6 +27,7 @@ from saccade_serving.connection.exchange import REQUEST_ID_HEADER, Exchange
 from saccade_serving.connection.failures import as_saccade_error
 from saccade_serving.connection.front import peer_of
 from saccade_serving.connection.gate import CLIENT_LEFT
+from saccade_serving.connection.growth import next_slot
 from saccade_serving.connection.head import END_OF_HEAD, MAX_HEAD_BYTES, BadHead, Head, read_head
 from saccade_serving.connection.operation import Operation, Reply, error_reply, json_reply
 from saccade_serving.connection.ordinary import OrdinaryRequests
@@ -374,9 +375,10 @@ class Http1Connection(asyncio.BufferedProtocol):
         exchange.query = head.query
         exchange.sink = self
         try:
+            operation.admit(exchange)
+            gate.check_room()
             if length > self._front.largest_body_bytes:
                 raise PayloadTooLarge("the request body", length, self._front.largest_body_bytes)
-            operation.admit(exchange)
             if exchange.deadline <= time.monotonic():  # it was sent ahead, and has waited for too long
                 raise exchange.too_late("before its body was received")
             size = length if length <= FIRST_SLOT_BYTES else FIRST_SLOT_BYTES
@@ -415,7 +417,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._transport.write(_CONTINUE)
 
     def _grow(self) -> None:
-        """The first slot is full, so the sender really sends: make room for all of it."""
+        """The slot is full, so the sender really sends: make room for more."""
         exchange, head = self._exchange, self._head
         assert exchange is not None
         assert head is not None
@@ -423,7 +425,8 @@ class Http1Connection(asyncio.BufferedProtocol):
         first = exchange.take_lease()
         assert first is not None
         try:
-            lease = self._front.gate.arena.lease(head.length, self._peer, min(head.json_length, head.length))
+            size = next_slot(self._at, head.length, self._front.peer_bytes)
+            lease = self._front.gate.arena.lease(size, self._peer, min(head.json_length, size))
             lease.view[: self._at] = first.view[: self._at]
             self._receive_into(exchange, lease)
         except Exception as error:
@@ -614,15 +617,19 @@ class Http1Connection(asyncio.BufferedProtocol):
         """Answer a request that cannot be understood; nothing behind it can be, either."""
         transport = self._transport
         assert transport is not None
-        self._front.gate.metrics.rejected.add(("", "bad_head"))
-        self._front.gate.metrics.requests.add(("", "rest", str(refusal.status)))
         self._partial.clear()
         self._closing = True
-        answered = self._state is _DISCARDING
+        answered = counted = self._state is _DISCARDING
         if self._state is _ORDINARY and self._inner is not None:
             self._state = _LINGERING
-            answered = self._inner.give_up()
+            answered = self._inner.give_up(refusal)
             self._inner = None
+            # An operation accounts for its request itself.
+            head = self._head
+            counted = head is not None and head.method == "POST" and self._front.router.find(head.path) is not None
+        if not counted:
+            self._front.gate.metrics.rejected.add(("", "bad_head"))
+            self._front.gate.metrics.requests.add(("", "rest", str(refusal.status)))
         if not answered and not transport.is_closing():
             reply = json_reply({"error": str(refusal)}, status=refusal.status)
             transport.write(b"".join((self._begin_answer(None, reply), *reply.parts)))

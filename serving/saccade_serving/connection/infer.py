@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Final
 
 from saccade_serving.connection.exchange import Exchange
@@ -35,6 +35,8 @@ class Infer(Operation):
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._plans = Plans()
+        # One thread: parsing keeps all others from running, and the event loop waits for one such call at most.
+        self._reading = ThreadPoolExecutor(1, "saccade-json")
 
     def admit(self, exchange: Exchange) -> None:
         """Refuse unknown models and content types."""
@@ -75,33 +77,42 @@ class Infer(Operation):
             )
             self._ask(exchange, self._plans.learn(key, identifier, request, body))
             return
-        decode = partial(
-            binary_codec.decode_request,
+        if (body.nbytes if json_length is None else size) > MUCH_JSON:
+            self._read_in_thread(exchange, body)
+        else:
+            self._ask(exchange, self._decode(exchange, body))
+
+    def _decode(self, exchange: Exchange, body: memoryview) -> InferRequest:
+        params = exchange.params
+        return binary_codec.decode_request(
             params["model_name"],
             params.get("version", ""),
             body,
-            json_length,
+            exchange.headers.get(HEADER_LENGTH),
             self._gate.settings.max_json_bytes,
         )
-        if (body.nbytes if json_length is None else size) > MUCH_JSON:
-            reading = asyncio.get_running_loop().run_in_executor(None, decode)
-            lease = exchange.lease
-            if lease is not None:
-                lease.hold()
-            exchange.work(lambda: "while its JSON was read")
 
-            def read(done: asyncio.Future[InferRequest]) -> None:
-                try:
-                    self._ask(exchange, done.result())
-                except Exception as error:
-                    exchange.fail(error)
-                finally:
-                    if lease is not None:
-                        lease.release()
+    def _read_in_thread(self, exchange: Exchange, body: memoryview) -> None:
+        lease = exchange.lease
+        if lease is not None:
+            lease.hold()
+        exchange.work(lambda: "while its JSON was read")
 
-            reading.add_done_callback(read)
-        else:
-            self._ask(exchange, decode())
+        def read() -> InferRequest | None:
+            return None if exchange.over else self._decode(exchange, body)
+
+        def done(reading: asyncio.Future[InferRequest | None]) -> None:
+            try:
+                request = reading.result()
+                if request is not None:
+                    self._ask(exchange, request)
+            except Exception as error:
+                exchange.fail(error)
+            finally:
+                if lease is not None:
+                    lease.release()
+
+        asyncio.get_running_loop().run_in_executor(self._reading, read).add_done_callback(done)
 
     def encode(self, exchange: Exchange, answer: Any) -> Reply:
         """Encode the outputs that were asked for."""

@@ -110,7 +110,7 @@ class Router:
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self.operations = operations
-        self._patterns = [(_pattern(path), operation) for operation in operations for path in operation.paths]
+        self._patterns = [(path_pattern(path), operation) for operation in operations for path in operation.paths]
         self._known: dict[str, tuple[Operation, dict[str, str]] | None] = {}
 
     def find(self, path: str) -> tuple[Operation, dict[str, str]] | None:
@@ -128,8 +128,8 @@ class Router:
             pass
         found = None
         for pattern, operation in self._patterns:
-            if match := pattern.fullmatch(path):
-                found = operation, {name: unquote(value) for name, value in match.groupdict().items()}
+            if (params := match_path(pattern, path)) is not None:
+                found = operation, params
                 break
         if len(self._known) >= _MAX_KNOWN_PATHS:
             self._known.clear()
@@ -138,7 +138,14 @@ class Router:
         return found
 
 
-def _pattern(path: str) -> re.Pattern[str]:
+def match_path(pattern: re.Pattern[str], path: str) -> dict[str, str] | None:
+    """The placeholders' values in a path as it was sent, decoded one by one; None if it is another path."""
+    match = pattern.fullmatch(path)
+    return {name: unquote(value) for name, value in match.groupdict().items()} if match else None
+
+
+def path_pattern(path: str) -> re.Pattern[str]:
+    """What matches the percent-encoded paths of a route, placeholders in braces."""
     literals = re.split(r"\{(\w+)\}", path)
     parts = [f"(?P<{text}>[^/]+?)" if index % 2 else re.escape(text) for index, text in enumerate(literals)]
     return re.compile("".join(parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
     from saccade_serving.connection.http1 import Http1Connection
+
+#: Where an application finds why its client's request was refused in the middle of the body.
+REFUSAL: Final = "saccade.refusal"
 
 
 class OrdinaryRequests(HttpToolsProtocol):
@@ -54,8 +57,11 @@ class OrdinaryRequests(HttpToolsProtocol):
             data = "".join([*lines, *(f"{name}: {value}\r\n" for name, value in kept.items())]).encode("latin-1")
         self.data_received(data[:-2] + END_OF_HEAD)
 
-    def give_up(self) -> bool:
+    def give_up(self, refusal: BadHead) -> bool:
         """Have the application end without an answer, as if the client had left.
+
+        Args:
+            refusal: what the client is answered, for who accounts for the request (``REFUSAL`` in its scope).
 
         Returns:
             Whether some of an answer has been written.
@@ -64,6 +70,8 @@ class OrdinaryRequests(HttpToolsProtocol):
         started = cycle is not None and cycle.response_started and not cycle.response_complete
         if cycle is not None:
             cycle.waiting_for_100_continue = False
+            if not started:
+                cycle.scope[REFUSAL] = refusal  # type: ignore[typeddict-unknown-key]  # a key of our own
         self.flow.resume_reading()
         self.connection_lost(None)
         return started

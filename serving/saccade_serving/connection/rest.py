@@ -12,16 +12,26 @@ from collections.abc import Awaitable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Final
 
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
 from saccade_serving.connection.exchange import REQUEST_ID_HEADER, AwaitedEnd, Exchange
 from saccade_serving.connection.failures import as_saccade_error
 from saccade_serving.connection.front import peer_of
 from saccade_serving.connection.gate import CLIENT_LEFT, Gate
+from saccade_serving.connection.growth import next_slot
 from saccade_serving.connection.http1 import RATE_GRACE_S
-from saccade_serving.connection.operation import Operation, Reply, error_reply
-from saccade_serving.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, SaccadeError, SlowBody, short
+from saccade_serving.connection.operation import Operation, Reply, error_reply, match_path, path_pattern
+from saccade_serving.connection.ordinary import REFUSAL
+from saccade_serving.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    MalformedBody,
+    PayloadTooLarge,
+    SaccadeError,
+    SlowBody,
+    short,
+)
 from saccade_serving.memory.arena import Lease
 from saccade_serving.oip.body import HEADER_LENGTH, stated_length
 from saccade_serving.oip.compression import compress, fill, inflate, is_asked_for
@@ -31,6 +41,7 @@ from saccade_serving.settings import FIRST_SLOT_BYTES
 _ZIP_THREADS: Final = 2
 #: What bodies are compressed to, more or less: how much memory is leased before it is known.
 _USUAL_RATIO: Final = 4
+_COPY_BYTES: Final = 2**20
 
 
 class ClientLeft(Exception):
@@ -49,10 +60,25 @@ class OperationRoutes:
     def routes(self) -> list[BaseRoute]:
         """All routes, to be registered before KServe's."""
         return [
-            Route(path, _Endpoint(self._gate, operation, self._zipping), methods=["POST"])
+            _Route(path, _Endpoint(self._gate, operation, self._zipping), methods=["POST"])
             for operation in self._operations
             for path in operation.paths
         ]
+
+
+class _Route(Route):
+    """Matches the path as it was sent, as the connections do: an encoded slash stays within its segment."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Starlette's own, but for paths with an encoded slash."""
+        raw: bytes = scope.get("raw_path") or b""
+        if scope["type"] != "http" or b"%2f" not in raw.lower():
+            return super().matches(scope)
+        params = match_path(path_pattern(self.path), raw.partition(b"?")[0].decode("latin-1"))
+        if params is None:
+            return Match.NONE, {}
+        found = Match.FULL if scope["method"] in (self.methods or ()) else Match.PARTIAL
+        return found, {"endpoint": self.endpoint, "path_params": params}
 
 
 class _Endpoint:
@@ -69,7 +95,7 @@ class _Endpoint:
         exchange: Exchange | None = None
         end: AwaitedEnd | None = None
         error: SaccadeError | None = None
-        code, received, reply = CLIENT_LEFT, 0, None
+        code, reply = CLIENT_LEFT, None
         try:
             try:
                 exchange = gate.begin(operation.protocol, headers)
@@ -78,12 +104,16 @@ class _Endpoint:
                 end = AwaitedEnd(asyncio.get_running_loop().create_future())
                 exchange.sink = end
                 operation.admit(exchange)
-                received = await self._receive(exchange, receive, peer_of(scope.get("client")))
+                gate.check_room()
+                peer = peer_of(scope.get("client"))
+                await self._receive(exchange, receive, peer)
                 gate.enter(exchange)
-                await self._start(exchange)
+                await self._start(exchange, peer)
                 answer = await _until_client_leaves(end, exchange, receive)
                 reply = await self._encode(exchange, answer, headers)
             except ClientLeft:
+                if (refusal := scope.get(REFUSAL)) is not None:  # the connection has answered
+                    code, error = str(refusal.status), MalformedBody(str(refusal))
                 return
             except Exception as raised:
                 error = as_saccade_error(raised)
@@ -95,10 +125,11 @@ class _Endpoint:
                 exchange.cancel()
             if end is not None:
                 end.forget()
+            received = exchange.received if exchange is not None else 0
             gate.finish(exchange, operation.protocol, code, received, reply.size if reply else 0, error)
 
-    async def _receive(self, exchange: Exchange, receive: Receive, peer: str) -> int:
-        """Receive the body into the exchange's lease; returns its size as it came."""
+    async def _receive(self, exchange: Exchange, receive: Receive, peer: str) -> None:
+        """Receive the body into the exchange's lease."""
         settings, arena = self._gate.settings, self._gate.arena
         limit, least_per_s = settings.largest_body_bytes, settings.min_receive_bytes_per_s
         declared = _declared(exchange.headers)
@@ -122,11 +153,12 @@ class _Endpoint:
                         raise ClientLeft
                     chunk: bytes = message.get("body", b"")
                     more = message.get("more_body", False)
-                    end = at + len(chunk)
+                    exchange.received = end = at + len(chunk)
                     if end > limit:
                         raise PayloadTooLarge("the request body", None, limit)
                     if end > lease.size:
-                        size = min(max(declared, 2 * lease.size, end), max(limit, end))
+                        size = next_slot(lease.size, declared, settings.peer_bytes) if declared else 2 * lease.size
+                        size = min(max(size, end), max(limit, end))
                         larger = arena.lease(size, peer, align_at)
                         larger.view[:at] = lease.view[:at]
                         exchange.lease = larger
@@ -142,55 +174,69 @@ class _Endpoint:
             ) from None
         lease.narrow(at)
         exchange.stages["receive"] = time.monotonic() - exchange.started
-        return at
 
-    async def _start(self, exchange: Exchange) -> None:
+    async def _start(self, exchange: Exchange, peer: str) -> None:
         """Start the operation, on the decompressed body if it is compressed."""
         assert exchange.lease is not None
         coding = exchange.headers.get("content-encoding", "")
         if coding.lower() not in ("", "identity"):
-            plain = await self._inflate(exchange, exchange.lease, coding)
+            plain = await self._inflate(exchange, exchange.lease, coding, peer)
             exchange.close()
             exchange.lease = plain
         if not exchange.over:  # its time may have passed meanwhile
             self._operation.start(exchange, exchange.lease.view)
 
-    async def _inflate(self, exchange: Exchange, packed: Lease, coding: str) -> Lease:
+    async def _inflate(self, exchange: Exchange, packed: Lease, coding: str, peer: str) -> Lease:
         """Decompress a body in a thread, into memory of the arena that grows with what comes out."""
-        arena, limit = self._gate.arena, self._gate.settings.max_request_bytes
+        arena, limit = self._gate.arena, self._gate.settings.largest_body_bytes
         align_at = _json_length(exchange)
         pieces, left, at = inflate(packed.view, coding), b"", 0
-        plain = arena.lease(min(max(FIRST_SLOT_BYTES, _USUAL_RATIO * packed.size), limit), align_at=align_at)
+        plain = arena.lease(min(max(FIRST_SLOT_BYTES, _USUAL_RATIO * packed.size), limit), peer, align_at)
+        before: Lease | None = None
         try:
             while True:
-                written, left = await self._fill(plain, at, pieces, left, packed)
+                written, left = await self._fill(plain, at, pieces, left, packed, before)
                 at += written
+                if before is not None:
+                    before.release()
+                    before = None
                 if not left or exchange.over:
                     break
                 if plain.size == limit:
                     raise PayloadTooLarge("the decompressed request body", None, limit)
-                larger = arena.lease(min(max(2 * plain.size, at + len(left)), limit), align_at=align_at)
-                larger.view[:at] = plain.view[:at]
-                plain.release()
-                plain = larger
+                larger = arena.lease(min(max(2 * plain.size, at + len(left)), limit), peer, align_at)
+                before, plain = plain, larger
             plain.narrow(at)
         except BaseException:
             plain.release()
+            if before is not None:
+                before.release()
             raise
         return plain
 
     def _fill(
-        self, plain: Lease, at: int, pieces: Iterator[bytes], left: bytes, packed: Lease
+        self, plain: Lease, at: int, pieces: Iterator[bytes], left: bytes, packed: Lease, before: Lease | None
     ) -> Awaitable[tuple[int, bytes]]:
-        """Decompress as much as a lease has room for; both leases are kept until the thread is done with them."""
-        packed.hold()
-        plain.hold()
+        """Decompress as much as a lease has room for, behind what the lease before it holds.
+
+        All leases are kept until the thread is done with them.
+        """
+        used = [lease for lease in (packed, plain, before) if lease is not None]
+        for lease in used:
+            lease.hold()
+
+        def work() -> tuple[int, bytes]:
+            if before is not None:
+                for begin in range(0, at, _COPY_BYTES):  # in steps, since others wait while one is copied
+                    end = min(at, begin + _COPY_BYTES)
+                    plain.view[begin:end] = before.view[begin:end]
+            return fill(plain.view[at:], pieces, left)
 
         def done(_: object) -> None:
-            packed.release()
-            plain.release()
+            for lease in used:
+                lease.release()
 
-        filling = asyncio.get_running_loop().run_in_executor(self._zipping, fill, plain.view[at:], pieces, left)
+        filling = asyncio.get_running_loop().run_in_executor(self._zipping, work)
         filling.add_done_callback(done)
         return asyncio.shield(filling)  # who stops awaiting it does not stop the thread
 

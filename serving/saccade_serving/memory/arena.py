@@ -335,12 +335,16 @@ class Arena:
             "free": self._segments.free_bytes(),
         }
 
-    def trim(self, idle_s: float) -> int:
+    def trim(self, idle_s: float, most_bytes: int | None = None) -> int:
         """Unmap segments all of whose slots have been free for ``idle_s`` seconds; returns bytes unmapped.
 
         A segment that views or arrays still point into stays, and goes on serving leases.
+
+        Args:
+            idle_s: seconds.
+            most_bytes: no further segment is unmapped beyond these, so that the call is short; None for all.
         """
-        return self._segments.trim(idle_s)
+        return self._segments.trim(idle_s, most_bytes)
 
     def close(self) -> None:
         """Lease no more and unmap everything; a segment with live leases goes when the last of them is released.

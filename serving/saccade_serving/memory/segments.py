@@ -199,13 +199,20 @@ class Segments:
         """Note that the last slot in use of a segment has come back."""
         segment.idle_since = self._clock()
 
-    def trim(self, idle_s: float) -> int:
-        """Unmap segments that have been unused for ``idle_s`` seconds; returns bytes unmapped."""
+    def trim(self, idle_s: float, most_bytes: int | None = None) -> int:
+        """Unmap segments that have been unused for ``idle_s`` seconds, one or more up to ``most_bytes``.
+
+        Returns:
+            Bytes unmapped.
+        """
         before = self.mapped_bytes
         latest = self._clock() - idle_s
         for segment in self._unused():
-            if segment.idle_since <= latest:
-                self.unmap(segment)
+            if segment.idle_since > latest:
+                break
+            if most_bytes is not None and before - self.mapped_bytes + segment.size > max(most_bytes, segment.size):
+                break
+            self.unmap(segment)
         return before - self.mapped_bytes
 
     def close(self) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 from saccade_serving.errors import InvalidRequest, WrongShape
 from saccade_serving.oip.body import EncodedBody, join_body, split_body
 from saccade_serving.oip.datatypes import BYTES
-from saccade_serving.oip.json_codec import decode_data, encode_data, field, objects
+from saccade_serving.oip.json_codec import encode_data, field, objects
+from saccade_serving.oip.json_values import decode_data
 from saccade_serving.oip.messages import Buffer, InferRequest, InferResponse, RequestedOutput, Tensor
 from saccade_serving.oip.raw import decode_raw, encode_raw
 from saccade_serving.oip.rules import (
@@ -46,11 +47,11 @@ def decode_request(
         model_version: from the path; empty for the model's own choice.
         body: the HTTP body. The tensors are views of it, so it must not change while they are in use.
         json_length: the value of ``Inference-Header-Content-Length``, None when the header is absent.
-        max_json_bytes: largest JSON that is parsed; None for any.
+        max_json_bytes: largest JSON that is parsed; None for JSON of who is trusted, which may be anything.
 
     Raises:
         InvalidRequest: the body contradicts the protocol (WrongShape for datatypes, shapes and sizes).
-        PayloadTooLarge: the JSON is over ``max_json_bytes``.
+        PayloadTooLarge: the JSON is over ``max_json_bytes``, or holds too many values.
     """
     owner = "the request"
     header, binary = split_body(body, json_length, owner, max_json_bytes)
@@ -139,14 +140,12 @@ def _decode_tensors(
 ) -> list[Tensor]:
     names = [field(entry, "name", str, f"{direction} {index}") for index, entry in enumerate(entries)]
     check_names(direction, names)
+    # All of them before any values are read, which may be the work of a second.
+    declared = [_declared(label_of(direction, name), entry) for name, entry in zip(names, entries, strict=True)]
     tensors = []
     offset = 0
-    for name, entry in zip(names, entries, strict=True):
+    for name, entry, (datatype, shape, parameters) in zip(names, entries, declared, strict=True):
         label = label_of(direction, name)
-        datatype = field(entry, "datatype", str, label)
-        check_datatype(label, datatype)
-        shape = check_shape(label, field(entry, "shape", list, label))
-        parameters = field(entry, "parameters", dict, label, {})
         plain = plain_parameters(label, parameters)
         data = entry.get("data")
         if "binary_data_size" not in parameters:
@@ -165,6 +164,14 @@ def _decode_tensors(
             f"the body has {binary.nbytes} bytes after its JSON; the binary {direction}s account for {offset} of them"
         )
     return tensors
+
+
+def _declared(label: str, entry: dict[str, Any]) -> tuple[str, tuple[int, ...], dict[str, Any]]:
+    """What an entry says of its tensor: datatype, shape, parameters."""
+    datatype = field(entry, "datatype", str, label)
+    check_datatype(label, datatype)
+    shape = check_shape(label, field(entry, "shape", list, label))
+    return datatype, shape, field(entry, "parameters", dict, label, {})
 
 
 def _take(label: str, size: object, binary: memoryview | None, offset: int) -> memoryview:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from saccade_serving.errors import InvalidRequest, PayloadTooLarge
+from saccade_serving.errors import InvalidRequest
 from saccade_serving.oip.json_codec import dump_object, parse_object
+from saccade_serving.oip.json_limits import check_json
 from saccade_serving.oip.messages import Buffer
 from saccade_serving.oip.raw import byte_view
 
@@ -55,18 +56,18 @@ def split_body(
         body: the whole body.
         json_length: the value of ``Inference-Header-Content-Length``, None when the header is absent.
         owner: what the body is, as the sentence calls it: ``the request``.
-        max_json_bytes: largest JSON that is parsed; None for any.
+        max_json_bytes: largest JSON that is parsed; None for JSON of who is trusted, which may be anything.
 
     Returns:
         The JSON object, and a read-only view of the bytes behind it; None for these without the header.
 
     Raises:
         InvalidRequest: the header is not a length within the body, or the JSON is not an object.
-        PayloadTooLarge: the JSON is over ``max_json_bytes``.
+        PayloadTooLarge: the JSON is over ``max_json_bytes``, or holds too many values.
     """
     view = byte_view(body)
     if json_length is None:
-        check_json_size(owner, view.nbytes, max_json_bytes)
+        check_json(owner, view, max_json_bytes)
         return parse_object(view, owner), None
     length = stated_length(json_length)
     if length is None or length > view.nbytes:
@@ -76,18 +77,9 @@ def split_body(
         raise InvalidRequest(
             "Inference-Header-Content-Length is 0; a body without JSON (a raw binary request) is not served"
         )
-    check_json_size(owner, length, max_json_bytes)
-    return parse_object(view[:length], owner), view[length:]
-
-
-def check_json_size(owner: str, size: int, limit: int | None) -> None:
-    """Refuse JSON that would hold up the event loop for long.
-
-    Raises:
-        PayloadTooLarge: over the limit.
-    """
-    if limit is not None and size > limit:
-        raise PayloadTooLarge(f"the JSON of {owner}", size, limit)
+    text = view[:length]
+    check_json(owner, text, max_json_bytes)
+    return parse_object(text, owner), view[length:]
 
 
 def join_body(header: dict[str, Any], buffers: Sequence[memoryview], owner: str) -> EncodedBody:

@@ -1,42 +1,29 @@
-"""The JSON half of V2 REST: typed fields of JSON objects, tensor data as JSON lists, model metadata.
+"""The JSON half of V2 REST: typed fields of JSON objects, tensors written as JSON lists, model metadata.
 
 Requests and responses as a whole are put together in ``binary_codec``, since any of their tensors may be binary.
 
 Numbers are written as one flat list in row-major order. JSON has no NaN and no infinity: both are written as
-null, and ``decode_data`` reads null as NaN where it is told to (responses). Integers beyond 64 bits are read
-as floats, and so are refused wherever an integer is expected.
+null. How a tensor's values are read is ``json_values``'s matter.
 """
 
 from __future__ import annotations
 
-import itertools
+import gc
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
-import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from saccade_serving.errors import InvalidRequest, PayloadTooLarge, WrongShape
-from saccade_serving.oip.datatypes import BYTES, NUMPY_DTYPES
+from saccade_serving.errors import InvalidRequest
+from saccade_serving.oip.datatypes import BYTES
 from saccade_serving.oip.messages import Buffer, ModelMetadata, Tensor, TensorMetadata
 from saccade_serving.oip.raw import flat_array
-from saccade_serving.oip.rules import check_bytes_count, check_count, check_entries, check_range, kind_of, label_of
+from saccade_serving.oip.rules import check_count, check_entries, kind_of, label_of
 
 T = TypeVar("T")
 
-#: Arrays and objects in one JSON: the pixels of a picture of 1024 x 1024, nested.
-MAX_NESTED: Final = 2**20 + 2**12
 _MUCH: Final = 2**16
-
-#: Kind of datatype (numpy's letter; "S" for BYTES) -> the JSON types of its elements, and their name.
-_ELEMENT_TYPES: Final[dict[str, tuple[frozenset[type], str]]] = {
-    "b": (frozenset({bool}), "true or false"),
-    "i": (frozenset({int}), "integers"),
-    "u": (frozenset({int}), "integers"),
-    "f": (frozenset({int, float}), "numbers"),
-    "S": (frozenset({str}), "strings"),
-}
 _NAMES: Final = {str: "a string", list: "an array", dict: "an object", bool: "a boolean", int: "an integer"}
 
 
@@ -50,10 +37,8 @@ def parse_object(body: Buffer, owner: str) -> dict[str, Any]:
     Raises:
         InvalidRequest: not JSON, or not an object.
     """
-    if len(body) > _MUCH:
-        check_nesting(body, owner)
     try:
-        value = orjson.loads(body)
+        value = orjson.loads(body) if len(body) <= _MUCH else _parse_much(body)
     except orjson.JSONDecodeError as err:
         # Not chained: the cause keeps a copy of the whole document.
         message = f"{owner} is not valid JSON: {err.msg} (line {err.lineno}, column {err.colno})"
@@ -63,16 +48,15 @@ def parse_object(body: Buffer, owner: str) -> dict[str, Any]:
     return value
 
 
-def check_nesting(body: Buffer, owner: str) -> None:
-    """Refuse JSON of millions of tiny arrays and objects, each of which costs thirty times its two bytes.
-
-    Raises:
-        PayloadTooLarge: more than ``MAX_NESTED`` brackets and braces are opened (in strings, too).
-    """
-    text = bytes(body)
-    opened = text.count(b"[") + text.count(b"{")
-    if opened > MAX_NESTED:
-        raise PayloadTooLarge(f"the JSON of {owner}", opened, MAX_NESTED, "arrays and objects")
+def _parse_much(body: Buffer) -> Any:
+    """Parse without the collector of cycles, which would look through all lists made so far again and again."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return orjson.loads(body)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def dump_object(value: dict[str, Any], owner: str) -> bytes:
@@ -122,51 +106,6 @@ def objects(values: Iterable[Any], what: str) -> list[dict[str, Any]]:
         if type(item) is not dict:
             raise InvalidRequest(f"{what} {index} is {kind_of(item)}; expected an object")
     return items
-
-
-def decode_data(
-    label: str, datatype: str, shape: tuple[int, ...], data: object, null_is_nan: bool = False
-) -> NDArray[Any] | list[Buffer]:
-    """Read a tensor's values from JSON, flat or nested exactly as the shape says.
-
-    Args:
-        label: the tensor in error sentences.
-        datatype: a checked datatype.
-        shape: a checked shape.
-        data: the parsed ``data`` field.
-        null_is_nan: read null as NaN in floating-point tensors.
-
-    Returns:
-        An array of ``shape``; for BYTES the UTF-8 encoded strings in row-major order.
-
-    Raises:
-        WrongShape: the number or nesting of the values does not match the shape, a value is not of the
-            datatype's JSON type, or it does not fit the datatype.
-    """
-    values = _flatten(label, shape, data)
-    dtype = NUMPY_DTYPES.get(datatype)
-    kind = "S" if dtype is None else dtype.kind
-    allowed, name = _ELEMENT_TYPES[kind]
-    surplus = set(map(type, values)) - allowed
-    if null_is_nan and kind == "f":
-        surplus.discard(type(None))
-    if surplus:
-        odd = next(value for value in values if type(value) in surplus)
-        raise WrongShape(f"{label} holds {kind_of(odd)}; datatype {datatype} takes {name}")
-    if dtype is None:
-        check_bytes_count(label, len(values))
-        return [value.encode() for value in values]
-    if kind in "iu":
-        check_range(label, datatype, values)
-    if kind != "f":
-        return np.array(values, dtype).reshape(shape)
-    with np.errstate(over="ignore"):
-        array = np.array(values, np.float64).astype(dtype, copy=False)
-    # JSON cannot write an infinity, so one that stands here is a number beyond the datatype's range.
-    if np.isinf(array).any():
-        limit = np.finfo(dtype).max
-        raise WrongShape(f"{label} holds a number that does not fit {datatype}; expected at most {limit}")
-    return array.reshape(shape)
 
 
 def encode_data(direction: str, tensor: Tensor) -> NDArray[Any] | list[str]:
@@ -244,19 +183,3 @@ def _decode_tensors_metadata(obj: dict[str, Any], key: str, owner: str) -> list[
             TensorMetadata(field(entry, "name", str, label), field(entry, "datatype", str, label), tuple(shape))
         )
     return tensors
-
-
-def _flatten(label: str, shape: tuple[int, ...], data: object) -> list[Any]:
-    """Return the values in row-major order; ``data`` is a flat list, or nested exactly as the shape says."""
-    if isinstance(data, list) and not (data and isinstance(data[0], list)):
-        check_count(label, shape, len(data))
-        return data
-    level: list[Any] = [data]
-    for axis, size in enumerate(shape):
-        if set(map(type, level)) - {list} or set(map(len, level)) - {size}:
-            raise WrongShape(
-                f"{label} has shape {list(shape)}, but its nested data is not made of lists of {size} "
-                f"at dimension {axis}"
-            )
-        level = list(itertools.chain.from_iterable(level))
-    return level

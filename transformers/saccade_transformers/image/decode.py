@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from saccade_serving.errors import InvalidImage, PayloadTooLarge
 from saccade_serving.oip.messages import Buffer
 from saccade_transformers.image.header import ImageFormat, check_complete, damaged, read_header
+from saccade_transformers.image.request_pixels import RequestPixels
 
 #: Everything that is no base64 digit of either alphabet (RFC 4648, sections 4 and 5), no white space, no padding.
 _NOT_BASE64: Final = re.compile(rb"[^A-Za-z0-9+/\-_= \t\r\n]")
@@ -71,12 +72,13 @@ def configure_opencv() -> None:
     logging.setLogLevel(_LOG_LEVEL_SILENT)
 
 
-def decode(data: Buffer, limits: ImageLimits) -> NDArray[np.uint8]:
+def decode(data: Buffer, limits: ImageLimits, request: RequestPixels | None = None) -> NDArray[np.uint8]:
     """Decode an encoded image.
 
     Args:
         data: JPEG, PNG, still WebP or BMP; contiguous, not copied. Bytes after the image's end are ignored.
         limits: what is refused unread.
+        request: the pixels of the request it belongs to, which it is added to.
 
     Returns:
         [h, w, 3] RGB, 0..255, upright (EXIF orientation applied), C-contiguous and the caller's own.
@@ -84,13 +86,15 @@ def decode(data: Buffer, limits: ImageLimits) -> NDArray[np.uint8]:
     Raises:
         InvalidImage: empty, damaged or truncated.
         UnsupportedMedia: another format, an animation, or a kind of JPEG that is not decoded.
-        PayloadTooLarge: more bytes or pixels than ``limits`` allows.
+        PayloadTooLarge: more bytes or pixels than ``limits`` or the request's own limit allows.
     """
     view = memoryview(data).cast("B")
     limits.check_bytes(len(view))
     header = read_header(view)
     limits.check_pixels(header.width, header.height, header.format)
     check_complete(view, header)
+    if request is not None:
+        request.take(header.width, header.height)
     picture = _decode_with_opencv(view, header.format)
     limits.check_pixels(picture.shape[1], picture.shape[0], header.format)  # whatever the header said
     return picture
