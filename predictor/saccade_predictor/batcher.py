@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from saccade_predictor.alarm import Alarm
-from saccade_predictor.delivery import Deliver, InOrder, Once, Outcome, check_outputs
+from saccade_predictor.delivery import Computed, Deliver, InOrder, Once, Outcome, check_outputs
 from saccade_predictor.engines.engine import Engine, Inputs, LeasedOutputs, Outputs, Ticket
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.watchdog import Watchdog
@@ -62,6 +62,7 @@ class Batcher:
         profile: what batches take, if that is known already.
         hang_limit_s: time that one batch may compute before its instance is given up.
         broken: told when all instances hang and none can be renewed any more.
+        computed: told every batch before its outcomes are delivered.
         clock: seconds, monotonic.
     """
 
@@ -80,6 +81,7 @@ class Batcher:
         profile: LatencyProfile | None = None,
         hang_limit_s: float = HANG_LIMIT_S,
         broken: Callable[[], None] = lambda: None,
+        computed: Computed | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -100,6 +102,7 @@ class Batcher:
         self._renewals = 0
         self._renewing: set[asyncio.Task[None]] = set()
         self._broken: Callable[[], None] = broken
+        self._computed = computed
         self._alarm = Alarm(clock, self._pump)
         self._pumping = self._closed = self._dead = False
 
@@ -282,6 +285,8 @@ class Batcher:
         self._soon()
         if error is None:
             self._statistics.executed(rows, 0, int(elapsed * 1e9), 0)
+            if self._computed is not None:
+                self._computed([entry.id for entry in batch], rows, now - elapsed, now)
             error = self._hand_out(batch, rows, done.result(), now - elapsed, elapsed)
         if error is not None:
             self._fail(batch, error)

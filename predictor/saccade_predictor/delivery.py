@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from saccade_predictor.engines.engine import Outputs
@@ -26,6 +26,8 @@ class Outcome(NamedTuple):
     release: Callable[[], None] | None = None
 
 
+#: Told a batch: the ids in it, its rows, when it began and ended to compute.
+Computed = Callable[[Sequence[int], int, float, float], None]
 #: Told the outcome of a submission by its id, once, unless it was withdrawn.
 Deliver = Callable[[int, Outcome], None]
 

@@ -234,6 +234,12 @@ class PredictorModel(ServedModel):
             return
         exchange.answer(response)
 
+    def _trace(self, version: str, numbers: Sequence[int], rows: int, began: float, ended: float) -> None:
+        """Have the batch's span link to those of its requests."""
+        if self.tracing is not None:
+            spans = [self._open[number][0].span for number in numbers if number in self._open]
+            self.tracing.batch([span for span in spans if span is not None], self.name, version, rows, began, ended)
+
     def _break(self, version: str) -> None:
         """An engine hangs for good: nothing but a new process helps."""
         self.ready = False
@@ -287,6 +293,7 @@ class PredictorModel(ServedModel):
             preserve_ordering=batching is not None and batching.preserve_ordering,
             hang_limit_s=self._hang_limit_s,
             broken=partial(self._break, file.version),
+            computed=partial(self._trace, file.version),
         )
         loaded = LoadedVersion(
             version=file.version,

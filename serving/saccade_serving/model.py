@@ -10,13 +10,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kserve import Model
 
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import ModelNotFound, Overloaded, Unimplemented
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, TensorMetadata
+
+if TYPE_CHECKING:
+    from saccade_serving.tracing import Tracing
 
 #: Why a model is not ready that nothing has been said of yet.
 LOADING: Final = "it is still loading"
@@ -48,6 +51,8 @@ class ServedModel(Model):
         super().__init__(name)
         #: Why the model is not ready, in words for the client.
         self.not_ready_because = LOADING
+        #: Makes spans of batches; None where traces are off.
+        self.tracing: Tracing | None = None
         #: Nothing but a new process can help it; liveness says so, so that Kubernetes restarts the container.
         self.must_restart = False
 

@@ -39,6 +39,7 @@ from saccade_serving.memory.arena import Arena
 from saccade_serving.metrics import Metrics
 from saccade_serving.model import ServedModel
 from saccade_serving.settings import ServiceSettings, describe
+from saccade_serving.tracing import start_tracing
 
 log = logging.getLogger("saccade.server")
 
@@ -155,7 +156,10 @@ class SaccadeServer(kserve.ModelServer):
         Raises:
             SystemExit: 1 if a port cannot be bound or no model could be prepared.
         """
+        if self.settings.tracing:
+            self.gate.tracing = start_tracing(self.settings.service)
         for model in models:
+            model.tracing = self.gate.tracing
             self.register_model(model)
         with asyncio.Runner(loop_factory=_loop_factory(self.event_loop)) as runner:
             runner.run(self._run(models))
@@ -181,6 +185,8 @@ class SaccadeServer(kserve.ModelServer):
         REGISTRY.register(self.metrics)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(REGISTRY.unregister, self.metrics)
+            if self.gate.tracing is not None:
+                stack.push_async_callback(asyncio.to_thread, self.gate.tracing.close)
             for model in models:
                 stack.push_async_callback(self._close, model)
             try:

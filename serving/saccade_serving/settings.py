@@ -81,6 +81,12 @@ class ServiceSettings(BaseSettings):
     metrics_port: int = Field(9095, ge=0, le=65535, description="port of /metrics; 0 switches it off")
     metrics_on_http: bool = Field(True, description="serve /metrics on the REST port too")
     request_log: bool = Field(False, description="one log line per request")
+    request_log_share: float = Field(
+        1.0, gt=0, le=1, description="with request_log: share of the requests that are logged; failed ones always are"
+    )
+    tracing: bool = Field(
+        False, description="OpenTelemetry traces by OTLP over HTTP; where to, and how many: OpenTelemetry's OTEL_*"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
     log_format: Literal["json", "text"] = Field("json", description="one JSON object or one plain line per event")
 
@@ -92,6 +98,12 @@ class ServiceSettings(BaseSettings):
                 f"room for a request; expected a product of at least {2 * FIRST_SLOT_BYTES}"
             )
         return self
+
+    @property
+    def service(self) -> str:
+        """What the service is called in traces: ``saccade-predictor`` or ``saccade-transformer``."""
+        prefix = str(self.model_config.get("env_prefix", ""))
+        return prefix.lower().rstrip("_").replace("_", "-") or "saccade"
 
     @property
     def largest_body_bytes(self) -> int:

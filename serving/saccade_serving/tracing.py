@@ -93,7 +93,7 @@ class Tracing:
         links = [Link(span.get_span_context()) for span in spans[:MAX_LINKS] if span.is_recording()]
         if not links:
             return
-        attributes = {"saccade.model": model, "saccade.version": version, "saccade.rows": rows}
+        attributes: dict[str, str | int] = {"saccade.model": model, "saccade.version": version, "saccade.rows": rows}
         span = self._tracer.start_span("batch", None, SpanKind.INTERNAL, attributes, links, _wall_ns(began))
         span.end(_wall_ns(ended))
 

@@ -116,6 +116,8 @@ class Exchange:
     over = working = _has_task = False
     lease: Lease | None = None
     sink: Sink | None = None
+    span: Any = None  # OpenTelemetry's, where traces are on
+    span_headers: Mapping[str, str] = MappingProxyType({})  # that make it the parent of what is called upstream
     state: Any = None  # what the operation wants to remember until the answer is encoded
     _stop: Callable[[], str] | None = None
     _slot: set[Exchange] | None = None
@@ -164,6 +166,7 @@ class Exchange:
             headers = self.headers
             self._forwarded = {name: headers[name] for name in FORWARDED_HEADERS if _can_travel(headers.get(name, ""))}
             self._forwarded[REQUEST_ID_HEADER] = self.request_id
+            self._forwarded.update(self.span_headers)
         return self._forwarded
 
     def watch(self, deadlines: Deadlines) -> None:

@@ -16,6 +16,7 @@ from saccade_serving.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from saccade_serving.model import ServedModel
+    from saccade_serving.tracing import Tracing
 
 log = logging.getLogger("saccade.requests")
 
@@ -31,6 +32,7 @@ class Gate:
         deadlines: ends exchanges whose time is over.
         open: the exchanges that were let in and are not finished.
         draining: set at SIGTERM; readiness turns false while requests are still answered.
+        tracing: makes spans of requests; None where that is off.
         last_seen: when a request last arrived or was answered (``time.monotonic()``).
     """
 
@@ -47,6 +49,9 @@ class Gate:
         self._working = 0
         self.open: set[Exchange] = set()
         self.draining = False
+        self.tracing: Tracing | None = None
+        self._log_share = settings.request_log_share if settings.request_log else 0.0
+        self._log_due = 0.0
         self.last_seen = time.monotonic()
         metrics.watch_gate(lambda: len(self.open), arena.bytes_by_state)
 
@@ -60,6 +65,8 @@ class Gate:
         self.open.add(exchange)
         self.last_seen = exchange.started
         exchange.watch(self.deadlines)
+        if self.tracing is not None:
+            self.tracing.begin(exchange)
         return exchange
 
     def check_room(self) -> None:
@@ -161,20 +168,13 @@ class Gate:
                 queue_ns = int(stages.get("queue", 0.0) * 1e9)
                 infer_ns = int((stages.get("compute") or stages.get("predict", 0.0)) * 1e9)
                 counted.succeeded(exchange.rows, int(total * 1e9), queue_ns, 0, infer_ns)
-        if self.settings.request_log:
-            log.info(
-                "request",
-                extra={
-                    "request_id": exchange.request_id,
-                    "protocol": exchange.protocol,
-                    "model": exchange.model,
-                    "version": exchange.version,
-                    "code": code,
-                    "received_bytes": received,
-                    "sent_bytes": sent,
-                    **{f"{stage}_ms": round(s * 1e3, 3) for stage, s in exchange.stages.items()},
-                },
-            )
+        if self.tracing is not None:
+            self.tracing.end(exchange, code, failed)
+        if self._log_share:
+            self._log_due += self._log_share
+            if failed or self._log_due >= 1:
+                self._log_due %= 1
+                _log_request(exchange, code, received, sent)
 
     def _newest(self, name: str) -> str:
         """The version on whose account failures go that no version has seen; empty if there is none."""
@@ -186,3 +186,19 @@ class Gate:
         """End whatever is still open: the grace is over."""
         for exchange in list(self.open):
             exchange.abandon(Overloaded("the server is shutting down, and this request took too long"))
+
+
+def _log_request(exchange: Exchange, code: str, received: int, sent: int) -> None:
+    log.info(
+        "request",
+        extra={
+            "request_id": exchange.request_id,
+            "protocol": exchange.protocol,
+            "model": exchange.model,
+            "version": exchange.version,
+            "code": code,
+            "received_bytes": received,
+            "sent_bytes": sent,
+            **{f"{stage}_ms": round(s * 1e3, 3) for stage, s in exchange.stages.items()},
+        },
+    )
