@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -73,14 +75,9 @@ class Server:
 @contextlib.asynccontextmanager
 async def serving(*models: ServedModel) -> AsyncIterator[Server]:
     server = Server(gate_of(*models))
-    calls = InformationCalls(server.gate, server.counted).handlers()
-    handlers = {
-        name: grpc.unary_unary_rpc_method_handler(calls[name], request.FromString, response.SerializeToString)
-        for name, (request, response) in {**proto.METHODS, **proto.TRITON_METHODS}.items()
-        if name != "ModelInfer"
-    }
-    assert handlers.keys() == calls.keys()
-    listening = grpc.aio.server()
+    handlers = InformationCalls(server.gate, server.counted).handlers()
+    assert handlers.keys() == (proto.METHODS | proto.TRITON_METHODS).keys() - {"ModelInfer"}
+    listening = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
     listening.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(proto.SERVICE, handlers),))
     add_health(server.health, listening)
     server.address = f"127.0.0.1:{listening.add_insecure_port('127.0.0.1:0')}"
@@ -162,6 +159,65 @@ async def test_what_is_not_offered_says_what_to_do_instead() -> None:
         words = {"TraceSetting": "traceparent", "LogSettings": "log_level"}
         for method in proto.REFUSED_METHODS:
             assert words.get(method, "binary data") in (await server.refusal(method, "UNIMPLEMENTED")).details()
+
+
+QUESTIONS = [
+    *(f"/{proto.SERVICE}/{name}" for name in ("ServerLive", "ModelReady", "ModelMetadata", "RepositoryIndex")),
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+]
+
+
+async def outcome_of(server: Server, path: str, message: bytes) -> tuple[str, str]:
+    """Code and sentence of a call with these bytes."""
+    make = server.channel.unary_stream if path.endswith("Watch") else server.channel.unary_unary
+    call = make(path)(message, timeout=SOON_S)
+    return (await call.code()).name, await call.details()
+
+
+@pytest.mark.parametrize("path", QUESTIONS)
+async def test_a_question_of_over_64_kib_is_not_parsed(path: str) -> None:
+    unknown_field = b"\xfa\x01\x02xy"
+    async with serving(InformedModel()) as server:
+        assert await outcome_of(server, path, unknown_field * 13_108) == (
+            "RESOURCE_EXHAUSTED",
+            "the message of a call that is no inference is 65540 bytes; the limit is 65536 bytes",
+        )
+        assert (await outcome_of(server, path, b"\xff\xff"))[0] == "INVALID_ARGUMENT"
+        assert (await outcome_of(server, path, unknown_field * 13_107))[0] != "RESOURCE_EXHAUSTED"
+
+
+@pytest.mark.parametrize("method", ["RepositoryModelLoad", "RepositoryModelUnload", *proto.REFUSED_METHODS])
+async def test_the_message_of_a_call_that_is_always_refused_is_not_looked_at(method: str) -> None:
+    no_message = b"\xff" * 2**20
+    async with serving(InformedModel()) as server:
+        code, _ = await outcome_of(server, f"/{proto.SERVICE}/{method}", no_message)
+        assert code == "UNIMPLEMENTED"
+
+
+async def test_a_refused_question_leaves_nothing_of_its_message_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Message:
+        """Stands for protobuf's, which cannot be watched."""
+
+        name, version = "absent", ""
+
+        @classmethod
+        def FromString(cls, _data: bytes) -> Message:  # noqa: N802  # protobuf's name
+            message = cls()
+            made.append(weakref.ref(message))
+            return message
+
+    made: list[weakref.ref[Message]] = []
+    monkeypatch.setitem(proto.METHODS, "ModelReady", (Message, proto.ModelReadyResponse))
+    async with serving(InformedModel()) as server:
+        gc.disable()
+        try:
+            for _ in range(3):
+                code, _ = await outcome_of(server, f"/{proto.SERVICE}/ModelReady", b"")
+                assert code == "NOT_FOUND"
+            assert [message() for message in made] == [None] * 3
+        finally:
+            gc.enable()
 
 
 async def test_health_is_asked_of_the_server_and_of_the_service() -> None:

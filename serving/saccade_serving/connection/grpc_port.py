@@ -18,7 +18,8 @@ from saccade_serving.connection.answers import Context, abort
 from saccade_serving.connection.exchange import AwaitedEnd, Exchange
 from saccade_serving.connection.failures import as_saccade_error
 from saccade_serving.connection.gate import CLIENT_LEFT, Gate
-from saccade_serving.connection.grpc_information import Handler, HealthService, InformationCalls, add_health
+from saccade_serving.connection.grpc_information import HealthService, InformationCalls, add_health
+from saccade_serving.connection.received import UNREADABLE, Received
 from saccade_serving.errors import InvalidRequest, PayloadTooLarge, SaccadeError
 from saccade_serving.memory.arena import Lease
 from saccade_serving.oip import grpc_codec, proto, wire
@@ -27,8 +28,6 @@ from saccade_serving.oip import grpc_codec, proto, wire
 _MAX_STREAMS: Final = 1024
 #: Where each raw tensor begins in the arena.
 _ALIGNMENT: Final = 64
-
-_UNREADABLE: Final = "the request is not a message of this method; expected its protobuf"
 
 
 class GrpcPort:
@@ -56,12 +55,9 @@ class GrpcPort:
         self._server = grpc.aio.server(options=self._options)
         handlers = {
             "ModelInfer": grpc.unary_unary_rpc_method_handler(
-                self._infer, request_deserializer=_Received, response_serializer=None
+                self._infer, request_deserializer=Received, response_serializer=None
             ),
-            **{
-                name: self._method(name, handler)
-                for name, handler in InformationCalls(self._gate, self._gate.metrics.statistics).handlers().items()
-            },
+            **InformationCalls(self._gate, self._gate.metrics.statistics).handlers(),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(proto.SERVICE, handlers),))
         add_health(self._health, self._server)
@@ -82,22 +78,7 @@ class GrpcPort:
         if self._server is not None:
             await self._server.stop(grace_s)
 
-    def _method(self, name: str, handler: Handler) -> Any:
-        """A call that is no inference, as grpcio wants it; what is no message is refused before the handler."""
-        request, response = (proto.METHODS | proto.TRITON_METHODS)[name]
-
-        async def call(received: _Received, context: Context) -> Any:
-            try:
-                message = request.FromString(received.take())
-            except DecodeError:
-                await abort(context, InvalidRequest(_UNREADABLE))
-            return await handler(message, context)
-
-        return grpc.unary_unary_rpc_method_handler(
-            call, request_deserializer=_Received, response_serializer=response.SerializeToString
-        )
-
-    async def _infer(self, received: _Received, context: Context) -> bytes:
+    async def _infer(self, received: Received, context: Context) -> bytes:
         gate = self._gate
         size, sent = received.size, 0
         exchange: Exchange | None = None
@@ -153,7 +134,7 @@ class GrpcPort:
         try:
             message = proto.ModelInferRequest.FromString(rest)
         except DecodeError:
-            raise InvalidRequest(_UNREADABLE) from None
+            raise InvalidRequest(UNREADABLE) from None
         total = sum(-(-part.nbytes // _ALIGNMENT) * _ALIGNMENT for part in raw)
         # What is typed is decoded into fresh memory of the same size or more: it is charged, too.
         typed = len(rest) if len(rest) > _TYPED_BYTES else 0
@@ -173,18 +154,3 @@ class GrpcPort:
 
 #: Typed contents below this size are not worth accounting for.
 _TYPED_BYTES: Final = 64 * 2**10
-
-
-class _Received:
-    """A message's bytes, which grpcio would otherwise keep until the answer."""
-
-    __slots__ = ("_data", "size")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)
-
-    def take(self) -> bytes:
-        """The bytes, once."""
-        data, self._data = self._data, b""
-        return data
