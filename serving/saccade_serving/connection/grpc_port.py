@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import grpc
@@ -23,11 +25,15 @@ from saccade_serving.connection.received import UNREADABLE, Received
 from saccade_serving.errors import InvalidRequest, PayloadTooLarge, SaccadeError
 from saccade_serving.memory.arena import Lease
 from saccade_serving.oip import grpc_codec, proto, wire
+from saccade_serving.oip.messages import InferRequest
+from saccade_serving.oip.rules import MAX_TYPED_ELEMENTS
 
 #: Calls that one connection may have open.
 _MAX_STREAMS: Final = 1024
 #: Where each raw tensor begins in the arena.
 _ALIGNMENT: Final = 64
+#: What of a message is no raw tensor is read at once up to this size: a few milliseconds' work at most.
+_LITTLE_BYTES: Final = 16 * 2**10
 
 
 class GrpcPort:
@@ -43,6 +49,7 @@ class GrpcPort:
         ]
         self._server: Any = None
         self._health = HealthService(gate)
+        self._reading = ThreadPoolExecutor(1, "saccade-typed")
 
     async def start(self, host: str, port: int) -> None:
         """Listen.
@@ -77,6 +84,7 @@ class GrpcPort:
         await self._health.close()
         if self._server is not None:
             await self._server.stop(grace_s)
+        self._reading.shutdown(wait=False)
 
     async def _infer(self, received: Received, context: Context) -> bytes:
         gate = self._gate
@@ -92,14 +100,10 @@ class GrpcPort:
                 exchange.tighten(time.monotonic() - exchange.started + remaining_s)
             end = AwaitedEnd(asyncio.get_running_loop().create_future())
             exchange.sink = end
-            message, raw = self._read(received.take(), exchange)
-            model = gate.find(message.model_name, message.model_version, exchange)
-            request = grpc_codec.decode_request(message, raw)
-            exchange.tighten_by_parameter(request.parameters)
-            model.start_infer(request, exchange)
+            self._begin(received.take(), exchange)
             answer = await end.wait()
             try:
-                serialised: bytes = grpc_codec.encode_response(answer, request).SerializeToString()
+                serialised: bytes = grpc_codec.encode_response(answer, exchange.state).SerializeToString()
             finally:
                 if answer.release is not None:
                     answer.release()
@@ -111,16 +115,19 @@ class GrpcPort:
             error = as_saccade_error(raised)
             code = error.grpc_code
             # What comes after holds this frame, and with it whatever it names, until a full collection.
-            message = raw = request = answer = None  # type: ignore[assignment]
+            answer = None
             await abort(context, error)
             raise AssertionError("abort raises") from None
         finally:
             if exchange is not None:
                 exchange.cancel()
+                exchange.state = None
             gate.finish(exchange, "grpc", code, size, sent, error)
 
-    def _read(self, data: bytes, exchange: Exchange) -> tuple[Any, list[memoryview] | None]:
-        """Parse a message; its raw tensors are copied into the arena, where engines may read them.
+    def _begin(self, data: bytes, exchange: Exchange) -> None:
+        """Hand a message to its model. Its raw tensors are copied into the arena, where engines may read them.
+
+        What may take long to read is read in a thread, one message at a time, so that others have their turn.
 
         Raises:
             InvalidRequest: it is no such message.
@@ -130,18 +137,33 @@ class GrpcPort:
         limit = self._gate.settings.max_json_bytes
         if len(rest) > limit:
             raise PayloadTooLarge("what of the request is not raw contents", len(rest), limit)
-        wire.check_request(rest)
-        try:
-            message = proto.ModelInferRequest.FromString(rest)
-        except DecodeError:
-            raise InvalidRequest(UNREADABLE) from None
-        total = sum(-(-part.nbytes // _ALIGNMENT) * _ALIGNMENT for part in raw)
-        # What is typed is decoded into fresh memory of the same size or more: it is charged, too.
-        typed = len(rest) if len(rest) > _TYPED_BYTES else 0
-        if total + typed > self._gate.arena.limit_bytes:
-            raise PayloadTooLarge("the request", total + typed, self._gate.arena.limit_bytes)
-        lease: Lease = self._gate.arena.lease(total + typed)
+        lease, placed = self._place(raw, len(rest))
         exchange.lease = lease
+        if len(rest) <= _LITTLE_BYTES:
+            self._ask(self._read(rest, placed, exchange), exchange)
+            return
+        lease.hold()
+        exchange.work(lambda: "while its tensors were read")
+        reading = asyncio.get_running_loop().run_in_executor(self._reading, self._read, rest, placed, exchange)
+
+        def read(done: asyncio.Future[InferRequest | None]) -> None:
+            try:
+                self._ask(done.result(), exchange)
+            except Exception as error:
+                exchange.fail(error)
+            finally:
+                lease.release()
+
+        reading.add_done_callback(read)
+
+    def _place(self, raw: Sequence[memoryview], rest_bytes: int) -> tuple[Lease, list[memoryview]]:
+        arena = self._gate.arena
+        total = sum(-(-part.nbytes // _ALIGNMENT) * _ALIGNMENT for part in raw)
+        # What is typed is decoded into memory of its own, up to 8 bytes for each byte: it is charged, too.
+        typed = rest_bytes + 8 * min(rest_bytes, MAX_TYPED_ELEMENTS) if rest_bytes > _LITTLE_BYTES else 0
+        if total + typed > arena.limit_bytes:
+            raise PayloadTooLarge("the request", total + typed, arena.limit_bytes)
+        lease = arena.lease(total + typed)
         placed: list[memoryview] = []
         at = 0
         for part in raw:
@@ -149,8 +171,25 @@ class GrpcPort:
             view[:] = part
             placed.append(view)
             at += -(-part.nbytes // _ALIGNMENT) * _ALIGNMENT
-        return message, placed
+        return lease, placed
 
+    def _read(self, rest: bytes, raw: Sequence[memoryview], exchange: Exchange) -> InferRequest | None:
+        """Parse and decode; in a thread it may come too late."""
+        if exchange.over:
+            return None
+        wire.check_request(rest)
+        try:
+            message = proto.ModelInferRequest.FromString(rest)
+        except DecodeError:
+            raise InvalidRequest(UNREADABLE) from None
+        # Who asks nobody is told so before values are read.
+        self._gate.find(message.model_name, message.model_version, exchange)
+        return grpc_codec.decode_request(message, raw)
 
-#: Typed contents below this size are not worth accounting for.
-_TYPED_BYTES: Final = 64 * 2**10
+    def _ask(self, request: InferRequest | None, exchange: Exchange) -> None:
+        if request is None or exchange.over:
+            return
+        model = self._gate.find(request.model_name, request.model_version, exchange)
+        exchange.state = request
+        exchange.tighten_by_parameter(request.parameters)
+        model.start_infer(request, exchange)
