@@ -242,8 +242,8 @@ class Http1Connection(asyncio.BufferedProtocol):
         if self._state is _HEAD:
             self.close()
         elif self._state is _ORDINARY and self._inner is not None:
-            if self._body_is_coming():
-                self.close()  # a body that is still coming is not waited for
+            if self._body_is_coming() and not self._is_operation():
+                self.close()  # nobody ends what the gate does not know
             else:
                 self._inner.shutdown()
 
@@ -660,6 +660,11 @@ class Http1Connection(asyncio.BufferedProtocol):
     def _body_is_coming(self) -> bool:
         """Whether more of an ordinary request's body has to come."""
         return self._left > 0 or self._chunks is not None
+
+    def _is_operation(self) -> bool:
+        """Whether an ordinary request is one that the gate knows, and ends when its time or the server's is over."""
+        head = self._head
+        return head is not None and head.method == "POST" and self._front.router.find(head.path) is not None
 
     def _feed_ordinary(self, data: bytes, at: int) -> int:
         inner = self._inner

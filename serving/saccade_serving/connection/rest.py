@@ -78,7 +78,7 @@ class _Endpoint:
                 end = AwaitedEnd(asyncio.get_running_loop().create_future())
                 exchange.sink = end
                 operation.admit(exchange)
-                received = await self._receive(exchange, receive, peer_of(scope.get("client")))
+                received = await self._receive(exchange, end, receive, peer_of(scope.get("client")))
                 gate.enter(exchange)
                 await self._start(exchange)
                 answer = await _until_client_leaves(end, exchange, receive)
@@ -97,8 +97,8 @@ class _Endpoint:
                 end.forget()
             gate.finish(exchange, operation.protocol, code, received, reply.size if reply else 0, error)
 
-    async def _receive(self, exchange: Exchange, receive: Receive, peer: str) -> int:
-        """Receive the body into the exchange's lease; returns its size as it came."""
+    async def _receive(self, exchange: Exchange, sink: AwaitedEnd, receive: Receive, peer: str) -> int:
+        """Receive the body into the exchange's lease, unless it ends before; returns its size as it came."""
         settings, arena = self._gate.settings, self._gate.arena
         limit, least_per_s = settings.largest_body_bytes, settings.min_receive_bytes_per_s
         declared = _declared(exchange.headers)
@@ -113,7 +113,15 @@ class _Endpoint:
         due = deadline
         try:
             async with asyncio.timeout_at(deadline) as timer:
+
+                def stop(_: object) -> None:
+                    if not timer.expired():
+                        timer.reschedule(0.0)
+
+                sink.future.add_done_callback(stop)
                 while more:
+                    if sink.future.done():
+                        raise TimeoutError
                     if least_per_s:
                         due = min(deadline, begun + max(RATE_GRACE_S, at / least_per_s))
                         timer.reschedule(due)
@@ -135,11 +143,15 @@ class _Endpoint:
                     lease.view[at:end] = chunk
                     at = end
         except TimeoutError:
+            if sink.future.done():
+                sink.future.result()  # the server ended it, as it does when its grace is over
             if due < deadline:
                 raise SlowBody(at, max(declared, at), loop.time() - begun, least_per_s) from None
             raise DeadlineExceeded(
                 f"the request's time was over before its body was received ({at} bytes came)"
             ) from None
+        finally:
+            sink.future.remove_done_callback(stop)
         lease.narrow(at)
         exchange.stages["receive"] = time.monotonic() - exchange.started
         return at
