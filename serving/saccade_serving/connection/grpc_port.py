@@ -23,6 +23,7 @@ from saccade_serving.connection.gate import CLIENT_LEFT, Gate
 from saccade_serving.connection.grpc_information import HealthService, InformationCalls, add_health
 from saccade_serving.connection.received import UNREADABLE, Received
 from saccade_serving.errors import InvalidRequest, PayloadTooLarge, SaccadeError
+from saccade_serving.listener import bind
 from saccade_serving.memory.arena import Lease
 from saccade_serving.oip import grpc_codec, proto, wire
 from saccade_serving.oip.messages import InferRequest
@@ -55,7 +56,7 @@ class GrpcPort:
         """Listen.
 
         Raises:
-            OSError: the port is in use or may not be bound.
+            OSError: the port is in use or may not be bound; the sentence says why and what to do.
         """
         # No maximum_concurrent_rpcs: streams whose message never comes would use it up and lock out probes, too. The
         # gate bounds what is worked on.
@@ -68,22 +69,20 @@ class GrpcPort:
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(proto.SERVICE, handlers),))
         add_health(self._health, self._server)
-        if not 0 <= port <= 65535:
-            raise OSError(f"cannot listen on port {port}; choose a --grpc_port from 0 to 65535")
+        bind(host, port, "--grpc_port").close()  # grpcio does not say why it cannot
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             bound = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}") from error
+        except RuntimeError:
+            bound = 0
         if bound == 0:
-            raise OSError(f"cannot listen on {address}")
+            raise OSError(f"cannot listen on {address}; choose another --grpc_port")
         await self._server.start()
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, wait up to ``grace_s`` for those in flight."""
-        await self._health.close()
         if self._server is not None:
-            await self._server.stop(grace_s)
+            await asyncio.gather(self._server.stop(grace_s), self._health.close())
         self._reading.shutdown(wait=False)
 
     async def _infer(self, received: Received, context: Context) -> bytes:
