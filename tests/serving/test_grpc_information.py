@@ -23,14 +23,17 @@ import saccade_serving
 from fakes import SOON_S, eventually
 from informed_model import InformedModel, PlainModel, gate_of
 from saccade_serving import __version__
+from saccade_serving.connection import grpc_information
 from saccade_serving.connection.answers import REASON_KEY
 from saccade_serving.connection.gate import Gate
 from saccade_serving.connection.grpc_information import (
+    MAX_PEER_WATCHES,
     MAX_WATCHES,
     HealthService,
     InformationCalls,
     add_health,
     health_servicer,
+    peer_of_call,
 )
 from saccade_serving.model import ServedModel
 from saccade_serving.oip import proto
@@ -279,6 +282,46 @@ async def test_nothing_is_polled_once_the_last_watcher_has_left() -> None:
         for watch in (first, second):
             watch.cancel()
         await eventually(lambda: not following(), "the polling ends")
+
+
+@pytest.mark.parametrize(
+    ("peer", "host"),
+    [
+        ("ipv4:10.0.0.1:40000", "10.0.0.1"),
+        ("ipv6:%5B2001:db8::1%5D:40000", "2001:db8::1"),
+        ("ipv6:[2001:db8::1]:40000", "2001:db8::1"),
+        ("ipv6:%5B::ffff:10.0.0.1%5D:40000", "10.0.0.1"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:40000", "fe80::1"),
+        ("ipv4:127.0.0.1:40000", ""),
+        ("ipv6:%5B::1%5D:40000", ""),
+        ("unix:/tmp/socket", ""),
+        ("", ""),
+    ],
+)
+def test_whose_watch_it_is_stands_in_grpcios_name_of_the_peer(peer: str, host: str) -> None:
+    assert peer_of_call(peer) == host
+
+
+async def test_one_address_does_not_take_all_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = "10.0.0.1"
+    monkeypatch.setattr(grpc_information, "peer_of_call", lambda _: peer)  # tests are on this machine
+    async with serving(InformedModel()) as server:
+        watches = [server.watch() for _ in range(MAX_PEER_WATCHES)]
+        for watch in watches:
+            assert (await watch.read()).status == SERVING
+        with pytest.raises(grpc.aio.AioRpcError, match="8 health watches are open from this address") as caught:
+            await server.watch().read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        peer = "10.0.0.2"
+        other = server.watch()
+        assert (await other.read()).status == SERVING
+        peer = "10.0.0.1"
+        watches[0].cancel()
+        await eventually(lambda: server.health._watches["10.0.0.1"] < MAX_PEER_WATCHES, "one has left")
+        again = server.watch()
+        assert (await again.read()).status == SERVING
+        for watch in (*watches, other, again):
+            watch.cancel()
 
 
 async def test_watches_are_bounded() -> None:

@@ -1166,6 +1166,27 @@ async def test_when_the_listener_closes_idle_connections_go_and_busy_ones_answer
         assert not stage.front.connections
 
 
+@pytest.mark.parametrize(("peer", "patience_s"), [("10.0.0.1", http1.FIRST_BYTE_S), ("", 120)])
+@scenario
+async def test_a_new_connection_that_says_nothing_is_closed_sooner_if_it_is_from_another_machine(
+    peer: str, patience_s: float
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http1, "peer_of", lambda _: peer)  # tests are on this machine
+        async with serving() as stage:
+            silent, asking = await stage.connect(), await stage.connect()
+            assert (await asking.ask(LIVE)).status == 200
+            await eventually(lambda: len(stage.front.connections) == 2, "both are accepted")
+            stage.look(patience_s - 1)
+            await settle()
+            assert len(stage.front.connections) == 2
+            stage.look(patience_s + 1)
+            assert await silent.end() == b""
+            if peer:
+                assert (await asking.ask(LIVE)).status == 200, "keep-alive holds after the first request"
+            asking.leave()
+
+
 UNFINISHED = {
     "chunked": chunked(b"abc", b"def")[:-9],
     "compressed": post(gzip.compress(b"abcdef"), headers="Content-Encoding: gzip\r\n")[:-9],

@@ -7,13 +7,16 @@ health checks ask.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import unquote
 
 import grpc
 from grpc_health.v1 import health_pb2
 
 from saccade_serving.connection.answers import Context, abort, guarded
+from saccade_serving.connection.front import peer_of
 from saccade_serving.connection.gate import Gate
 from saccade_serving.connection.information import (
     NO_LOG_SETTINGS,
@@ -32,6 +35,8 @@ HEALTH: Final = "grpc.health.v1.Health"
 HEALTH_SERVICES: Final = ("", proto.SERVICE)
 #: Watches open at once; each holds a stream for as long as its client likes.
 MAX_WATCHES: Final = 64
+#: Of these, watches of one address; not for this machine's, where Knative's queue-proxy is.
+MAX_PEER_WATCHES: Final = 8
 #: How late a watcher may learn of a change.
 _WATCH_INTERVAL_S: Final = 0.25
 
@@ -116,7 +121,7 @@ class HealthService:
     def __init__(self, gate: Gate, interval_s: float = _WATCH_INTERVAL_S) -> None:
         self._told = Information(gate, Statistics())
         self._interval_s = interval_s
-        self._watches = 0
+        self._watches: Counter[str] = Counter()  # by address
         self._changed = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
         self._closed = False
@@ -133,9 +138,13 @@ class HealthService:
     async def watch(self, received: Received, context: Context) -> None:
         """Answer at once and whenever the status has changed, until the client leaves or ``close``."""
         service = await guarded(context, lambda: _service_of(received))
-        if self._watches >= MAX_WATCHES:
+        peer = peer_of_call(context.peer())
+        if self._watches.total() >= MAX_WATCHES:
             await abort(context, Overloaded(f"{MAX_WATCHES} health watches are open, which is the limit; use Check"))
-        self._watches += 1
+        if peer and self._watches[peer] >= MAX_PEER_WATCHES:
+            sentence = f"{MAX_PEER_WATCHES} health watches are open from this address, which is the limit; use Check"
+            await abort(context, Overloaded(sentence))
+        self._watches[peer] += 1
         try:
             if self._following is None and not self._closed:
                 self._following = asyncio.create_task(self._follow())
@@ -150,8 +159,10 @@ class HealthService:
                     return
                 await changed.wait()
         finally:
-            self._watches -= 1
-            if self._watches == 0:
+            self._watches[peer] -= 1
+            if not self._watches[peer]:
+                del self._watches[peer]
+            if not self._watches:
                 await self._stop_following()
 
     async def close(self) -> None:
@@ -204,6 +215,17 @@ def add_health(service: HealthService, server: Any) -> None:
         ),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(HEALTH, handlers),))
+
+
+def peer_of_call(peer: str) -> str:
+    """Whose share of the watches a call uses; empty for this machine.
+
+    Args:
+        peer: as grpcio names it: "ipv4:10.0.0.1:40000", "ipv6:%5B::1%5D:40000", "unix:...".
+    """
+    kind, _, rest = unquote(peer).partition(":")
+    host = rest.rpartition(":")[0].strip("[]")
+    return peer_of((host.partition("%")[0],)) if kind in ("ipv4", "ipv6") else ""
 
 
 def _service_of(received: Received) -> str:
