@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from fastapi import FastAPI
 from kserve import errors as kserve_errors
 from kserve.protocol.rest.server import RESTServer
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,6 +24,7 @@ from saccade_serving.connection.openapi import describe_api
 from saccade_serving.connection.operation import Operation
 from saccade_serving.connection.rest import OperationRoutes
 from saccade_serving.errors import SaccadeError, Unimplemented
+from saccade_serving.scrapes import scrape
 
 if TYPE_CHECKING:
     from kserve import ModelServer
@@ -64,7 +63,7 @@ def build_application(server: ModelServer, gate: Gate, operations: Sequence[Oper
     app.router.routes += InformationRoutes(gate, gate.metrics.statistics).routes()
     app.router.routes.append(Route("/v1/models/{model_name}", _v1_ready(gate)))
     app.router.routes.append(Route("/v2/health/live", _live(gate)))
-    app.router.routes.append(Route("/metrics", _metrics if gate.settings.metrics_on_http else _not_here))
+    app.router.routes.append(Route("/metrics", scrape if gate.settings.metrics_on_http else _not_here))
     _KServeRoutes(server, app).register()
     paths = {path: item for operation in operations for path, item in operation.describe().items()}
     app.openapi = lambda: describe_api(paths)  # type: ignore[method-assign]  # FastAPI's documented way
@@ -124,11 +123,6 @@ class V1Refusal(Operation):
     def start(self, exchange: Exchange, body: memoryview) -> None:
         """Never reached."""
         raise AssertionError
-
-
-async def _metrics(_request: Request) -> Response:
-    """Render ``/metrics`` in a worker thread: a scrape never holds up the event loop."""
-    return Response(await asyncio.to_thread(generate_latest, REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
 
 def _v1_ready(gate: Gate) -> Callable[[Request], Awaitable[Response]]:

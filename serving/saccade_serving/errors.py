@@ -122,10 +122,10 @@ class PayloadTooLarge(SaccadeError):
     grpc_code = "RESOURCE_EXHAUSTED"
     reason = "payload_too_large"
 
-    def __init__(self, what: str, size: int | None, limit: int, unit: str = "bytes") -> None:
+    def __init__(self, what: str, size: int | None, limit: int, unit: str = "bytes", advice: str = "") -> None:
         verb = "is" if unit == "bytes" else "has"
         sent = f"{verb} {size} {unit}" if size is not None else "is larger than allowed"
-        super().__init__(f"{what} {sent}; the limit is {limit} {unit}")
+        super().__init__(f"{what} {sent}; the limit is {limit} {unit}{advice}")
 
 
 class UnsupportedMedia(SaccadeError):

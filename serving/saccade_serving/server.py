@@ -19,12 +19,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import kserve.model_server
 from kserve.metrics import EXPLAIN_HIST_TIME, POST_HIST_TIME, PRE_HIST_TIME, PREDICT_HIST_TIME
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import REGISTRY
 
 from saccade_serving import __version__
 from saccade_serving.application import build_application
@@ -38,6 +38,7 @@ from saccade_serving.listener import HttpListener, bind
 from saccade_serving.memory.arena import Arena
 from saccade_serving.metrics import Metrics
 from saccade_serving.model import ServedModel
+from saccade_serving.scrapes import FIRST_REQUEST_S, metrics_application
 from saccade_serving.settings import ServiceSettings, describe
 from saccade_serving.tracing import start_tracing
 
@@ -209,6 +210,16 @@ class SaccadeServer(kserve.ModelServer):
         settings = self.settings
         listener = bind(settings.host, self.http_port, "--http_port")
         stack.callback(listener.close)
+        if settings.metrics_port:
+            await self._listen_for_scrapes(stack)
+        stops: list[Callable[[float], Awaitable[None]]] = []
+
+        async def stop() -> None:
+            # Together: what one still accepts while only the other is stopped would find nobody to answer it.
+            remaining_s = self._remaining_s()
+            await asyncio.gather(*(stop(remaining_s) for stop in stops))
+
+        stack.push_async_callback(stop)
         front = Front(self.gate, Router(self._operations), self.timeout_keep_alive)
         rest = HttpListener(
             build_application(self, self.gate, self._operations),
@@ -221,15 +232,9 @@ class SaccadeServer(kserve.ModelServer):
         if self.enable_grpc:
             grpc = GrpcPort(self.gate, *self._grpc_limits)
             await grpc.start(settings.host, self.grpc_port)
-            stack.push_async_callback(lambda: grpc.stop(self._remaining_s()))
-        if settings.metrics_port:
-            bind(settings.host, settings.metrics_port, "metrics_port").close()  # a clear error, no traceback
-            exporter, thread = start_http_server(settings.metrics_port, settings.host)
-            stack.callback(thread.join, 5)
-            stack.callback(exporter.server_close)
-            stack.callback(exporter.shutdown)
+            stops.append(grpc.stop)
         await rest.start()
-        stack.push_async_callback(lambda: rest.stop(self._remaining_s()))
+        stops.append(rest.stop)
         log.info(
             "listening",
             extra={
@@ -239,6 +244,17 @@ class SaccadeServer(kserve.ModelServer):
             },
         )
         return front
+
+    async def _listen_for_scrapes(self, stack: contextlib.AsyncExitStack) -> None:
+        """Serve ``/metrics`` until all else has ended."""
+        settings = self.settings
+        setting = f"{settings.model_config.get('env_prefix', '')}METRICS_PORT"
+        listener = bind(settings.host, settings.metrics_port, setting)
+        stack.callback(listener.close)
+        front = Front(self.gate, Router([]), FIRST_REQUEST_S)
+        scrapes = HttpListener(metrics_application(), listener, front, timeout_keep_alive=KEEP_ALIVE_S)
+        await scrapes.start()
+        stack.push_async_callback(scrapes.stop, 1.0)
 
     async def _prepare(self, models: Sequence[ServedModel]) -> None:
         """Prepare all models; without a single one the service has no purpose and ends."""
@@ -269,14 +285,15 @@ class SaccadeServer(kserve.ModelServer):
         while loop.time() < self._end:
             quiet_in_s = self.gate.last_seen + self.settings.drain_quiet_s - time.monotonic()
             if not self.gate.open and quiet_in_s <= 0 and not front.ordinary_inflight:
+                loop.call_at(self._end, self.gate.abort)  # what is accepted until the listeners are closed
                 return
             await asyncio.sleep(max(0.01, min(quiet_in_s, 0.1)))
         log.warning("drain_grace_over", extra={"inflight": len(self.gate.open)})
         self.gate.abort()
 
     def _remaining_s(self) -> float:
-        """What is left of the grace, at least a second for answers that are ready."""
-        return max(1.0, self._end - asyncio.get_running_loop().time())
+        """What is left of the grace, and a second for the answers of what is ended with it."""
+        return max(0.0, self._end - asyncio.get_running_loop().time()) + 1.0
 
     async def _close(self, model: ServedModel) -> None:
         """Close a model; an engine that hangs must not keep the process from ending."""

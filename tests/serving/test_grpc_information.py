@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,14 +23,17 @@ import saccade_serving
 from fakes import SOON_S, eventually
 from informed_model import InformedModel, PlainModel, gate_of
 from saccade_serving import __version__
+from saccade_serving.connection import grpc_information
 from saccade_serving.connection.answers import REASON_KEY
 from saccade_serving.connection.gate import Gate
 from saccade_serving.connection.grpc_information import (
+    MAX_PEER_WATCHES,
     MAX_WATCHES,
     HealthService,
     InformationCalls,
     add_health,
     health_servicer,
+    peer_of_call,
 )
 from saccade_serving.model import ServedModel
 from saccade_serving.oip import proto
@@ -73,14 +78,9 @@ class Server:
 @contextlib.asynccontextmanager
 async def serving(*models: ServedModel) -> AsyncIterator[Server]:
     server = Server(gate_of(*models))
-    calls = InformationCalls(server.gate, server.counted).handlers()
-    handlers = {
-        name: grpc.unary_unary_rpc_method_handler(calls[name], request.FromString, response.SerializeToString)
-        for name, (request, response) in {**proto.METHODS, **proto.TRITON_METHODS}.items()
-        if name != "ModelInfer"
-    }
-    assert handlers.keys() == calls.keys()
-    listening = grpc.aio.server()
+    handlers = InformationCalls(server.gate, server.counted).handlers()
+    assert handlers.keys() == (proto.METHODS | proto.TRITON_METHODS).keys() - {"ModelInfer"}
+    listening = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
     listening.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(proto.SERVICE, handlers),))
     add_health(server.health, listening)
     server.address = f"127.0.0.1:{listening.add_insecure_port('127.0.0.1:0')}"
@@ -164,6 +164,65 @@ async def test_what_is_not_offered_says_what_to_do_instead() -> None:
             assert words.get(method, "binary data") in (await server.refusal(method, "UNIMPLEMENTED")).details()
 
 
+QUESTIONS = [
+    *(f"/{proto.SERVICE}/{name}" for name in ("ServerLive", "ModelReady", "ModelMetadata", "RepositoryIndex")),
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+]
+
+
+async def outcome_of(server: Server, path: str, message: bytes) -> tuple[str, str]:
+    """Code and sentence of a call with these bytes."""
+    make = server.channel.unary_stream if path.endswith("Watch") else server.channel.unary_unary
+    call = make(path)(message, timeout=SOON_S)
+    return (await call.code()).name, await call.details()
+
+
+@pytest.mark.parametrize("path", QUESTIONS)
+async def test_a_question_of_over_64_kib_is_not_parsed(path: str) -> None:
+    unknown_field = b"\xfa\x01\x02xy"
+    async with serving(InformedModel()) as server:
+        assert await outcome_of(server, path, unknown_field * 13_108) == (
+            "RESOURCE_EXHAUSTED",
+            "the message of a call that is no inference is 65540 bytes; the limit is 65536 bytes",
+        )
+        assert (await outcome_of(server, path, b"\xff\xff"))[0] == "INVALID_ARGUMENT"
+        assert (await outcome_of(server, path, unknown_field * 13_107))[0] != "RESOURCE_EXHAUSTED"
+
+
+@pytest.mark.parametrize("method", ["RepositoryModelLoad", "RepositoryModelUnload", *proto.REFUSED_METHODS])
+async def test_the_message_of_a_call_that_is_always_refused_is_not_looked_at(method: str) -> None:
+    no_message = b"\xff" * 2**20
+    async with serving(InformedModel()) as server:
+        code, _ = await outcome_of(server, f"/{proto.SERVICE}/{method}", no_message)
+        assert code == "UNIMPLEMENTED"
+
+
+async def test_a_refused_question_leaves_nothing_of_its_message_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Message:
+        """Stands for protobuf's, which cannot be watched."""
+
+        name, version = "absent", ""
+
+        @classmethod
+        def FromString(cls, _data: bytes) -> Message:  # noqa: N802  # protobuf's name
+            message = cls()
+            made.append(weakref.ref(message))
+            return message
+
+    made: list[weakref.ref[Message]] = []
+    monkeypatch.setitem(proto.METHODS, "ModelReady", (Message, proto.ModelReadyResponse))
+    async with serving(InformedModel()) as server:
+        gc.disable()
+        try:
+            for _ in range(3):
+                code, _ = await outcome_of(server, f"/{proto.SERVICE}/ModelReady", b"")
+                assert code == "NOT_FOUND"
+            assert [message() for message in made] == [None] * 3
+        finally:
+            gc.enable()
+
+
 async def test_health_is_asked_of_the_server_and_of_the_service() -> None:
     slow = InformedModel("slow", ready=False)
     async with serving(InformedModel(), slow) as server:
@@ -223,6 +282,46 @@ async def test_nothing_is_polled_once_the_last_watcher_has_left() -> None:
         for watch in (first, second):
             watch.cancel()
         await eventually(lambda: not following(), "the polling ends")
+
+
+@pytest.mark.parametrize(
+    ("peer", "host"),
+    [
+        ("ipv4:10.0.0.1:40000", "10.0.0.1"),
+        ("ipv6:%5B2001:db8::1%5D:40000", "2001:db8::1"),
+        ("ipv6:[2001:db8::1]:40000", "2001:db8::1"),
+        ("ipv6:%5B::ffff:10.0.0.1%5D:40000", "10.0.0.1"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:40000", "fe80::1"),
+        ("ipv4:127.0.0.1:40000", ""),
+        ("ipv6:%5B::1%5D:40000", ""),
+        ("unix:/tmp/socket", ""),
+        ("", ""),
+    ],
+)
+def test_whose_watch_it_is_stands_in_grpcios_name_of_the_peer(peer: str, host: str) -> None:
+    assert peer_of_call(peer) == host
+
+
+async def test_one_address_does_not_take_all_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = "10.0.0.1"
+    monkeypatch.setattr(grpc_information, "peer_of_call", lambda _: peer)  # tests are on this machine
+    async with serving(InformedModel()) as server:
+        watches = [server.watch() for _ in range(MAX_PEER_WATCHES)]
+        for watch in watches:
+            assert (await watch.read()).status == SERVING
+        with pytest.raises(grpc.aio.AioRpcError, match="8 health watches are open from this address") as caught:
+            await server.watch().read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        peer = "10.0.0.2"
+        other = server.watch()
+        assert (await other.read()).status == SERVING
+        peer = "10.0.0.1"
+        watches[0].cancel()
+        await eventually(lambda: server.health._watches["10.0.0.1"] < MAX_PEER_WATCHES, "one has left")
+        again = server.watch()
+        assert (await again.read()).status == SERVING
+        for watch in (*watches, other, again):
+            watch.cancel()
 
 
 async def test_watches_are_bounded() -> None:

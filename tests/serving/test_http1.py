@@ -1207,6 +1207,78 @@ async def test_when_the_listener_closes_idle_connections_go_and_busy_ones_answer
         assert not stage.front.connections
 
 
+@pytest.mark.parametrize(("peer", "patience_s"), [("10.0.0.1", http1.FIRST_BYTE_S), ("", 120)])
+@scenario
+async def test_a_new_connection_that_says_nothing_is_closed_sooner_if_it_is_from_another_machine(
+    peer: str, patience_s: float
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http1, "peer_of", lambda _: peer)  # tests are on this machine
+        async with serving() as stage:
+            silent, asking = await stage.connect(), await stage.connect()
+            assert (await asking.ask(LIVE)).status == 200
+            await eventually(lambda: len(stage.front.connections) == 2, "both are accepted")
+            stage.look(patience_s - 1)
+            await settle()
+            assert len(stage.front.connections) == 2
+            stage.look(patience_s + 1)
+            assert await silent.end() == b""
+            if peer:
+                assert (await asking.ask(LIVE)).status == 200, "keep-alive holds after the first request"
+            asking.leave()
+
+
+UNFINISHED = {
+    "chunked": chunked(b"abc", b"def")[:-9],
+    "compressed": post(gzip.compress(b"abcdef"), headers="Content-Encoding: gzip\r\n")[:-9],
+    "plain": post(b"abc", length=12),
+}
+REST = {"chunked": chunked(b"abc", b"def")[-9:], "compressed": gzip.compress(b"abcdef")[-9:], "plain": b"defghijkl"}
+
+
+@pytest.mark.parametrize("kind", list(UNFINISHED))
+@scenario
+async def test_when_the_listener_closes_an_inference_whose_body_is_coming_is_waited_for(kind: str) -> None:
+    async with serving() as stage:
+        client = await stage.connect()
+        await client.send(UNFINISHED[kind])
+        await eventually(lambda: stage.gate.open, "it is in flight")
+        stopping = asyncio.create_task(stage.listener.stop(10))
+        await eventually(lambda: stage.only._closing, "the listener closes")
+        answer = await client.ask(REST[kind])
+        assert (answer.status, answer.body[:6]) == (200, b"abcdef")
+        assert await client.end() == b""
+        await stopping
+
+
+@pytest.mark.parametrize("kind", list(UNFINISHED))
+@scenario
+async def test_when_the_grace_is_over_an_inference_whose_body_is_coming_is_answered_503(kind: str) -> None:
+    async with serving() as stage:
+        client = await stage.connect()
+        await client.send(UNFINISHED[kind])
+        await eventually(lambda: stage.gate.open, "it is in flight")
+        stopping = asyncio.create_task(stage.listener.stop(10))
+        await eventually(lambda: stage.only._closing, "the listener closes")
+        stage.gate.abort()
+        answer = await client.answer()
+        assert answer.status == 503
+        assert b"shutting down" in answer.body
+        client.leave()
+        await stopping
+
+
+@scenario
+async def test_when_the_listener_closes_no_other_body_that_is_coming_is_waited_for() -> None:
+    async with serving() as stage:
+        client = await stage.connect()
+        await client.send(chunked(b"abc", path="/echo")[:-5])
+        await eventually(lambda: stage.front.ordinary_inflight, "it is in flight")
+        stopping = asyncio.create_task(stage.listener.stop(10))
+        assert await client.end() == b""
+        await stopping
+
+
 # TLS
 
 

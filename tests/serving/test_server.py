@@ -12,8 +12,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -46,8 +48,11 @@ def free_ports(count: int) -> list[int]:
 class FakeService:
     """The process, and how to talk to it."""
 
-    def __init__(self, log: Path, models: str = "m", **settings: object) -> None:
+    def __init__(
+        self, log: Path, models: str = "m", ports: Mapping[str, int] = MappingProxyType({}), **settings: object
+    ) -> None:
         self.rest, self.grpc, self.metrics = free_ports(3)
+        self.grpc, self.metrics = ports.get("grpc", self.grpc), ports.get("metrics", self.metrics)
         self.url = f"http://{HOST}:{self.rest}"
         self.log = log
         variables = {"HOST": HOST, "METRICS_PORT": self.metrics, "DRAIN_QUIET_S": 0, **settings}
@@ -217,6 +222,7 @@ def crew(service: FakeService, tmp_path_factory: pytest.TempPathFactory) -> Iter
             "broken": {"models": "broken,broken2"},
             "drains": {"DRAIN_QUIET_S": 0.3},
             "is hurried": {},
+            "is quiet": {"DRAIN_QUIET_S": 0.3},
         }
         yield {name: stack.enter_context(FakeService(folder / f"{name}.log", **part)) for name, part in parts.items()}
 
@@ -403,6 +409,44 @@ async def test_metrics_are_on_their_own_port_too(asking: Asking) -> None:
     assert b"saccade_loop_lag_seconds" in body
 
 
+async def test_the_metrics_port_serves_openmetrics_to_who_accepts_it_and_nothing_else(asking: Asking) -> None:
+    other = RestClient(f"http://{HOST}:{asking.service.metrics}")
+    try:
+        accept = {"accept": "application/openmetrics-text;version=1.0.0"}
+        status, headers, body = await other.call("GET", "/metrics", SOON_S, None, accept)
+        assert (status, headers["content-type"].partition(";")[0]) == (200, "application/openmetrics-text")
+        assert body.endswith(b"# EOF\n")
+        assert b"saccade_requests_total" in body
+        status, _, body = await other.call("GET", "/v2/models/m/ready", SOON_S)
+    finally:
+        await other.close()
+    assert status == 404
+    assert json.loads(body) == {"error": "GET /v2/models/m/ready is not served here; expected GET /metrics"}
+
+
+async def test_silent_connections_to_the_metrics_port_take_no_thread(asking: Asking) -> None:
+    process = Path(f"/proc/{asking.service.process.pid}")
+
+    def threads() -> int:
+        return int(re.findall(r"^Threads:\s+(\d+)$", (process / "status").read_text(), re.MULTILINE)[0])
+
+    def descriptors() -> int:
+        return len(list((process / "fd").iterdir()))
+
+    other = RestClient(f"http://{HOST}:{asking.service.metrics}")
+    try:
+        assert (await other.call("GET", "/metrics", SOON_S))[0] == 200
+        threads_before, descriptors_before = threads(), descriptors()
+        silent = [await asyncio.open_connection(HOST, asking.service.metrics) for _ in range(100)]
+        await eventually(lambda: descriptors() >= descriptors_before + 100, "all are accepted")
+        assert (await other.call("GET", "/metrics", SOON_S))[0] == 200
+        assert threads() == threads_before
+        for _, writer in silent:
+            writer.close()
+    finally:
+        await other.close()
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -538,6 +582,19 @@ def test_a_port_in_use_is_an_error_that_names_it_and_says_what_to_do() -> None:
             bind(HOST, port, "--http_port")
 
 
+@pytest.mark.parametrize(("port", "setting"), [("metrics", "SACCADE_FAKE_METRICS_PORT"), ("grpc", "--grpc_port")])
+async def test_a_service_whose_port_is_in_use_ends_with_1_and_says_what_to_do(
+    tmp_path: Path, port: str, setting: str
+) -> None:
+    with socket.create_server((HOST, 0)) as taken:
+        number = taken.getsockname()[1]
+        with FakeService(tmp_path / "log", ports={port: number}) as service:
+            assert await service.ended(START_S) == 1
+            [why] = [line["why"] for line in service.logged("cannot_listen")]
+    assert re.fullmatch(f"cannot listen on {HOST}:{number}: Address already in use.*; choose another {setting}", why)
+    assert "Traceback" not in service.text
+
+
 async def test_a_drain_answers_what_was_accepted_and_then_ends_with_0(crew: dict[str, FakeService]) -> None:
     service = crew["drains"]
     await service.started()
@@ -583,6 +640,45 @@ async def test_a_drain_answers_what_was_accepted_and_then_ends_with_0(crew: dict
     assert service.events[-1] == "closed", "the model is closed last"
     assert {"held-rest:ended", "held-grpc:ended"} <= set(service.events)
     assert "Traceback" not in service.text
+
+
+async def test_calls_on_open_channels_are_answered_or_refused_while_the_ports_close(
+    crew: dict[str, FakeService],
+) -> None:
+    service = crew["is quiet"]
+    await service.started()
+    message = grpc_codec.encode_request(asked("echo")).SerializeToString()
+    codes: Counter[str] = Counter()
+    async with contextlib.AsyncExitStack() as stack:
+        own = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+        calls = [
+            (await stack.enter_async_context(grpc.aio.insecure_channel(f"{HOST}:{service.grpc}", own))).unary_unary(
+                f"/{proto.SERVICE}/ModelInfer"
+            )
+            for _ in range(12)
+        ]
+        for call in calls:
+            await call(message, timeout=SOON_S)
+        reader, writer = await asyncio.open_connection(HOST, service.rest)
+        writer.write(b"GET /v2/health/live HTTP/1.1\r\nHost: h\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        service.process.send_signal(signal.SIGTERM)
+        await reader.read()  # until the REST port closes its idle connections
+
+        async def ask(call: Any) -> None:
+            code = ""
+            while code != "UNAVAILABLE":
+                try:
+                    await call(message, timeout=SOON_S)
+                    code = "OK"
+                except grpc.aio.AioRpcError as error:
+                    code = error.code().name
+                codes[code] += 1
+
+        await asyncio.gather(*(ask(call) for call in calls))
+        writer.close()
+    assert codes.keys() <= {"OK", "UNAVAILABLE"}
+    assert await service.ended() == 0
 
 
 async def test_a_second_signal_ends_the_process_at_once(crew: dict[str, FakeService]) -> None:

@@ -11,9 +11,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade_serving.errors import InvalidRequest
+from saccade_serving.errors import InvalidRequest, PayloadTooLarge
 from saccade_serving.oip import proto
-from saccade_serving.oip.wire import MAX_ENTRIES, RAW_INPUTS, RAW_OUTPUTS, split
+from saccade_serving.oip.rules import MAX_TYPED_ELEMENTS
+from saccade_serving.oip.wire import MAX_ENTRIES, RAW_INPUTS, RAW_OUTPUTS, check_request, split
 
 TEXT = st.text(max_size=10)
 RAW = st.lists(st.binary(max_size=300), max_size=6)
@@ -161,3 +162,25 @@ def test_very_many_fields_are_refused_and_cost_little() -> None:
     with pytest.raises(InvalidRequest, match=f"over {MAX_ENTRIES} fields"):
         split(field(7, 2) * 5_000_000, RAW_INPUTS)
     assert time.perf_counter() - begun < 1
+
+
+@pytest.mark.parametrize(
+    ("contents", "value"),
+    [
+        ("bool_contents", True),
+        ("int_contents", -1),
+        ("int64_contents", 300),
+        ("uint_contents", 0),
+        ("uint64_contents", 2**64 - 1),
+        ("fp32_contents", 1.5),
+        ("fp64_contents", -1.5),
+    ],
+)
+def test_typed_values_of_all_inputs_are_counted_before_they_are_parsed(contents: str, value: Any) -> None:
+    message = proto.ModelInferRequest()
+    for _ in range(2):
+        getattr(message.inputs.add().contents, contents).extend([value] * (MAX_TYPED_ELEMENTS // 2))
+    check_request(message.SerializeToString())
+    getattr(message.inputs.add().contents, contents).append(value)
+    with pytest.raises(PayloadTooLarge, match=r"is 1048577 typed values; the limit is 1048576 typed values; send raw"):
+        check_request(message.SerializeToString())

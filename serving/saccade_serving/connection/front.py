@@ -45,6 +45,7 @@ class Front:
     Attributes:
         scratch: a read ends before the next begins, so that one buffer serves all connections; nothing stays in it.
         connections: all that are open.
+        head_s: time a new connection has until its first byte, if it is from this machine; at most.
         known: heads that came before, in pieces around the values of ``VOLATILE`` headers, and what they are for.
     """
 

@@ -7,13 +7,16 @@ health checks ask.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import unquote
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from saccade_serving.connection.answers import Context, abort, guarded
+from saccade_serving.connection.front import peer_of
 from saccade_serving.connection.gate import Gate
 from saccade_serving.connection.information import (
     NO_LOG_SETTINGS,
@@ -21,17 +24,19 @@ from saccade_serving.connection.information import (
     NO_TRACE,
     Information,
 )
+from saccade_serving.connection.received import Received
 from saccade_serving.errors import Overloaded, Unimplemented, short
 from saccade_serving.oip import grpc_codec, proto, statistics
 from saccade_serving.oip.rules import NO_SHARED_MEMORY
 from saccade_serving.statistics import Statistics
 
-Handler = Callable[[Any, Context], Awaitable[Any]]
-
+HEALTH: Final = "grpc.health.v1.Health"
 #: Services whose health can be asked; the empty name is the whole server.
 HEALTH_SERVICES: Final = ("", proto.SERVICE)
 #: Watches open at once; each holds a stream for as long as its client likes.
 MAX_WATCHES: Final = 64
+#: Of these, watches of one address; not for this machine's, where Knative's queue-proxy is.
+MAX_PEER_WATCHES: Final = 8
 #: How late a watcher may learn of a change.
 _WATCH_INTERVAL_S: Final = 0.25
 
@@ -42,10 +47,10 @@ class InformationCalls:
     def __init__(self, gate: Gate, counted: Statistics) -> None:
         self._told = Information(gate, counted)
 
-    def handlers(self) -> dict[str, Handler]:
-        """Method name -> coroutine function of the parsed request and the call's context."""
+    def handlers(self) -> dict[str, Any]:
+        """Method name -> its handler, as grpcio wants it."""
         answered: dict[str, Callable[[Any], Any]] = {
-            "ServerLive": lambda _: proto.ServerLiveResponse(live=True),
+            "ServerLive": lambda _: proto.ServerLiveResponse(live=self._told.is_live()),
             "ServerReady": lambda _: proto.ServerReadyResponse(ready=self._told.is_server_ready()),
             "ServerMetadata": lambda _: proto.ServerMetadataResponse(**self._told.server()),
             "ModelReady": self._model_ready,
@@ -61,7 +66,7 @@ class InformationCalls:
             "TraceSetting": NO_TRACE,
             "LogSettings": NO_LOG_SETTINGS,
         }
-        return {name: _answering(work) for name, work in answered.items()} | {
+        return {name: _answering(name, work) for name, work in answered.items()} | {
             name: _refusing(sentence) for name, sentence in refused.items()
         }
 
@@ -84,21 +89,29 @@ class InformationCalls:
         return proto.RepositoryIndexResponse(models=self._told.index(message.ready))
 
 
-def _answering(work: Callable[[Any], Any]) -> Handler:
-    async def call(message: Any, context: Context) -> Any:
-        return await guarded(context, lambda: work(message))
+def _answering(name: str, work: Callable[[Any], Any]) -> Any:
+    request, response = (proto.METHODS | proto.TRITON_METHODS)[name]
 
-    return call
+    async def call(received: Received, context: Context) -> Any:
+        # The message is in no frame that waits for anything: what a refusal leaves behind would keep it.
+        return await guarded(context, lambda: work(received.parse(request)))
+
+    return grpc.unary_unary_rpc_method_handler(
+        call, request_deserializer=Received, response_serializer=response.SerializeToString
+    )
 
 
-def _refusing(sentence: str) -> Handler:
-    async def call(_message: Any, context: Context) -> Any:
+def _refusing(sentence: str) -> Any:
+    """Whatever the message says, it is not looked at."""
+
+    async def call(received: Received, context: Context) -> Any:
+        received.take()
         await abort(context, Unimplemented(sentence))
 
-    return call
+    return grpc.unary_unary_rpc_method_handler(call, request_deserializer=Received, response_serializer=None)
 
 
-class HealthService(health_pb2_grpc.HealthServicer):
+class HealthService:
     """``grpc.health.v1.Health``: serving while every model is ready and the server is not draining.
 
     A check asks the gate at once. Readiness is a question to the models, not an event, so for watchers one task
@@ -108,31 +121,37 @@ class HealthService(health_pb2_grpc.HealthServicer):
     def __init__(self, gate: Gate, interval_s: float = _WATCH_INTERVAL_S) -> None:
         self._told = Information(gate, Statistics())
         self._interval_s = interval_s
-        self._watches = 0
+        self._watches: Counter[str] = Counter()  # by address
         self._changed = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def Check(self, request: Any, context: Context) -> Any:  # noqa: N802  # gRPC's name
+    async def check(self, received: Received, context: Context) -> Any:
         """Answer once; an unknown service is NOT_FOUND, as the protocol says."""
-        if request.service not in HEALTH_SERVICES:
+        service = await guarded(context, lambda: _service_of(received))
+        if service not in HEALTH_SERVICES:
             known = ", ".join(repr(service) for service in HEALTH_SERVICES)
-            sentence = f"service {short(request.service)} is not here; expected {known}"
+            sentence = f"service {short(service)} is not here; expected {known}"
             await context.abort(grpc.StatusCode.NOT_FOUND, sentence)
-        return self._answer(request.service)
+        return self._answer(service)
 
-    async def Watch(self, request: Any, context: Context) -> None:  # noqa: N802
+    async def watch(self, received: Received, context: Context) -> None:
         """Answer at once and whenever the status has changed, until the client leaves or ``close``."""
-        if self._watches >= MAX_WATCHES:
+        service = await guarded(context, lambda: _service_of(received))
+        peer = peer_of_call(context.peer())
+        if self._watches.total() >= MAX_WATCHES:
             await abort(context, Overloaded(f"{MAX_WATCHES} health watches are open, which is the limit; use Check"))
-        self._watches += 1
+        if peer and self._watches[peer] >= MAX_PEER_WATCHES:
+            sentence = f"{MAX_PEER_WATCHES} health watches are open from this address, which is the limit; use Check"
+            await abort(context, Overloaded(sentence))
+        self._watches[peer] += 1
         try:
             if self._following is None and not self._closed:
                 self._following = asyncio.create_task(self._follow())
             sent = None
             while True:
                 changed = self._changed  # taken before the question, so that no change is missed
-                answer = self._answer(request.service)
+                answer = self._answer(service)
                 if answer != sent:
                     await context.write(answer)
                     sent = answer
@@ -140,8 +159,10 @@ class HealthService(health_pb2_grpc.HealthServicer):
                     return
                 await changed.wait()
         finally:
-            self._watches -= 1
-            if self._watches == 0:
+            self._watches[peer] -= 1
+            if not self._watches[peer]:
+                del self._watches[peer]
+            if not self._watches:
                 await self._stop_following()
 
     async def close(self) -> None:
@@ -184,4 +205,29 @@ def health_servicer(gate: Gate) -> HealthService:
 
 def add_health(service: HealthService, server: Any) -> None:
     """Register the health service with a ``grpc.aio`` server."""
-    health_pb2_grpc.add_HealthServicer_to_server(service, server)
+    write = health_pb2.HealthCheckResponse.SerializeToString
+    handlers = {
+        "Check": grpc.unary_unary_rpc_method_handler(
+            service.check, request_deserializer=Received, response_serializer=write
+        ),
+        "Watch": grpc.unary_stream_rpc_method_handler(
+            service.watch, request_deserializer=Received, response_serializer=write
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(HEALTH, handlers),))
+
+
+def peer_of_call(peer: str) -> str:
+    """Whose share of the watches a call uses; empty for this machine.
+
+    Args:
+        peer: as grpcio names it: "ipv4:10.0.0.1:40000", "ipv6:%5B::1%5D:40000", "unix:...".
+    """
+    kind, _, rest = unquote(peer).partition(":")
+    host = rest.rpartition(":")[0].strip("[]")
+    return peer_of((host.partition("%")[0],)) if kind in ("ipv4", "ipv6") else ""
+
+
+def _service_of(received: Received) -> str:
+    service: str = received.parse(health_pb2.HealthCheckRequest).service
+    return service

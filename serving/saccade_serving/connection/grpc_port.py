@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import grpc
@@ -18,17 +20,21 @@ from saccade_serving.connection.answers import Context, abort
 from saccade_serving.connection.exchange import AwaitedEnd, Exchange
 from saccade_serving.connection.failures import as_saccade_error
 from saccade_serving.connection.gate import CLIENT_LEFT, Gate
-from saccade_serving.connection.grpc_information import Handler, HealthService, InformationCalls, add_health
+from saccade_serving.connection.grpc_information import HealthService, InformationCalls, add_health
+from saccade_serving.connection.received import UNREADABLE, Received
 from saccade_serving.errors import InvalidRequest, PayloadTooLarge, SaccadeError
+from saccade_serving.listener import bind
 from saccade_serving.memory.arena import Lease
 from saccade_serving.oip import grpc_codec, proto, wire
+from saccade_serving.oip.messages import InferRequest
+from saccade_serving.oip.rules import MAX_TYPED_ELEMENTS
 
 #: Calls that one connection may have open.
 _MAX_STREAMS: Final = 1024
 #: Where each raw tensor begins in the arena.
 _ALIGNMENT: Final = 64
-
-_UNREADABLE: Final = "the request is not a message of this method; expected its protobuf"
+#: What of a message is no raw tensor is read at once up to this size: a few milliseconds' work at most.
+_LITTLE_BYTES: Final = 16 * 2**10
 
 
 class GrpcPort:
@@ -44,60 +50,42 @@ class GrpcPort:
         ]
         self._server: Any = None
         self._health = HealthService(gate)
+        self._reading = ThreadPoolExecutor(1, "saccade-typed")
 
     async def start(self, host: str, port: int) -> None:
         """Listen.
 
         Raises:
-            OSError: the port is in use or may not be bound.
+            OSError: the port is in use or may not be bound; the sentence says why and what to do.
         """
         # No maximum_concurrent_rpcs: streams whose message never comes would use it up and lock out probes, too. The
         # gate bounds what is worked on.
         self._server = grpc.aio.server(options=self._options)
         handlers = {
             "ModelInfer": grpc.unary_unary_rpc_method_handler(
-                self._infer, request_deserializer=_Received, response_serializer=None
+                self._infer, request_deserializer=Received, response_serializer=None
             ),
-            **{
-                name: self._method(name, handler)
-                for name, handler in InformationCalls(self._gate, self._gate.metrics.statistics).handlers().items()
-            },
+            **InformationCalls(self._gate, self._gate.metrics.statistics).handlers(),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(proto.SERVICE, handlers),))
         add_health(self._health, self._server)
-        if not 0 <= port <= 65535:
-            raise OSError(f"cannot listen on port {port}; choose a --grpc_port from 0 to 65535")
+        bind(host, port, "--grpc_port").close()  # grpcio does not say why it cannot
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             bound = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}") from error
+        except RuntimeError:
+            bound = 0
         if bound == 0:
-            raise OSError(f"cannot listen on {address}")
+            raise OSError(f"cannot listen on {address}; choose another --grpc_port")
         await self._server.start()
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, wait up to ``grace_s`` for those in flight."""
-        await self._health.close()
         if self._server is not None:
-            await self._server.stop(grace_s)
+            await asyncio.gather(self._server.stop(grace_s), self._health.close())
+        self._reading.shutdown(wait=False)
 
-    def _method(self, name: str, handler: Handler) -> Any:
-        """A call that is no inference, as grpcio wants it; what is no message is refused before the handler."""
-        request, response = (proto.METHODS | proto.TRITON_METHODS)[name]
-
-        async def call(received: _Received, context: Context) -> Any:
-            try:
-                message = request.FromString(received.take())
-            except DecodeError:
-                await abort(context, InvalidRequest(_UNREADABLE))
-            return await handler(message, context)
-
-        return grpc.unary_unary_rpc_method_handler(
-            call, request_deserializer=_Received, response_serializer=response.SerializeToString
-        )
-
-    async def _infer(self, received: _Received, context: Context) -> bytes:
+    async def _infer(self, received: Received, context: Context) -> bytes:
         gate = self._gate
         size, sent = received.size, 0
         exchange: Exchange | None = None
@@ -111,15 +99,10 @@ class GrpcPort:
                 exchange.tighten(time.monotonic() - exchange.started + remaining_s)
             end = AwaitedEnd(asyncio.get_running_loop().create_future())
             exchange.sink = end
-            message, raw = self._read(received.take(), exchange)
-            model = gate.find(message.model_name, message.model_version, exchange)
-            request = grpc_codec.decode_request(message, raw)
-            if request.parameters and model.timeout_is_deadline(message.model_version):
-                exchange.tighten_by_parameter(request.parameters)
-            model.start_infer(request, exchange)
+            self._begin(received.take(), exchange)
             answer = await end.wait()
             try:
-                serialised: bytes = grpc_codec.encode_response(answer, request).SerializeToString()
+                serialised: bytes = grpc_codec.encode_response(answer, exchange.state).SerializeToString()
             finally:
                 if answer.release is not None:
                     answer.release()
@@ -131,16 +114,19 @@ class GrpcPort:
             error = as_saccade_error(raised)
             code = error.grpc_code
             # What comes after holds this frame, and with it whatever it names, until a full collection.
-            message = raw = request = answer = None  # type: ignore[assignment]
+            answer = None
             await abort(context, error)
             raise AssertionError("abort raises") from None
         finally:
             if exchange is not None:
                 exchange.cancel()
+                exchange.state = None
             gate.finish(exchange, "grpc", code, size, sent, error)
 
-    def _read(self, data: bytes, exchange: Exchange) -> tuple[Any, list[memoryview] | None]:
-        """Parse a message; its raw tensors are copied into the arena, where engines may read them.
+    def _begin(self, data: bytes, exchange: Exchange) -> None:
+        """Hand a message to its model. Its raw tensors are copied into the arena, where engines may read them.
+
+        What may take long to read is read in a thread, one message at a time, so that others have their turn.
 
         Raises:
             InvalidRequest: it is no such message.
@@ -150,18 +136,33 @@ class GrpcPort:
         limit = self._gate.settings.max_json_bytes
         if len(rest) > limit:
             raise PayloadTooLarge("what of the request is not raw contents", len(rest), limit)
-        wire.check_request(rest)
-        try:
-            message = proto.ModelInferRequest.FromString(rest)
-        except DecodeError:
-            raise InvalidRequest(_UNREADABLE) from None
-        total = sum(-(-part.nbytes // _ALIGNMENT) * _ALIGNMENT for part in raw)
-        # What is typed is decoded into fresh memory of the same size or more: it is charged, too.
-        typed = len(rest) if len(rest) > _TYPED_BYTES else 0
-        if total + typed > self._gate.arena.limit_bytes:
-            raise PayloadTooLarge("the request", total + typed, self._gate.arena.limit_bytes)
-        lease: Lease = self._gate.arena.lease(total + typed)
+        lease, placed = self._place(raw, len(rest))
         exchange.lease = lease
+        if len(rest) <= _LITTLE_BYTES:
+            self._ask(self._read(rest, placed, exchange), exchange)
+            return
+        lease.hold()
+        exchange.work(lambda: "while its tensors were read")
+        reading = asyncio.get_running_loop().run_in_executor(self._reading, self._read, rest, placed, exchange)
+
+        def read(done: asyncio.Future[InferRequest | None]) -> None:
+            try:
+                self._ask(done.result(), exchange)
+            except Exception as error:
+                exchange.fail(error)
+            finally:
+                lease.release()
+
+        reading.add_done_callback(read)
+
+    def _place(self, raw: Sequence[memoryview], rest_bytes: int) -> tuple[Lease, list[memoryview]]:
+        arena = self._gate.arena
+        total = sum(-(-part.nbytes // _ALIGNMENT) * _ALIGNMENT for part in raw)
+        # What is typed is decoded into memory of its own, up to 8 bytes for each byte: it is charged, too.
+        typed = rest_bytes + 8 * min(rest_bytes, MAX_TYPED_ELEMENTS) if rest_bytes > _LITTLE_BYTES else 0
+        if total + typed > arena.limit_bytes:
+            raise PayloadTooLarge("the request", total + typed, arena.limit_bytes)
+        lease = arena.lease(total + typed)
         placed: list[memoryview] = []
         at = 0
         for part in raw:
@@ -169,23 +170,26 @@ class GrpcPort:
             view[:] = part
             placed.append(view)
             at += -(-part.nbytes // _ALIGNMENT) * _ALIGNMENT
-        return message, placed
+        return lease, placed
 
+    def _read(self, rest: bytes, raw: Sequence[memoryview], exchange: Exchange) -> InferRequest | None:
+        """Parse and decode; in a thread it may come too late."""
+        if exchange.over:
+            return None
+        wire.check_request(rest)
+        try:
+            message = proto.ModelInferRequest.FromString(rest)
+        except DecodeError:
+            raise InvalidRequest(UNREADABLE) from None
+        # Who asks nobody is told so before values are read.
+        self._gate.find(message.model_name, message.model_version, exchange)
+        return grpc_codec.decode_request(message, raw)
 
-#: Typed contents below this size are not worth accounting for.
-_TYPED_BYTES: Final = 64 * 2**10
-
-
-class _Received:
-    """A message's bytes, which grpcio would otherwise keep until the answer."""
-
-    __slots__ = ("_data", "size")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)
-
-    def take(self) -> bytes:
-        """The bytes, once."""
-        data, self._data = self._data, b""
-        return data
+    def _ask(self, request: InferRequest | None, exchange: Exchange) -> None:
+        if request is None or exchange.over:
+            return
+        model = self._gate.find(request.model_name, request.model_version, exchange)
+        exchange.state = request
+        if request.parameters and model.timeout_is_deadline(request.model_version):
+            exchange.tighten_by_parameter(request.parameters)
+        model.start_infer(request, exchange)

@@ -53,6 +53,9 @@ DISCARD_S: Final = 1.0
 LINGER_S: Final = 5.0
 #: Time a head has from its first byte to its last.
 HEAD_S: Final = 10.0
+#: Time a new connection from another machine has until its first byte. On this machine is Knative's queue-proxy, which
+#: opens connections ahead and may use one after 90 s for the first time.
+FIRST_BYTE_S: Final = 30.0
 #: A body is not judged by its rate before this time.
 RATE_GRACE_S: Final = 5.0
 
@@ -163,13 +166,14 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._transport = transport
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # uvicorn needs only ``shutdown``
         self._front.connections.add(self)
-        self._due = time.monotonic() + self._front.head_s
         # So that ``resume_writing`` means: nothing of the answer is left, its memory may be used again. A plain
         # transport pauses above the upper mark, one with TLS at it.
         self._tls = transport.get_extra_info("sslcontext") is not None
         transport.set_write_buffer_limits(high=1 if self._tls else 0, low=0)
         peer = transport.get_extra_info("peername")
         self._peer = peer_of(peer)
+        patience_s = self._front.head_s
+        self._due = time.monotonic() + (min(patience_s, FIRST_BYTE_S) if self._peer else patience_s)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """The rest of the body's slot, or the scratch that all connections of this loop share."""
@@ -243,8 +247,8 @@ class Http1Connection(asyncio.BufferedProtocol):
         if self._state is _HEAD:
             self.close()
         elif self._state is _ORDINARY and self._inner is not None:
-            if self._body_is_coming():
-                self.close()  # a body that is still coming is not waited for
+            if self._body_is_coming() and not self._is_operation():
+                self.close()  # nobody ends what the gate does not know
             else:
                 self._inner.shutdown()
 
@@ -667,6 +671,11 @@ class Http1Connection(asyncio.BufferedProtocol):
     def _body_is_coming(self) -> bool:
         """Whether more of an ordinary request's body has to come."""
         return self._left > 0 or self._chunks is not None
+
+    def _is_operation(self) -> bool:
+        """Whether an ordinary request is one that the gate knows, and ends when its time or the server's is over."""
+        head = self._head
+        return head is not None and head.method == "POST" and self._front.router.find(head.path) is not None
 
     def _feed_ordinary(self, data: bytes, at: int) -> int:
         inner = self._inner

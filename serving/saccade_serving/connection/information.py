@@ -72,6 +72,10 @@ class Information:
         """
         self._gate.check_ready(name, version)
 
+    def is_live(self) -> bool:
+        """Whether no model needs a new process."""
+        return not any(model.must_restart for model in self._gate.models.values())
+
     def is_server_ready(self) -> bool:
         """Whether all models are ready and the server is not draining."""
         try:

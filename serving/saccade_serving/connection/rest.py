@@ -106,7 +106,7 @@ class _Endpoint:
                 operation.admit(exchange)
                 gate.check_room()
                 peer = peer_of(scope.get("client"))
-                await self._receive(exchange, receive, peer)
+                await self._receive(exchange, end, receive, peer)
                 gate.enter(exchange)
                 await self._start(exchange, peer)
                 answer = await _until_client_leaves(end, exchange, receive)
@@ -128,8 +128,8 @@ class _Endpoint:
             received = exchange.received if exchange is not None else 0
             gate.finish(exchange, operation.protocol, code, received, reply.size if reply else 0, error)
 
-    async def _receive(self, exchange: Exchange, receive: Receive, peer: str) -> None:
-        """Receive the body into the exchange's lease."""
+    async def _receive(self, exchange: Exchange, sink: AwaitedEnd, receive: Receive, peer: str) -> None:
+        """Receive the body into the exchange's lease, unless it ends before."""
         settings, arena = self._gate.settings, self._gate.arena
         limit, least_per_s = settings.largest_body_bytes, settings.min_receive_bytes_per_s
         declared = _declared(exchange.headers)
@@ -144,7 +144,15 @@ class _Endpoint:
         due = deadline
         try:
             async with asyncio.timeout_at(deadline) as timer:
+
+                def stop(_: object) -> None:
+                    if not timer.expired():
+                        timer.reschedule(0.0)
+
+                sink.future.add_done_callback(stop)
                 while more:
+                    if sink.future.done():
+                        raise TimeoutError
                     if least_per_s:
                         due = min(deadline, begun + max(RATE_GRACE_S, at / least_per_s))
                         timer.reschedule(due)
@@ -167,11 +175,15 @@ class _Endpoint:
                     lease.view[at:end] = chunk
                     at = end
         except TimeoutError:
+            if sink.future.done():
+                sink.future.result()  # the server ended it, as it does when its grace is over
             if due < deadline:
                 raise SlowBody(at, max(declared, at), loop.time() - begun, least_per_s) from None
             raise DeadlineExceeded(
                 f"the request's time was over before its body was received ({at} bytes came)"
             ) from None
+        finally:
+            sink.future.remove_done_callback(stop)
         lease.narrow(at)
         exchange.stages["receive"] = time.monotonic() - exchange.started
 

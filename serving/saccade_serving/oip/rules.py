@@ -26,8 +26,9 @@ MAX_DIMENSION: Final = 2**31 - 1
 MAX_ELEMENTS: Final = 2**40
 #: Most elements of one BYTES tensor: each becomes an object, so that small elements cost far more than they weigh.
 MAX_BYTES_ELEMENTS: Final = 2**16
-#: Most values of one tensor that come one by one in gRPC's typed contents: each becomes an object on the way.
-MAX_TYPED_ELEMENTS: Final = 2**22
+#: Most values of one message that come one by one in gRPC's typed contents: each becomes an object on the way.
+MAX_TYPED_ELEMENTS: Final = 2**20
+SEND_RAW: Final = "; send raw_input_contents, which have no such limit"
 #: Most tensors or parameters in one list or map. Models have a few; without a limit, reading millions of empty ones
 #: would hold up everybody else.
 MAX_ENTRIES: Final = 4096
