@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import onnx_graphs as graphs
 from fakes import FakeEngine, answer_of, eventually, settle
@@ -31,6 +34,7 @@ from saccade_serving.errors import (
 )
 from saccade_serving.memory.arena import Arena
 from saccade_serving.oip.messages import InferRequest, InferResponse, RequestedOutput, Tensor, TensorMetadata
+from saccade_serving.tracing import Tracing
 
 Prepare = Callable[..., Awaitable[PredictorModel]]
 
@@ -598,4 +602,28 @@ async def test_the_door_guesses_the_rows_of_binary_requests_from_their_length(
     monkeypatch.setattr(version.batcher, "knock", lambda deadline, rows=1, priority=0: asked.append(rows))
     model.admit("", Exchange.begin("rest", headers, 30))
     assert asked == [rows]
+    await model.close()
+
+
+async def test_a_batchs_span_is_linked_to_its_requests() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    model, engine = await driven("max_batch_size: 4 dynamic_batching { }")
+    model.tracing = Tracing(provider)
+    exchanges = [exchange(), exchange(), exchange()]
+    for one in exchanges[:2]:
+        model.tracing.begin(one)
+    requests = [InferRequest("m", [x(value=value)]) for value in range(3)]
+    tasks = [asyncio.create_task(answer_of(model, *pair)) for pair in zip(requests, exchanges, strict=True)]
+    await eventually(lambda: engine.open, "a batch is computed")
+    engine.finish_all()
+    await asyncio.gather(*tasks)
+    (batch,) = exporter.get_finished_spans()
+    assert (batch.name, batch.attributes) == (
+        "batch",
+        {"saccade.model": "m", "saccade.version": "1", "saccade.rows": 3},
+    )
+    linked = {link.context.span_id for link in batch.links}
+    assert linked == {one.span.get_span_context().span_id for one in exchanges[:2]}
     await model.close()
