@@ -640,7 +640,14 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("script", "says"), [("replay", "yes goodput never falls"), ("scheduler", "3 priorities")])
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("replay", "yes goodput never falls"),
+        ("scheduler", "3 priorities"),
+        ("metrics", "counting a request"),
+    ],
+)
 def test_the_benches_of_the_scheduler_run_and_write_what_they_print(script: str, says: str, tmp_path: Path) -> None:
     output = tmp_path / "found.json"
     plot = ["--plot", str(tmp_path / "curves.png")] if script == "replay" else []
