@@ -92,7 +92,7 @@ def test_every_error_is_documented_with_its_codes() -> None:
 
 
 #: Names of settings and log events that look like metrics.
-NO_METRICS = {"request_log"}
+NO_METRICS = {"request_log", "request_log_share"}
 
 
 def exposed_names() -> set[str]:

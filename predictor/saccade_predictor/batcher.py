@@ -13,11 +13,11 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final
 
 from saccade_predictor.alarm import Alarm
 from saccade_predictor.delivery import Computed, Deliver, InOrder, Once, Outcome, check_outputs
-from saccade_predictor.engines.engine import Engine, Inputs, LeasedOutputs, Outputs, Ticket
+from saccade_predictor.engines.engine import Engine, LeasedOutputs, Outputs, Ticket
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.watchdog import Watchdog
 from saccade_serving.errors import DeadlineExceeded, EngineFailed, Overloaded, SaccadeError
@@ -42,8 +42,6 @@ MAX_RENEWALS: Final = 3
 GATHER_S: Final = 0.0005
 
 _NEVER: Final = math.inf
-#: What an entry of the queue carries: the lease of its memory, the batcher's own, and its arrays.
-_Owned: TypeAlias = tuple[Lease, Inputs]
 
 
 class Batcher:
@@ -250,8 +248,7 @@ class Batcher:
             self._launch(turn.batch, turn.lane)
 
     def _launch(self, batch: Sequence[Entry], lane: int) -> None:
-        rows = sum([entry.rows for entry in batch])
-        inputs = []
+        rows, inputs = sum([entry.rows for entry in batch]), []
         for entry in batch:
             lease, arrays_ = entry.owned
             lease.staged()
@@ -393,8 +390,8 @@ class Batcher:
 
 
 def _lease_of(entry: Entry) -> Lease:
-    owned: _Owned = entry.owned
-    return owned[0]
+    lease: Lease = entry.owned[0]  # the batcher's own; behind it stand the arrays
+    return lease
 
 
 def _release(batch: Sequence[Entry], _inputs_free: asyncio.Future[None] | None) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,14 +20,13 @@ from saccade_predictor.engines.engine import Engine, EngineDescription, Outputs
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.modelconfig import ModelConfig, TensorConfig
 from saccade_predictor.repository import ModelDirectory
+from saccade_predictor.rows import row_bytes, rows_of
 from saccade_serving.connection.exchange import AwaitedEnd, Exchange
 from saccade_serving.errors import DeadlineExceeded, InvalidRequest, ModelNotFound, Overloaded
 from saccade_serving.memory.arena import Arena
 from saccade_serving.model import ModelConfiguration, ServedModel
-from saccade_serving.oip.body import HEADER_LENGTH, stated_length
 from saccade_serving.oip.classification import classify_outputs, requested_classes
 from saccade_serving.oip.contract import check_request, count_rows
-from saccade_serving.oip.datatypes import BYTES, NUMPY_DTYPES
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
 from saccade_serving.oip.rules import whole_parameter
 from saccade_serving.scheduling.submission import Submission, place
@@ -153,7 +151,7 @@ class PredictorModel(ServedModel):
         loaded = self._select(version)
         if loaded.slo_s:
             exchange.tighten(loaded.slo_s)
-            loaded.batcher.knock(exchange.deadline, _rows_of(exchange.headers, loaded))
+            loaded.batcher.knock(exchange.deadline, rows_of(exchange.headers, loaded.row_bytes, loaded.config.max_batch_size))
 
     def timeout_is_deadline(self, version: str) -> bool:
         """Not where the queue policy delays a request whose time is over."""
@@ -305,7 +303,7 @@ class PredictorModel(ServedModel):
             configuration=configuration.describe(config, description.platform),
             labels=labels,
             slo_s=config.slo_ms / 1e3,
-            row_bytes=_row_bytes(config.inputs),
+            row_bytes=row_bytes(config.inputs),
             delays=batching is not None and batching.may_delay,
             reads_text=any(tensor.datatype == "BYTES" for tensor in config.inputs),
         )
@@ -354,22 +352,6 @@ def _metadata(tensor: TensorConfig, config: ModelConfig) -> TensorMetadata:
     """A tensor as clients see it: a batched model's dims are those of one row."""
     batch = (-1,) if config.max_batch_size else ()
     return TensorMetadata(tensor.name, tensor.datatype, (*batch, *tensor.dims))
-
-
-def _rows_of(headers: Mapping[str, str], loaded: LoadedVersion) -> int:
-    """Rows that a request brings, by its head: of binary tensors of known shape, by its length; else 1."""
-    length = stated_length(headers.get("content-length", ""))
-    json_length = stated_length(headers.get(HEADER_LENGTH, ""))
-    if not loaded.row_bytes or length is None or json_length is None:
-        return 1
-    return min(max(1, (length - json_length) // loaded.row_bytes), max(1, loaded.config.max_batch_size))
-
-
-def _row_bytes(inputs: Sequence[TensorConfig]) -> int:
-    """Bytes of one row of all inputs; 0 where a shape is open or an input has no fixed size."""
-    if any(tensor.datatype == BYTES or -1 in tensor.dims for tensor in inputs):
-        return 0
-    return sum(math.prod(tensor.dims) * NUMPY_DTYPES[tensor.datatype].itemsize for tensor in inputs)
 
 
 def check_text(request: InferRequest) -> None:

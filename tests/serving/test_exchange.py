@@ -97,7 +97,7 @@ def test_the_clients_request_id_is_kept_and_forwarded() -> None:
 
 def test_a_request_without_an_id_gets_one_of_its_own() -> None:
     first, second = begin(), begin({"x-request-id": ""})
-    assert re.fullmatch("[0-9a-f]{13,16}", first.request_id)
+    assert re.fullmatch("[0-9a-f]{13,24}", first.request_id)
     assert first.request_id != second.request_id
     assert first.forwarded == {"x-request-id": first.request_id}
 

@@ -201,7 +201,7 @@ async def test_over_a_million_typed_values_are_refused_with_what_to_send_instead
         await calling._call(typed(2**19, 2**19 - 1, 2), timeout=20)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert caught.value.details() == (
-        "the request is 1048577 typed values; the limit is 1048576 typed values; send raw_input_contents, which have "
+        "the request has 1048577 typed values; the limit is 1048576 typed values; send raw_input_contents, which have "
         "no such limit"
     )
     assert not calling.model.held

@@ -121,6 +121,7 @@ async def bother(stage: Stage, pieces: list[bytes], dying: bool) -> None:
                     b"405",
                     b"413",
                     b"415",
+                    b"417",
                     b"431",
                     b"500",
                     b"501",
