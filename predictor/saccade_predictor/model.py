@@ -151,7 +151,9 @@ class PredictorModel(ServedModel):
         loaded = self._select(version)
         if loaded.slo_s:
             exchange.tighten(loaded.slo_s)
-            loaded.batcher.knock(exchange.deadline, rows_of(exchange.headers, loaded.row_bytes, loaded.config.max_batch_size))
+            loaded.batcher.knock(
+                exchange.deadline, rows_of(exchange.headers, loaded.row_bytes, loaded.config.max_batch_size)
+            )
 
     def timeout_is_deadline(self, version: str) -> bool:
         """Not where the queue policy delays a request whose time is over."""

@@ -182,5 +182,7 @@ def test_typed_values_of_all_inputs_are_counted_before_they_are_parsed(contents:
         getattr(message.inputs.add().contents, contents).extend([value] * (MAX_TYPED_ELEMENTS // 2))
     check_request(message.SerializeToString())
     getattr(message.inputs.add().contents, contents).append(value)
-    with pytest.raises(PayloadTooLarge, match=r"has 1048577 typed values; the limit is 1048576 typed values; send raw"):
+    with pytest.raises(
+        PayloadTooLarge, match=r"has 1048577 typed values; the limit is 1048576 typed values; send raw"
+    ):
         check_request(message.SerializeToString())
