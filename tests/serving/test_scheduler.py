@@ -216,3 +216,12 @@ def test_the_hard_limit_of_the_formula_costs_next_to_nothing_and_one_of_a_batch_
     starved = goodput(play(scheduler(), arrivals, takes(), 16), arrivals)
     assert limited >= 0.97 * free
     assert starved < 0.9 * free
+
+
+def test_when_all_of_one_shape_are_late_the_others_are_not_left_waiting() -> None:
+    found = scheduler()
+    found.push(Entry(0, 1, deadline=0.001, signature="a"), 0.0)
+    found.push(Entry(1, 1, deadline=0.1, signature="b"), 0.0)
+    turn = found.turn(0.0)
+    assert [entry.id for entry in turn.late] == [0]
+    assert [entry.id for entry in turn.batch] == [1]

@@ -150,13 +150,18 @@ class Scheduler:
         if chosen is None:
             return Turn(0, (), expired, (), queue.next_timeout())
         lane = self._lanes[chosen]
-        if self.rules.slo_s and self.rules.max_rows and self.profile:
-            starts = max(now, lane.free_at) if lane.held else now
-            decision = decide_in_time(queue, now, starts, self.rules, self.profile, self.largest)
-        else:
-            decision = decide(queue, now, self.rules)
-        for entry in decision.late:
-            queue.remove(entry)
+        late: list[Entry] = []
+        while True:
+            if self.rules.slo_s and self.rules.max_rows and self.profile:
+                starts = max(now, lane.free_at) if lane.held else now
+                decision = decide_in_time(queue, now, starts, self.rules, self.profile, self.largest)
+            else:
+                decision = decide(queue, now, self.rules)
+            for entry in decision.late:
+                queue.remove(entry)
+            late += decision.late
+            if decision.batch or not decision.late:
+                break  # else all of one shape were late: others may wait
         for entry in decision.batch:
             queue.remove(entry)
         if decision.batch:
@@ -165,7 +170,7 @@ class Scheduler:
                 lane.began = lane.free_at = now
             lane.held.append(rows)
             lane.free_at = max(lane.free_at, now) + self.profile.seconds(rows)
-        return Turn(chosen, decision.batch, expired, decision.late, min(decision.wake_at, queue.next_timeout()))
+        return Turn(chosen, decision.batch, expired, late, min(decision.wake_at, queue.next_timeout()))
 
     def done(self, lane: int, rows: int, now: float, failed: bool = False) -> float:
         """An instance has finished a batch.
