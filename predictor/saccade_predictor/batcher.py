@@ -202,8 +202,7 @@ class Batcher:
     async def close(self) -> None:
         """Refuse what waits, await what runs."""
         self._closed = True
-        for entry in list(self._queue):
-            self._queue.remove(entry)
+        for entry in self._queue.drain():
             self._refuse(entry, Overloaded("the model is being unloaded"))
         self._alarm.off()
         if self._tickets:
@@ -320,8 +319,7 @@ class Batcher:
                     self._soon()
         if (not can or not self.scheduler.working) and not self._dead:
             self._dead = True
-            for entry in list(self._queue):
-                self._queue.remove(entry)
+            for entry in self._queue.drain():
                 self._refuse(entry, EngineFailed(DEAD))
             self._broken()
 

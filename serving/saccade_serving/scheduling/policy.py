@@ -56,19 +56,18 @@ class Decision(NamedTuple):
 _NOTHING: Final = Decision(())
 
 
-def decide(queue: Queue, now: float, rules: BatchingRules, rows_at_once: int = 0) -> Decision:
+def decide(queue: Queue, now: float, rules: BatchingRules) -> Decision:
     """Choose the next batch by Triton's rules.
 
     Args:
         queue: who waits; timeouts have been applied.
         now: the time.
         rules: how requests are grouped.
-        rows_at_once: rows of the largest batch, where it is less than ``rules.max_rows``; 0 where not.
     """
     first = queue.first()
     if first is None:
         return _NOTHING
-    most = min(rules.max_rows, rows_at_once) if rows_at_once else rules.max_rows
+    most = rules.max_rows
     preferred = rules.preferred or (most,)
     batch: list[Entry] = []
     rows = best = 0

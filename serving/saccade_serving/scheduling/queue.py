@@ -256,6 +256,13 @@ class Queue:
         self.remove(found[0])
         return found[0]
 
+    def drain(self) -> list[Entry]:
+        """Take everybody out, in the order they were to be served."""
+        entries = list(self)
+        for entry in entries:
+            self.remove(entry)
+        return entries
+
     def expire(self, now: float) -> list[Entry]:
         """Apply the timeouts that have passed.
 
