@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from saccade_predictor.engines.engine import EngineDescription, Inputs, Outputs, Ticket
+from saccade_predictor.model import Find
+from saccade_predictor.version import Loadable, LoadedEngine
 from saccade_serving.connection.deadlines import Deadlines
 from saccade_serving.connection.exchange import AwaitedEnd, Exchange
 from saccade_serving.model import ServedModel
@@ -243,3 +245,12 @@ def detector_client(*rows: Sequence[float], version: str = "3", metadata: ModelM
         return metadata or detector_metadata()
 
     return FakeV2Client(answer, describe)
+
+
+def finds(*files: LoadedEngine) -> Find:
+    """What finds versions in a model's directory, for a model whose engines are open already."""
+
+    def loadable(file: LoadedEngine) -> Loadable:
+        return Loadable(file.version, "", lambda: file)
+
+    return lambda _directory: [loadable(file) for file in files]

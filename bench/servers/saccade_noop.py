@@ -17,10 +17,11 @@ from saccade_predictor.batchingconfig import DynamicBatching
 from saccade_predictor.engines.engine import EngineDescription, Inputs, Outputs
 from saccade_predictor.engines.runner import RunnerInstance
 from saccade_predictor.metrics import PredictorMetrics
-from saccade_predictor.model import LoadedEngine, PredictorModel
+from saccade_predictor.model import PredictorModel
 from saccade_predictor.modelconfig import ModelConfig, TensorConfig
 from saccade_predictor.repository import ModelDirectory
 from saccade_predictor.settings import PredictorSettings
+from saccade_predictor.version import Loadable, LoadedEngine, Surroundings
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.memory.arena import Arena
 from saccade_serving.model import ServedModel
@@ -96,7 +97,7 @@ class NoopEngine:
         return {OUTPUT: answer}
 
 
-def load(_directory: ModelDirectory) -> list[LoadedEngine]:
+def find(_directory: ModelDirectory) -> list[Loadable]:
     """One version, batched as ``config.pbtxt`` with an empty ``dynamic_batching`` says."""
     config = ModelConfig(
         name=BATCHED,
@@ -107,7 +108,7 @@ def load(_directory: ModelDirectory) -> list[LoadedEngine]:
         default_model_filename="",
         dynamic_batching=DynamicBatching(),
     )
-    return [LoadedEngine("1", config, NoopEngine())]
+    return [Loadable("1", "", lambda: LoadedEngine("1", config, NoopEngine()))]
 
 
 def main() -> None:
@@ -126,7 +127,7 @@ def main() -> None:
     arena = Arena(settings.max_inflight_bytes)
     models: list[ServedModel] = [
         NoopModel(MODEL),
-        PredictorModel(ModelDirectory(BATCHED, Path()), load, MAX_QUEUE_SIZE, metrics, arena),
+        PredictorModel(ModelDirectory(BATCHED, Path()), find, Surroundings(metrics, arena, MAX_QUEUE_SIZE)),
     ]
     SaccadeServer(arguments, settings, metrics, arena=arena).start(models)
 

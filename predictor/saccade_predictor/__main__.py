@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
 from pydantic import ValidationError
 
-from saccade_predictor.loading import load_engines
+from saccade_predictor.lifecycle import Lifecycle
+from saccade_predictor.loading import find_versions
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.model import PredictorModel
 from saccade_predictor.repository import RepositoryError, find_models
 from saccade_predictor.settings import PredictorSettings
+from saccade_predictor.version import Surroundings, Version
+from saccade_serving.connection.control import Mode
 from saccade_serving.cpus import container_cpus
 from saccade_serving.memory.arena import Arena
+from saccade_serving.metrics import Labels
 from saccade_serving.server import SaccadeServer, argument_parser
 from saccade_serving.settings import explain
 from saccade_serving.telemetry import configure_logging
@@ -33,28 +39,73 @@ HELP: Final = {
 
 def main() -> None:
     """Run the predictor until it is told to stop."""
-    arguments = argument_parser("saccade-predictor", PredictorSettings, HELP, model_name=None).parse_args()
+    parser = argument_parser("saccade-predictor", PredictorSettings, HELP, model_name=None)
+    _add_control_flags(parser)
+    arguments = parser.parse_args()
+    flags = {"model_control_mode": arguments.model_control_mode, "repository_poll_s": arguments.repository_poll_secs}
     try:
-        settings = PredictorSettings()
-        directories = find_models(settings.model_repository, arguments.model_name)
+        settings = PredictorSettings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         sys.exit(explain(error, "SACCADE_PREDICTOR_"))
-    except RepositoryError as error:
-        sys.exit(str(error))
+    if arguments.load_model and settings.model_control_mode != "explicit":
+        sys.exit("--load-model needs --model-control-mode=explicit; otherwise all models of the repository are loaded")
     configure_logging(settings.log_level, settings.log_format)
 
     metrics = PredictorMetrics()
     arena = Arena(settings.max_inflight_bytes, peer_share=settings.max_peer_share)
-    load = partial(load_engines, threads=settings.engine_threads or max(1, container_cpus() - 1))
-    models = [
-        PredictorModel(directory, load, settings.max_queue_size, metrics, arena, settings.hang_limit_s)
-        for directory in directories
-    ]
-    metrics.watch_queues(
-        lambda: [((model.name, v.version), v.batcher.depth) for model in models for v in model.loaded()],
-        lambda: [((model.name, v.version), v.batcher.oldest_s()) for model in models for v in model.loaded()],
+    shared = Surroundings(metrics, arena, settings.max_queue_size, settings.hang_limit_s)
+    find = partial(find_versions, threads=settings.engine_threads or max(1, container_cpus() - 1))
+    server = SaccadeServer(arguments, settings, metrics, arena=arena)
+    lifecycle = Lifecycle(
+        settings.model_repository,
+        arguments.model_name,
+        settings.model_control_mode,
+        settings.control_key,
+        settings.repository_poll_s,
+        make=lambda directory: PredictorModel(directory, find, shared),
+        add=server.add,
+        remove=server.remove,
+        forget=metrics.forget,
     )
-    SaccadeServer(arguments, settings, metrics, arena=arena).start(models)
+    try:
+        if settings.model_control_mode == "none":
+            find_models(settings.model_repository, arguments.model_name)  # none at all: it says how one should look
+        models = lifecycle.begin(_wanted(settings.model_control_mode, arguments.load_model))
+    except RepositoryError as error:
+        sys.exit(str(error))
+
+    def versions() -> Iterator[tuple[Labels, Version]]:
+        for model in lifecycle.served():
+            yield from (((model.name, version.version), version) for version in model.loaded())
+
+    metrics.watch_queues(
+        lambda: [(labels, version.batcher.depth) for labels, version in versions()],
+        lambda: [(labels, version.batcher.oldest_s()) for labels, version in versions()],
+    )
+    server.start(models, lifecycle, settings.admin_port if settings.model_control_mode == "explicit" else 0)
+
+
+def _add_control_flags(parser: ArgumentParser) -> None:
+    """Triton's own flags, spelled as Triton spells them."""
+    parser.add_argument(
+        "--model-control-mode",
+        choices=("none", "poll", "explicit"),
+        help="How the models served change: never, with the repository, or by load and unload calls.",
+    )
+    parser.add_argument("--repository-poll-secs", type=float, help="With poll: seconds between two looks.")
+    parser.add_argument(
+        "--load-model",
+        action="append",
+        metavar="NAME",
+        help="With explicit: a model to load at the start, '*' for all; may be given several times (default: none).",
+    )
+
+
+def _wanted(mode: Mode, named: list[str] | None) -> set[str] | None:
+    """Names of the models to start with; None: all."""
+    if mode != "explicit" or "*" in (named or ()):
+        return None
+    return set(named or ())
 
 
 if __name__ == "__main__":

@@ -103,6 +103,7 @@ class Batcher:
         self._computed = computed
         self._alarm = Alarm(clock, self._pump)
         self._pumping = self._closed = self._dead = False
+        self.counted = True  # its batches, in metrics and statistics; those of a warm-up are not
 
     @property
     def depth(self) -> int:
@@ -151,10 +152,8 @@ class Batcher:
             self.knock(submission.deadline, submission.rows, submission.priority)
         lease = self._arena.find(submission.slot)
         inputs = arrays(submission, lease.view)
-        if self._rules.max_rows:
-            signature = tuple([(tensor.name, tensor.shape[1:]) for tensor in submission.tensors])
-        else:
-            signature = tuple([(tensor.name, tensor.shape) for tensor in submission.tensors])
+        first = 1 if self._rules.max_rows else 0  # of the dims that must agree
+        signature = tuple([(tensor.name, tensor.shape[first:]) for tensor in submission.tensors])
         entry = Entry(
             submission.id,
             submission.rows,
@@ -200,7 +199,7 @@ class Batcher:
         return where
 
     async def close(self) -> None:
-        """Refuse what waits, await what runs."""
+        """Refuse what waits, await what runs, let go of the engine's instances."""
         self._closed = True
         for entry in self._queue.drain():
             self._refuse(entry, Overloaded("the model is being unloaded"))
@@ -210,6 +209,7 @@ class Batcher:
         self._watchdog.close()
         if self._renewing:
             await asyncio.wait(self._renewing)
+        self._instances.clear()
 
     def _soon(self) -> None:
         """Launch what waits, but not at once: what the loop receives in the same turn shall share the batch."""
@@ -274,13 +274,15 @@ class Batcher:
         error: BaseException | None = done.exception() if not done.cancelled() else asyncio.CancelledError()
         now = self._clock()
         elapsed = self.scheduler.done(lane, rows, now, failed=error is not None)
-        self._metrics.batch_size.observe(rows, self._labels)
-        self._metrics.busy_seconds.add(self._labels, elapsed)
+        if self.counted:
+            self._metrics.batch_size.observe(rows, self._labels)
+            self._metrics.busy_seconds.add(self._labels, elapsed)
+            if error is None:
+                self._statistics.executed(rows, 0, int(elapsed * 1e9), 0)
         # The instance is free, and gets its next batch when these answers are written: until then its thread could not
         # have the interpreter, and would only fight for it. Who cannot spare that moment has a depth of 2.
         self._soon()
         if error is None:
-            self._statistics.executed(rows, 0, int(elapsed * 1e9), 0)
             if self._computed is not None:
                 self._computed([entry.id for entry in batch], rows, now - elapsed, now)
             error = self._hand_out(batch, rows, done.result(), now - elapsed, elapsed)

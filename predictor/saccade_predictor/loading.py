@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from functools import partial
 
+from saccade_predictor import warmupconfig
 from saccade_predictor.engines.onnx import OnnxEngine
-from saccade_predictor.model import LoadedEngine
 from saccade_predictor.modelconfig import ModelConfig, autocomplete, complete, parse
 from saccade_predictor.repository import ModelDirectory, RepositoryError
+from saccade_predictor.version import Loadable, LoadedEngine
 
 log = logging.getLogger("saccade.loading")
 
@@ -15,23 +18,43 @@ ONNX_BACKEND = "onnxruntime"
 ONNX_FILE = "model.onnx"
 
 
-def load_engines(directory: ModelDirectory, threads: int) -> list[LoadedEngine]:
-    """Open the engines of every version that the model's version policy serves.
+def find_versions(directory: ModelDirectory, threads: int) -> list[Loadable]:
+    """Find the versions that the model's version policy serves, ascending.
 
     Without a ``config.pbtxt`` the graph itself decides, as Triton's auto-complete does.
 
+    Args:
+        directory: the model's.
+        threads: of one CPU engine instance.
+
     Raises:
-        RepositoryError: no version, no model file, or a backend that this build has not.
-        ModelConfigError: the config cannot be read or contradicts the graph.
-        ValueError: a model file cannot be loaded.
+        RepositoryError: no version, or a backend that this build has not. From ``open``: no model file, or labels or
+            warm-up data that cannot be read.
+        ModelConfigError: the config cannot be read. From ``open``: it contradicts the graph.
+        ValueError: from ``open``: a model file cannot be loaded.
     """
+    fingerprints = directory.fingerprints()  # before all else: what changes meanwhile is seen at the next look
     config = _read_config(directory)
-    on_disk = directory.versions()
-    chosen = config.version_policy.select(on_disk) if config is not None else on_disk[-1:]
+    chosen = config.version_policy.select(fingerprints) if config is not None else tuple(fingerprints)[-1:]
     if not chosen:
-        found = ", ".join(map(str, on_disk)) or "none"
+        found = ", ".join(map(str, fingerprints)) or "none"
         raise RepositoryError(f"model {directory.name!r} has no version to serve (versions found: {found})")
-    return [_load_version(directory, config, version, threads) for version in chosen]
+    filename = _model_filename(directory.name, config)
+    return [
+        Loadable(
+            str(version), fingerprints[version], partial(_load_version, directory, config, version, filename, threads)
+        )
+        for version in chosen
+    ]
+
+
+def load_engines(directory: ModelDirectory, threads: int) -> Sequence[LoadedEngine]:
+    """Open the engines of every version that the model's version policy serves.
+
+    Raises:
+        As ``find_versions``.
+    """
+    return [found.open() for found in find_versions(directory, threads)]
 
 
 def _read_config(directory: ModelDirectory) -> ModelConfig | None:
@@ -44,17 +67,27 @@ def _read_config(directory: ModelDirectory) -> ModelConfig | None:
     return config
 
 
-def _load_version(directory: ModelDirectory, config: ModelConfig | None, version: int, threads: int) -> LoadedEngine:
-    filename = _model_filename(directory.name, config)
+def _load_version(
+    directory: ModelDirectory, config: ModelConfig | None, version: int, filename: str, threads: int
+) -> LoadedEngine:
     path = directory.path / str(version) / filename
     if not path.is_file():
         found = ", ".join(directory.version_files(version)) or "nothing"
         raise RepositoryError(f"{directory.name}/{version} has no file {filename!r} (found: {found})")
     engine = OnnxEngine(path, config.instance_count if config is not None else 1, threads)
-    description = engine.describe()
-    if config is None:
-        config = autocomplete(directory.name, ONNX_BACKEND, description.inputs, description.outputs)
-    return LoadedEngine(str(version), complete(config, description.inputs, description.outputs), engine)
+    try:
+        description = engine.describe()
+        if config is None:
+            config = autocomplete(directory.name, ONNX_BACKEND, description.inputs, description.outputs)
+        config = complete(config, description.inputs, description.outputs)
+        labels = {
+            output.name: directory.labels(output.label_filename) for output in config.outputs if output.label_filename
+        }
+        samples = warmupconfig.read_samples(config, directory.warmup_file)
+        return LoadedEngine(str(version), config, engine, labels, samples)
+    except BaseException:
+        engine.close()
+        raise
 
 
 def _model_filename(model: str, config: ModelConfig | None) -> str:

@@ -12,10 +12,11 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
-from google.protobuf import text_format  # type: ignore[import-untyped]  # it ships no types
+from google.protobuf import json_format, text_format  # type: ignore[import-untyped]  # it ships no types
 
 from saccade_predictor.batchingconfig import DynamicBatching, ModelConfigError, read_batching, read_slo
 from saccade_predictor.tritonschema import findings, load_schema
+from saccade_predictor.warmupconfig import WarmupSample, read_warmup
 from saccade_serving.oip.datatypes import BYTES, DATATYPES
 from saccade_serving.oip.messages import TensorMetadata
 
@@ -81,6 +82,7 @@ class ModelConfig:
         instance_count: how many batches may execute at the same time.
         fallback_backend: serves where there is no GPU (``parameters.fallback_backend``), or None.
         slo_ms: time from a request's first byte to its answer that shall be kept (``parameters.slo_ms``); 0 is none.
+        warmup: requests to be sent before it is ready; none: zeros.
         source: the ``config.pbtxt`` it was read from as serialised protobuf, empty without one; for
             ``configuration``, which tells clients also of the fields that have no effect.
     """
@@ -98,6 +100,7 @@ class ModelConfig:
     parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     fallback_backend: str | None = None
     slo_ms: float = 0.0
+    warmup: tuple[WarmupSample, ...] = ()
     source: bytes = field(default=b"", repr=False, compare=False)
 
 
@@ -158,9 +161,25 @@ def parse(text: str, model: str, *, gpu_available: bool = False) -> tuple[ModelC
         parameters=parameters,
         fallback_backend=fallback,
         slo_ms=read_slo(parameters, proto.max_batch_size, model),
+        warmup=read_warmup(proto, model),
         source=proto.SerializeToString(),
     )
     return config, [f"{model}/config.pbtxt: {warning}" for warning in warnings.values()]
+
+
+def json_as_text(text: str, model: str) -> str:
+    """Write a configuration that came as Triton's JSON as ``config.pbtxt`` would have it.
+
+    Raises:
+        ModelConfigError: it is no such configuration.
+    """
+    try:
+        proto = json_format.Parse(text, load_schema().ModelConfig(), max_recursion_depth=20)
+    except json_format.ParseError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelConfigError(model, "the JSON", f"not valid ({reason})", "Triton's ModelConfig") from None
+    written: str = text_format.MessageToString(proto)
+    return written
 
 
 def complete(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from saccade_serving.settings import ServiceSettings
+
+#: A key that could be guessed is none.
+MIN_KEY_CHARS: Final = 16
 
 
 class PredictorSettings(ServiceSettings):
@@ -37,3 +41,42 @@ class PredictorSettings(ServiceSettings):
         le=256,
         description="threads of one CPU engine instance; 0 is the container's CPUs less one, at least 1",
     )
+    model_control_mode: Literal["none", "poll", "explicit"] = Field(
+        "none",
+        description="how the models served change: never, with the repository, or by load and unload calls; the flag "
+        "--model-control-mode wins",
+    )
+    repository_poll_s: float = Field(
+        15.0,
+        ge=0.1,
+        le=86_400,
+        description="with model_control_mode poll: time between two looks at the repository (seconds); the flag "
+        "--repository-poll-secs wins",
+    )
+    model_control_key: SecretStr | None = Field(
+        None,
+        description="with model_control_mode explicit: what the header x-saccade-control-key of a load or unload call "
+        f"must be, at least {MIN_KEY_CHARS} characters; from a Secret",
+    )
+    admin_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="with model_control_mode explicit: port on 127.0.0.1 where load and unload need no key; 0 is none",
+    )
+
+    @property
+    def control_key(self) -> str:
+        """The key of load and unload calls; empty without one."""
+        return self.model_control_key.get_secret_value() if self.model_control_key is not None else ""
+
+    @model_validator(mode="after")
+    def _guarded_control(self) -> Self:
+        if self.model_control_key is not None and len(self.control_key) < MIN_KEY_CHARS:
+            raise ValueError(f"SACCADE_PREDICTOR_MODEL_CONTROL_KEY is shorter than {MIN_KEY_CHARS} characters")
+        if self.model_control_mode == "explicit" and not self.control_key and not self.admin_port:
+            raise ValueError(
+                "model_control_mode is 'explicit': expected SACCADE_PREDICTOR_MODEL_CONTROL_KEY, which load and "
+                "unload calls have to show, or SACCADE_PREDICTOR_ADMIN_PORT, where they need none"
+            )
+        return self

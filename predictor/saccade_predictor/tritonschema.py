@@ -20,7 +20,7 @@ IMPLEMENTED: Final = frozenset(
     f"{message}.{name}"
     for message, names in {
         "ModelConfig": "name platform backend version_policy max_batch_size input output dynamic_batching"
-        " instance_group default_model_filename parameters model_transaction_policy response_cache",
+        " instance_group default_model_filename parameters model_transaction_policy response_cache model_warmup",
         "ModelVersionPolicy": "latest all specific",
         "Latest": "num_versions",
         "Specific": "versions",
@@ -31,6 +31,8 @@ IMPLEMENTED: Final = frozenset(
         "ModelQueuePolicy": "timeout_action default_timeout_microseconds allow_timeout_override max_queue_size",
         "ModelInstanceGroup": "kind count gpus",
         "ModelParameter": "string_value",
+        "ModelWarmup": "name batch_size inputs count",
+        "Input": "data_type dims zero_data random_data input_data_file",
     }.items()
     for name in names.split()
 )
@@ -41,7 +43,6 @@ HARMLESS: Final[Mapping[str, str]] = MappingProxyType(
         "ModelConfig.runtime": "each backend has one runtime here",
         "ModelConfig.optimization": "the engines choose their own optimizations",
         "ModelConfig.metric_tags": "metrics carry the model and its version only",
-        "ModelConfig.model_warmup": "every model is warmed up with zeros before it is ready",
         "ModelConfig.model_metrics": "the histograms have fixed buckets",
         "ModelInput.format": "no backend here reads it; the graph knows its layout",
         "ModelInstanceGroup.name": "groups are not told apart",

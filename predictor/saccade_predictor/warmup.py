@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -26,26 +27,58 @@ MEASURE_S: Final = 2.0
 OPEN_DIMS: Final = (1, 32, 224, 640)
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A request that a model's configuration wants it to be warmed up with.
+
+    Attributes:
+        rows: that it brings, all alike.
+        count: how often it is sent.
+        row: one row of each input; the full tensor where the model has no batches.
+    """
+
+    name: str
+    rows: int
+    count: int
+    row: Sequence[Tensor]
+
+    def tensors(self, rows: int) -> list[Tensor]:
+        """Its inputs with so many rows."""
+        return [_repeated(tensor, rows) if rows > 1 else tensor for tensor in self.row]
+
+
 async def run(
     infer: Callable[[Sequence[Tensor]], Awaitable[float]],
     inputs: Sequence[TensorMetadata],
     max_batch_size: int,
     model: str,
+    samples: Sequence[Sample] = (),
 ) -> None:
-    """Infer zeros once with one row and, for batched models, once with the largest batch.
+    """Send the samples; without any, zeros: once one row and, for batched models, once the largest batch.
 
-    A model with open dimensions is tried in a few sizes; if it runs in none of them, a warning says that it was not
-    warmed up, since its config cannot say which sizes it takes. So it does for a batch larger than one request may be.
+    Without samples, a model with open dimensions is tried in a few sizes; if it runs in none of them, a warning says
+    that it was not warmed up, since its config cannot say which sizes it takes. So it does for a batch larger than one
+    request may be.
 
     Args:
         infer: sends inputs through the model, as a request would.
         inputs: the model's, as a client sees them.
         max_batch_size: 0 for a model without a batch dimension.
         model: name, for the log.
+        samples: from the model's configuration.
 
     Raises:
-        EngineFailed: the engine cannot run its own model, whose dimensions are all known.
+        EngineFailed: the engine cannot run its own model, whose dimensions are all known, or a sample.
+        SaccadeError: a sample cannot be sent.
     """
+    for sample in samples:
+        begun = time.monotonic()
+        for _ in range(sample.count):
+            await infer(sample.tensors(sample.rows))
+        ms = round((time.monotonic() - begun) * 1e3, 1)
+        log.info("warmed_up", extra={"model": model, "sample": sample.name, "rows": sample.rows, "ms": ms})
+    if samples:
+        return
     batched = bool(max_batch_size)
     is_open = any(-1 in tensor.shape[batched:] for tensor in inputs)
     for rows in sorted({1, max_batch_size or 1}):
@@ -71,6 +104,7 @@ async def measure(
     inputs: Sequence[TensorMetadata],
     largest: int,
     model: str,
+    samples: Sequence[Sample] = (),
 ) -> dict[int, float]:
     """Measure what batches take, for a model with an SLO: sizes 1, 2, 4 and so on, and the largest.
 
@@ -79,6 +113,7 @@ async def measure(
         inputs: the model's.
         largest: rows of the largest batch.
         model: name, for the log.
+        samples: the first one's row is measured with; without any, zeros.
 
     Returns:
         Seconds by number of rows: of a few runs the slowest but one, since what is planned with is what nearly all
@@ -90,10 +125,11 @@ async def measure(
     side = OPEN_DIMS[-1] if is_open else OPEN_DIMS[0]
     for rows in sizes:
         taken: list[float] = []
+        tensors = samples[0].tensors(rows) if samples else [_zeros(tensor, rows, True, side) for tensor in inputs]
         ends = time.monotonic() + MEASURE_S
         try:
             while len(taken) < RUNS and (len(taken) < 2 or time.monotonic() < ends):
-                taken.append(await infer([_zeros(tensor, rows, True, side) for tensor in inputs]))
+                taken.append(await infer(tensors))
         except (EngineFailed, ArenaFull, InvalidRequest) as error:
             log.warning("not_measured", extra={"model": model, "rows": rows, "why": str(error)})
             continue
@@ -110,3 +146,10 @@ def _zeros(tensor: TensorMetadata, rows: int, batched: bool, side: int) -> Tenso
     if tensor.datatype == "BYTES":
         return Tensor.of_bytes(tensor.name, dims, [b""] * math.prod(dims))
     return Tensor(tensor.name, tensor.datatype, dims, np.zeros(dims, NUMPY_DTYPES[tensor.datatype]))
+
+
+def _repeated(tensor: Tensor, rows: int) -> Tensor:
+    shape = (rows, *tensor.shape[1:])
+    if isinstance(tensor.data, np.ndarray):
+        return replace(tensor, shape=shape, data=np.repeat(tensor.data, rows, axis=0))
+    return replace(tensor, shape=shape, data=list(tensor.data) * rows)

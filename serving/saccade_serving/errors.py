@@ -6,6 +6,7 @@
     |  |- MalformedBody      400  INVALID_ARGUMENT    the framing of the request's body cannot be understood
     |  |- UnknownTensor      400  INVALID_ARGUMENT    a tensor name that the model does not have
     |  `- WrongShape         400  INVALID_ARGUMENT    datatype, shape or size disagree
+    |- NotPermitted          403  PERMISSION_DENIED   a control call without its key
     |- ModelNotFound         404  NOT_FOUND           no such model or version
     |- SlowBody              408  DEADLINE_EXCEEDED   the request body comes too slowly
     |- PayloadTooLarge       413  RESOURCE_EXHAUSTED  bytes, decoded pixels or images over a limit
@@ -86,6 +87,14 @@ class WrongShape(InvalidRequest):
     """A tensor whose datatype, shape or size is not what is expected."""
 
     reason = "wrong_shape"
+
+
+class NotPermitted(SaccadeError):
+    """A call that changes the server, from somebody who has not shown the key."""
+
+    status = 403
+    grpc_code = "PERMISSION_DENIED"
+    reason = "not_permitted"
 
 
 class ModelNotFound(SaccadeError):

@@ -49,6 +49,11 @@ class Counter:
         """Add ``amount`` >= 0."""
         self.values[labels] = self.values.get(labels, 0) + amount
 
+    def forget(self, labels: Labels) -> None:
+        """Drop the values whose label sets begin so."""
+        for key in [key for key in self.values if key[: len(labels)] == labels]:
+            del self.values[key]
+
     def collect(self) -> Metric:
         """Render the present values."""
         family = CounterMetricFamily(self.name, self.documentation, labels=self.labels)
@@ -99,6 +104,11 @@ class Histogram:
         if row is None:
             row = self._rows[labels] = [0.0] * (len(self.bounds) + 2)
         return row
+
+    def forget(self, labels: Labels) -> None:
+        """Drop the counts whose label sets begin so. Who holds a row of theirs counts for nobody."""
+        for key in [key for key in self._rows if key[: len(labels)] == labels]:
+            del self._rows[key]
 
     def rows(self) -> list[tuple[Labels, list[float]]]:
         """A copy of all counts."""
@@ -202,6 +212,18 @@ class Metrics(Collector):
         if account is None:
             account = self._accounts[model, version] = Account(self, model, version)
         return account
+
+    def forget(self, model: str, version: str = "") -> None:
+        """Drop what was counted for a version that is gone, or for all of a model: versions come and go for ever."""
+        self.statistics.forget(model, version)
+        for key in [key for key in self._accounts if key[0] == model and version in ("", key[1])]:
+            del self._accounts[key]
+        for family in self._families:
+            if isinstance(family, Counter | Histogram) and family.labels[:1] == ("model",):
+                if not version:
+                    family.forget((model,))
+                elif family.labels[:2] == ("model", "version"):
+                    family.forget((model, version))
 
     def watch_gate(self, inflight: Callable[[], int], arena_bytes: Callable[[], Mapping[str, int]]) -> None:
         """Expose what the gate knows."""

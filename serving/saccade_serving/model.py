@@ -8,7 +8,7 @@ whose REST decoder reads tensors element by element.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -119,6 +119,10 @@ class ServedModel(Model):
         raise Unimplemented(
             f"model {self.name!r} has no Triton configuration; GET /v2/models/{self.name} describes its tensors"
         )
+
+    def unavailable(self) -> Mapping[str, str]:
+        """Why versions could not be loaded, by version; an empty version stands for the model itself."""
+        return {}
 
     def labels(self, output: str, version: str = "") -> Sequence[str]:
         """Class names of an output, by index; empty where the model has none."""

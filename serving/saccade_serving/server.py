@@ -25,13 +25,16 @@ from typing import Any, Final
 import kserve.model_server
 from kserve.metrics import EXPLAIN_HIST_TIME, POST_HIST_TIME, PRE_HIST_TIME, PREDICT_HIST_TIME
 from prometheus_client import REGISTRY
+from starlette.types import ASGIApp
 
 from saccade_serving import __version__
 from saccade_serving.application import build_application
+from saccade_serving.connection.control import ModelControl, admin_application
 from saccade_serving.connection.front import Front
 from saccade_serving.connection.gate import Gate
 from saccade_serving.connection.grpc_port import GrpcPort
 from saccade_serving.connection.infer import Infer
+from saccade_serving.connection.information import InformationRoutes
 from saccade_serving.connection.operation import Operation, Router
 from saccade_serving.errors import SaccadeError
 from saccade_serving.listener import HttpListener, bind
@@ -147,25 +150,41 @@ class SaccadeServer(kserve.ModelServer):
         self._operations = [Infer(self.gate), *operations(self.gate)]
         receive, send = arguments.grpc_max_receive_message_length, arguments.grpc_max_send_message_length
         self._grpc_limits = (settings.max_request_bytes if receive is None else receive, -1 if send is None else send)
+        self._admin_port = 0
         self._stopping = asyncio.Event()
         self._failed = False
         self._end = 0.0  # when the grace is over, on the loop's clock; set at the signal
 
-    def start(self, models: Sequence[ServedModel]) -> None:
+    def start(self, models: Sequence[ServedModel], control: ModelControl | None = None, admin_port: int = 0) -> None:
         """Serve until a signal. Returns after a clean shutdown.
+
+        Args:
+            models: prepared first.
+            control: changes the models that are served.
+            admin_port: where control calls need no key, on the loopback address; 0: nowhere.
 
         Raises:
             SystemExit: 1 if a port cannot be bound or no model could be prepared.
         """
         if self.settings.tracing:
             self.gate.tracing = start_tracing(self.settings.service)
+        self.gate.control = control
+        self._admin_port = admin_port
         for model in models:
-            model.tracing = self.gate.tracing
-            self.register_model(model)
+            self.add(model)
         with asyncio.Runner(loop_factory=_loop_factory(self.event_loop)) as runner:
             runner.run(self._run(models))
         if self._failed:
             raise SystemExit(1)
+
+    def add(self, model: ServedModel) -> None:
+        """Serve a model from now on."""
+        model.tracing = self.gate.tracing
+        self.register_model(model)
+
+    def remove(self, name: str) -> None:
+        """Find a model no more; what it has is still its to answer."""
+        self.registered_models.models.pop(name, None)
 
     def stop(self, sig: int) -> None:
         """Begin the drain; a second signal ends the process at once."""
@@ -188,22 +207,24 @@ class SaccadeServer(kserve.ModelServer):
             stack.callback(REGISTRY.unregister, self.metrics)
             if self.gate.tracing is not None:
                 stack.push_async_callback(asyncio.to_thread, self.gate.tracing.close)
-            for model in models:
-                stack.push_async_callback(self._close, model)
+            stack.push_async_callback(self._close_models)
             try:
                 front = await self._listen(stack)
             except OSError as error:
                 log.error("cannot_listen", extra={"why": str(error)})
                 self._failed = True
                 return
-            preparing = asyncio.create_task(self._prepare(models))
-            lag = asyncio.create_task(self._watch_loop_lag())
+            control = self.gate.control
+            tasks = [
+                asyncio.create_task(self._prepare(models, control)),
+                asyncio.create_task(self._watch_loop_lag()),
+            ]
             await self._stopping.wait()
             self._end = loop.time() + self.settings.drain_grace_s
             await self._drain(front)
-            for task in (preparing, lag):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(preparing, lag, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         log.info("stopped")
 
     async def _listen(self, stack: contextlib.AsyncExitStack) -> Front:
@@ -211,7 +232,14 @@ class SaccadeServer(kserve.ModelServer):
         listener = bind(settings.host, self.http_port, "--http_port")
         stack.callback(listener.close)
         if settings.metrics_port:
-            await self._listen_for_scrapes(stack)
+            setting = f"{settings.model_config.get('env_prefix', '')}METRICS_PORT"
+            await self._listen_beside(stack, settings.host, settings.metrics_port, setting, metrics_application())
+        if self._admin_port:
+            setting = f"{settings.model_config.get('env_prefix', '')}ADMIN_PORT"
+            index = InformationRoutes(self.gate, self.metrics.statistics).index
+            await self._listen_beside(
+                stack, "127.0.0.1", self._admin_port, setting, admin_application(self.gate, index)
+            )
         stops: list[Callable[[float], Awaitable[None]]] = []
 
         async def stop() -> None:
@@ -245,19 +273,19 @@ class SaccadeServer(kserve.ModelServer):
         )
         return front
 
-    async def _listen_for_scrapes(self, stack: contextlib.AsyncExitStack) -> None:
-        """Serve ``/metrics`` until all else has ended."""
-        settings = self.settings
-        setting = f"{settings.model_config.get('env_prefix', '')}METRICS_PORT"
-        listener = bind(settings.host, settings.metrics_port, setting)
+    async def _listen_beside(
+        self, stack: contextlib.AsyncExitStack, host: str, port: int, setting: str, app: ASGIApp
+    ) -> None:
+        """Serve an application on a port of its own until all else has ended."""
+        listener = bind(host, port, setting)
         stack.callback(listener.close)
         front = Front(self.gate, Router([]), FIRST_REQUEST_S)
-        scrapes = HttpListener(metrics_application(), listener, front, timeout_keep_alive=KEEP_ALIVE_S)
-        await scrapes.start()
-        stack.push_async_callback(scrapes.stop, 1.0)
+        beside = HttpListener(app, listener, front, timeout_keep_alive=KEEP_ALIVE_S)
+        await beside.start()
+        stack.push_async_callback(beside.stop, 1.0)
 
-    async def _prepare(self, models: Sequence[ServedModel]) -> None:
-        """Prepare all models; without a single one the service has no purpose and ends."""
+    async def _prepare(self, models: Sequence[ServedModel], control: ModelControl | None) -> None:
+        """Prepare all models, then follow the repository; without a single model to be the service ends."""
         results = await asyncio.gather(*(model.prepare() for model in models), return_exceptions=True)
         for model, result in zip(models, results, strict=True):
             if isinstance(result, BaseException):
@@ -269,9 +297,11 @@ class SaccadeServer(kserve.ModelServer):
                 )
             else:
                 log.info("model_ready", extra={"model": model.name, "versions": model.versions()})
-        if not any(model.ready for model in models):
+        if not any(model.ready for model in models) and (control is None or control.mode == "none"):
             self._failed = True
             self._stopping.set()
+        elif control is not None:
+            await control.watch()
 
     async def _drain(self, front: Front) -> None:
         """Wait until nothing is in flight and no work has come for ``drain_quiet_s``; at most the grace.
@@ -294,6 +324,17 @@ class SaccadeServer(kserve.ModelServer):
     def _remaining_s(self) -> float:
         """What is left of the grace, and a second for the answers of what is ended with it."""
         return max(0.0, self._end - asyncio.get_running_loop().time()) + 1.0
+
+    async def _close_models(self) -> None:
+        """Close what is served, and what is coming or going."""
+        control = self.gate.control
+        if control is not None:
+            try:
+                await asyncio.wait_for(control.close(), _CLOSE_S)
+            except TimeoutError:
+                log.error("close_timed_out", extra={"model": "", "after_s": _CLOSE_S})
+        for model in list(self.registered_models.models.values()):
+            await self._close(model)
 
     async def _close(self, model: ServedModel) -> None:
         """Close a model; an engine that hangs must not keep the process from ending."""

@@ -94,10 +94,6 @@ class ModelStatistics:
         batch.output_ns += output_ns
         self._touch()
 
-    def clear(self) -> None:
-        """Begin anew: what ran so far were no requests, but the warm-up."""
-        self.__init__(self._clock_ns)  # type: ignore[misc]  # the same object: others keep it
-
     def _touch(self) -> None:
         now_ms = self._clock_ns() // 1_000_000
         if now_ms > self.last_inference_ms:  # the wall clock may be set back
@@ -122,3 +118,8 @@ class Statistics:
         if found is None:
             found = self._all[key] = ModelStatistics()
         return found
+
+    def forget(self, model: str, version: str = "") -> None:
+        """Drop a version that is gone, or all of a model's."""
+        for key in [key for key in self._all if key[0] == model and version in ("", key[1])]:
+            del self._all[key]

@@ -19,15 +19,16 @@ import numpy as np
 import pytest
 from starlette.applications import Starlette
 
-from fakes import FakeEngine, eventually, settle
+from fakes import FakeEngine, eventually, finds, settle
 from http1_support import HOST, INFER, LOOPS, Client, scenario
 from saccade_predictor.batcher import Batcher
 from saccade_predictor.batchingconfig import DynamicBatching
 from saccade_predictor.engines.engine import EngineDescription, LeasedOutputs
 from saccade_predictor.metrics import PredictorMetrics
-from saccade_predictor.model import LoadedEngine, PredictorModel
+from saccade_predictor.model import PredictorModel
 from saccade_predictor.modelconfig import ModelConfig, TensorConfig
 from saccade_predictor.repository import ModelDirectory
+from saccade_predictor.version import LoadedEngine, Surroundings
 from saccade_serving.application import _ConnectionCloser
 from saccade_serving.connection.front import Front
 from saccade_serving.connection.gate import Gate
@@ -83,7 +84,7 @@ def model_of(engine: FakeEngine, arena: Arena, metrics: PredictorMetrics, versio
         dynamic_batching=DynamicBatching(),
     )
     directory = ModelDirectory("m", Path("nowhere"))
-    return PredictorModel(directory, lambda _: [LoadedEngine(version, config, engine)], 100, metrics, arena)
+    return PredictorModel(directory, finds(LoadedEngine(version, config, engine)), Surroundings(metrics, arena, 100))
 
 
 async def prepared(model: PredictorModel, engine: FakeEngine) -> PredictorModel:
@@ -144,7 +145,7 @@ class House:
             "leases": self.gate.arena.leases,
             "open": len(self.gate.open),
             "working": self.gate._working,
-            "of the model": len(self.model._open),
+            "of the model": self.model.inflight,
             **{state: states[state] for state in ("receiving", "queued", "staged")},
             "slots": sum(len(slot) for slot in self.gate.deadlines._slots.values()),
         }

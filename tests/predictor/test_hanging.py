@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 
 import onnx_graphs as graphs
-from fakes import FakeEngine, answer_of, eventually, settle
+from fakes import FakeEngine, answer_of, eventually, finds, settle
 from saccade_predictor.batcher import MAX_RENEWALS
 from saccade_predictor.batchingconfig import DynamicBatching
 from saccade_predictor.engines.engine import Inputs, Outputs
 from saccade_predictor.engines.onnx import OnnxEngine
 from saccade_predictor.engines.runner import RunnerInstance
 from saccade_predictor.metrics import PredictorMetrics
-from saccade_predictor.model import LoadedEngine, PredictorModel
+from saccade_predictor.model import PredictorModel
 from saccade_predictor.modelconfig import ModelConfig, TensorConfig
 from saccade_predictor.repository import ModelDirectory
+from saccade_predictor.version import LoadedEngine, Surroundings
 from saccade_predictor.watchdog import Watchdog
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.connection.gate import Gate
@@ -48,8 +49,8 @@ class Stage:
             dynamic_batching=DynamicBatching(),
         )
         directory = ModelDirectory("m", Path("nowhere"))
-        loaded = [LoadedEngine("1", config, engine)]
-        self.model = PredictorModel(directory, lambda _: loaded, 100, PredictorMetrics(), self.arena, LIMIT_S)
+        shared = Surroundings(PredictorMetrics(), self.arena, 100, LIMIT_S)
+        self.model = PredictorModel(directory, finds(LoadedEngine("1", config, engine)), shared)
 
     async def start(self) -> None:
         preparing = asyncio.create_task(self.model.prepare())

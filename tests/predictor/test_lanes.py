@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fakes import FakeEngine, answer_of, eventually, settle
+from fakes import FakeEngine, answer_of, eventually, finds, settle
 from saccade_predictor import warmup
 from saccade_predictor.batcher import Batcher
 from saccade_predictor.batchingconfig import DynamicBatching
 from saccade_predictor.delivery import Outcome
 from saccade_predictor.engines.engine import EngineDescription, LeasedOutputs
 from saccade_predictor.metrics import PredictorMetrics
-from saccade_predictor.model import LoadedEngine, PredictorModel
+from saccade_predictor.model import PredictorModel
 from saccade_predictor.modelconfig import ModelConfig, TensorConfig
 from saccade_predictor.repository import ModelDirectory
+from saccade_predictor.version import LoadedEngine, Surroundings
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import EngineFailed, SaccadeError
 from saccade_serving.memory.arena import Arena
@@ -201,7 +202,7 @@ def model_of(engine: FakeEngine, dims: tuple[int, ...], arena: Arena, metrics: P
         dynamic_batching=DynamicBatching(),
     )
     directory = ModelDirectory("m", Path("nowhere"))
-    return PredictorModel(directory, lambda _: [LoadedEngine("1", config, engine)], 10, metrics, arena)
+    return PredictorModel(directory, finds(LoadedEngine("1", config, engine)), Surroundings(metrics, arena, 10))
 
 
 def engine_of(dims: tuple[int, ...]) -> FakeEngine:
@@ -228,7 +229,7 @@ async def test_a_warm_up_that_hangs_ends_and_leaves_nothing_behind(monkeypatch: 
     with pytest.raises(SaccadeError, match="did not answer its warm-up"):
         await model.prepare()
     assert not model.ready
-    assert model._open == {}
+    assert model.inflight == 0
     assert arena.leases == 1, "the engine may still read it"
     engine.finish_all()
     await settle()
@@ -243,7 +244,7 @@ async def test_a_warm_up_that_hangs_in_any_size_ends_too(monkeypatch: pytest.Mon
     model = model_of(engine, OPEN, arena, PredictorMetrics())
     task = asyncio.create_task(model.prepare())
     await eventually(task.done, "the warm-up is given up")
-    assert model._open == {}
+    assert model.inflight == 0
     assert not model.ready, "an engine that does not answer is not one whose sizes are not known"
     engine.finish_all()
     await settle()
@@ -262,7 +263,7 @@ async def test_a_warm_up_that_is_cancelled_leaves_nothing_behind() -> None:
     engine.finish_all()
     await settle()
     assert arena.leases == 0
-    assert model._open == {}
+    assert model.inflight == 0
     await model.close()
 
 

@@ -13,8 +13,8 @@ import pytest
 import onnx_graphs as graphs
 from saccade_predictor.batchingconfig import ModelConfigError
 from saccade_predictor.loading import load_engines
-from saccade_predictor.model import LoadedEngine
 from saccade_predictor.repository import ModelDirectory, RepositoryError
+from saccade_predictor.version import LoadedEngine
 
 BATCHED = 'backend: "onnxruntime" max_batch_size: 4 dynamic_batching {}\n'
 

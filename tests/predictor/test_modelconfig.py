@@ -325,15 +325,15 @@ def test_harmless_fields_are_accepted_with_one_warning_each() -> None:
         optimization { graph { level: 1 } cuda { graphs: true } }
         input [ { name: "a" data_type: TYPE_FP32 format: FORMAT_NCHW dims: [ 3, 4, 4 ] },
                 { name: "b" data_type: TYPE_FP32 format: FORMAT_NCHW dims: [ 3, 4, 4 ] } ]
-        model_warmup [ { name: "zeros" batch_size: 1 }, { name: "more" batch_size: 2 } ]
+        metric_tags [ { key: "one" value: "1" }, { key: "two" value: "2" } ]
         """,
         "m",
     )
     assert len(config.inputs) == 2
     assert [warning.split(" has no effect: ")[0] for warning in warnings] == [
         "m/config.pbtxt: input[a].format",
+        "m/config.pbtxt: metric_tags",
         "m/config.pbtxt: optimization",
-        "m/config.pbtxt: model_warmup",
         "m/config.pbtxt: runtime",
     ]
 

@@ -15,13 +15,14 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import onnx_graphs as graphs
-from fakes import FakeEngine, answer_of, eventually, settle
+from fakes import FakeEngine, answer_of, eventually, finds, settle
 from saccade_predictor.engines.engine import LeasedOutputs
-from saccade_predictor.loading import load_engines
+from saccade_predictor.loading import find_versions
 from saccade_predictor.metrics import PredictorMetrics
-from saccade_predictor.model import LoadedEngine, PredictorModel
+from saccade_predictor.model import PredictorModel
 from saccade_predictor.modelconfig import parse
 from saccade_predictor.repository import ModelDirectory, RepositoryError
+from saccade_predictor.version import LoadedEngine, Surroundings
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import (
     DeadlineExceeded,
@@ -48,10 +49,8 @@ def exchange(timeout_s: float = 30.0) -> Exchange:
 def model_of(path: Path, max_queue_size: int = 10) -> PredictorModel:
     return PredictorModel(
         ModelDirectory("m", path),
-        lambda directory: load_engines(directory, 1),
-        max_queue_size,
-        PredictorMetrics(),
-        Arena(64 * 2**20, poison=True),
+        lambda directory: find_versions(directory, 1),
+        Surroundings(PredictorMetrics(), Arena(64 * 2**20, poison=True), max_queue_size),
     )
 
 
@@ -259,10 +258,8 @@ async def driven(
     engine = FakeEngine()
     model = PredictorModel(
         ModelDirectory("m", Path("nowhere")),
-        lambda _directory: [LoadedEngine("1", parsed, engine)],
-        max_queue_size,
-        PredictorMetrics(),
-        arena or Arena(64 * 2**20, poison=True),
+        finds(LoadedEngine("1", parsed, engine)),
+        Surroundings(PredictorMetrics(), arena or Arena(64 * 2**20, poison=True), max_queue_size),
     )
     preparing = asyncio.create_task(model.prepare())
 
@@ -280,10 +277,8 @@ async def test_a_model_is_not_ready_while_its_warm_up_runs() -> None:
     parsed, _ = parse(TENSORS + "max_batch_size: 4", "m")
     model = PredictorModel(
         ModelDirectory("m", Path("nowhere")),
-        lambda _: [LoadedEngine("1", parsed, engine)],
-        10,
-        PredictorMetrics(),
-        Arena(2**20),
+        finds(LoadedEngine("1", parsed, engine)),
+        Surroundings(PredictorMetrics(), Arena(2**20), 10),
     )
     preparing = asyncio.create_task(model.prepare())
     await eventually(lambda: engine.open, "the first warm-up batch")

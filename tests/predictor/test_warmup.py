@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fakes import FakeEngine, eventually
+from fakes import FakeEngine, eventually, finds
 from saccade_predictor import warmup
 from saccade_predictor.batchingconfig import DynamicBatching
 from saccade_predictor.engines.engine import EngineDescription
 from saccade_predictor.metrics import PredictorMetrics
-from saccade_predictor.model import LoadedEngine, PredictorModel
+from saccade_predictor.model import PredictorModel
 from saccade_predictor.modelconfig import ModelConfig, TensorConfig
 from saccade_predictor.repository import ModelDirectory
+from saccade_predictor.version import LoadedEngine, Surroundings
 from saccade_serving.errors import DeadlineExceeded, EngineFailed, InvalidRequest, SaccadeError
 from saccade_serving.memory.arena import Arena, ArenaFull
 from saccade_serving.oip.messages import Tensor, TensorMetadata
@@ -38,10 +39,8 @@ def model_around(engine: FakeEngine, max_batch_size: int, grouped: bool = True) 
     )
     return PredictorModel(
         ModelDirectory("m", Path("nowhere")),
-        lambda _: [LoadedEngine("1", config, engine)],
-        10,
-        PredictorMetrics(),
-        Arena(64 * 2**20, poison=True),
+        finds(LoadedEngine("1", config, engine)),
+        Surroundings(PredictorMetrics(), Arena(64 * 2**20, poison=True), 10),
     )
 
 

@@ -57,7 +57,8 @@ class OnnxEngine:
         try:
             sessions = [self._open() for _ in range(instances)]
         except Exception as error:  # ONNX Runtime's exceptions share no base
-            raise ValueError(f"{path.name} cannot be loaded by ONNX Runtime: {error}") from error
+            reason = str(error).replace(str(path), path.name)  # clients read it
+            raise ValueError(f"{path.name} cannot be loaded by ONNX Runtime: {reason}") from error
         self._description = _describe(sessions[0])
         self._runners = [
             RunnerInstance(_Session(session, self._description).run, f"onnx-{index}")

@@ -15,6 +15,7 @@ from saccade_serving.metrics import Metrics
 from saccade_serving.settings import ServiceSettings
 
 if TYPE_CHECKING:
+    from saccade_serving.connection.control import ModelControl
     from saccade_serving.model import ServedModel
     from saccade_serving.tracing import Tracing
 
@@ -33,6 +34,7 @@ class Gate:
         open: the exchanges that were let in and are not finished.
         draining: set at SIGTERM; readiness turns false while requests are still answered.
         tracing: makes spans of requests; None where that is off.
+        control: changes the models; None where nothing can.
         last_seen: when a request last arrived or was answered (``time.monotonic()``).
     """
 
@@ -50,6 +52,7 @@ class Gate:
         self.open: set[Exchange] = set()
         self.draining = False
         self.tracing: Tracing | None = None
+        self.control: ModelControl | None = None
         self._log_share = settings.request_log_share if settings.request_log else 0.0
         self._log_due = 0.0
         self.last_seen = time.monotonic()

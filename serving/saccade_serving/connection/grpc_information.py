@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -16,11 +16,12 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from saccade_serving.connection.answers import Context, abort, guarded
+from saccade_serving.connection.control import CONTROL_KEY, MAX_CONTROL_BYTES, Control, Verb
+from saccade_serving.connection.failures import as_saccade_error
 from saccade_serving.connection.front import peer_of
 from saccade_serving.connection.gate import Gate
 from saccade_serving.connection.information import (
     NO_LOG_SETTINGS,
-    NO_MODEL_CONTROL,
     NO_TRACE,
     Information,
 )
@@ -46,6 +47,7 @@ class InformationCalls:
 
     def __init__(self, gate: Gate, counted: Statistics) -> None:
         self._told = Information(gate, counted)
+        self._control = Control(gate)
 
     def handlers(self) -> dict[str, Any]:
         """Method name -> its handler, as grpcio wants it."""
@@ -57,18 +59,21 @@ class InformationCalls:
             "ModelMetadata": self._model_metadata,
             "ModelConfig": self._model_config,
             "ModelStatistics": self._model_statistics,
-            "RepositoryIndex": self._repository_index,
         }
         refused = {
-            "RepositoryModelLoad": NO_MODEL_CONTROL,
-            "RepositoryModelUnload": NO_MODEL_CONTROL,
             **dict.fromkeys(proto.REFUSED_METHODS, NO_SHARED_MEMORY),
             "TraceSetting": NO_TRACE,
             "LogSettings": NO_LOG_SETTINGS,
         }
-        return {name: _answering(name, work) for name, work in answered.items()} | {
-            name: _refusing(sentence) for name, sentence in refused.items()
-        }
+        return (
+            {name: _answering(name, work) for name, work in answered.items()}
+            | {name: _refusing(sentence) for name, sentence in refused.items()}
+            | {
+                "RepositoryIndex": _awaited("RepositoryIndex", self._repository_index),
+                "RepositoryModelLoad": _awaited("RepositoryModelLoad", self._load),
+                "RepositoryModelUnload": _awaited("RepositoryModelUnload", self._unload),
+            }
+        )
 
     def _model_ready(self, message: Any) -> Any:
         return proto.ModelReadyResponse(ready=self._told.is_model_ready(message.name, message.version))
@@ -82,11 +87,36 @@ class InformationCalls:
     def _model_statistics(self, message: Any) -> Any:
         return statistics.encode(self._told.statistics(message.name, message.version))
 
-    def _repository_index(self, message: Any) -> Any:
+    async def _repository_index(self, received: Received, _context: Context) -> Any:
+        message = received.parse(proto.RepositoryIndexRequest)
         if message.repository_name:
             name = short(message.repository_name)
             raise Unimplemented(f"repository {name} is not known by name; there is one, leave repository_name empty")
-        return proto.RepositoryIndexResponse(models=self._told.index(message.ready))
+        return proto.RepositoryIndexResponse(models=await self._told.index(message.ready))
+
+    async def _load(self, received: Received, context: Context) -> Any:
+        name = await self._change("load", proto.RepositoryModelLoadRequest, received, context)
+        return proto.RepositoryModelLoadResponse(model_name=name, isLoaded=True)
+
+    async def _unload(self, received: Received, context: Context) -> Any:
+        name = await self._change("unload", proto.RepositoryModelUnloadRequest, received, context)
+        return proto.RepositoryModelUnloadResponse(model_name=name, isUnloaded=True)
+
+    async def _change(self, verb: Verb, request: Any, received: Received, context: Context) -> str:
+        """Load or unload; returns the model's name."""
+        metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        allowed = self._control.check(metadata.get(CONTROL_KEY, ""))
+        message = received.parse(request, MAX_CONTROL_BYTES)
+        name = proto.repository_model_name(message)
+        parameters = {key: _chosen(value) for key, value in message.parameters.items()}
+        await self._control.call(verb, name, parameters, allowed)
+        return name
+
+
+def _chosen(parameter: Any) -> Any:
+    """The value of a ``ModelRepositoryParameter``; None where it has none."""
+    chosen = parameter.WhichOneof("parameter_choice")
+    return getattr(parameter, chosen) if chosen else None
 
 
 def _answering(name: str, work: Callable[[Any], Any]) -> Any:
@@ -95,6 +125,21 @@ def _answering(name: str, work: Callable[[Any], Any]) -> Any:
     async def call(received: Received, context: Context) -> Any:
         # The message is in no frame that waits for anything: what a refusal leaves behind would keep it.
         return await guarded(context, lambda: work(received.parse(request)))
+
+    return grpc.unary_unary_rpc_method_handler(
+        call, request_deserializer=Received, response_serializer=response.SerializeToString
+    )
+
+
+def _awaited(name: str, work: Callable[[Received, Context], Awaitable[Any]]) -> Any:
+    _, response = (proto.METHODS | proto.TRITON_METHODS)[name]
+
+    async def call(received: Received, context: Context) -> Any:
+        try:
+            return await work(received, context)
+        except Exception as error:
+            received.take()
+            await abort(context, as_saccade_error(error))
 
     return grpc.unary_unary_rpc_method_handler(
         call, request_deserializer=Received, response_serializer=response.SerializeToString

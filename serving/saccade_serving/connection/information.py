@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 
 from saccade_serving import __version__
 from saccade_serving.connection.answers import EXTENSIONS, SERVER_NAME, error_response, json_response
+from saccade_serving.connection.control import control_routes
 from saccade_serving.connection.failures import as_saccade_error
 from saccade_serving.connection.gate import Gate
 from saccade_serving.errors import InvalidRequest, Overloaded, PayloadTooLarge, SaccadeError, Unimplemented
@@ -26,7 +27,6 @@ from saccade_serving.oip.messages import ModelMetadata
 from saccade_serving.oip.rules import NO_SHARED_MEMORY
 from saccade_serving.statistics import Statistics
 
-NO_MODEL_CONTROL: Final = "models are loaded when the server starts; loading and unloading on request is off"
 NO_TRACE: Final = (
     "trace settings are not served; send a 'traceparent' header, which is passed on, or have every request logged "
     "with the setting request_log"
@@ -127,14 +127,12 @@ class Information:
                 for served in [version] if version else model.versions():
                     yield model.name, served, self._counted.of(model.name, served)
 
-    def index(self, ready_only: bool = False) -> list[dict[str, str]]:
+    async def index(self, ready_only: bool = False) -> list[dict[str, str]]:
         """List the models, version by version where they are loaded; ``reason`` says why one is not ready."""
-        return [
-            entry
-            for name in self._gate.models
-            for entry in self._index_entries(name)
-            if not ready_only or entry["state"] == "READY"
-        ]
+        entries = [entry for name in list(self._gate.models) for entry in self._index_entries(name)]
+        if self._gate.control is not None:
+            entries += await self._gate.control.index()
+        return [entry for entry in entries if not ready_only or entry["state"] == "READY"]
 
     def _index_entries(self, name: str) -> Iterator[dict[str, str]]:
         model = self._gate.models[name]
@@ -145,14 +143,18 @@ class Information:
             state, reason = "LOADING" if loading else "UNAVAILABLE", str(refusal)
         else:
             state, reason = "READY", ""
-        for version in model.versions() or [""]:
+        failed = model.unavailable()
+        for version in model.versions() or ([] if failed else [""]):
             yield {"name": name, "version": version, "state": state, "reason": reason}
+        for version, why in failed.items():
+            yield {"name": name, "version": version, "state": "UNAVAILABLE", "reason": why}
 
 
 class InformationRoutes:
     """The routes of one server; to be registered before KServe's."""
 
     def __init__(self, gate: Gate, counted: Statistics) -> None:
+        self._gate = gate
         self._told = Information(gate, counted)
 
     def routes(self) -> list[BaseRoute]:
@@ -163,7 +165,8 @@ class InformationRoutes:
             _route("/v2/health/live", self._server_live),
             _route("/v2/health/ready", self._server_ready),
             _route("/v2/models/stats", self._statistics),
-            _route("/v2/repository/index", self._index, "POST"),
+            _route("/v2/repository/index", self.index, "POST"),
+            *control_routes(self._gate),
         ]
         for path in (model, model + "/versions/{version}"):
             routes += [
@@ -198,8 +201,9 @@ class InformationRoutes:
     async def _statistics(self, request: Request) -> Response:
         return json_response(statistics.describe(self._told.statistics(*_model_of(request))))
 
-    async def _index(self, request: Request) -> Response:
-        return json_response(self._told.index(await _read_ready_only(request)))
+    async def index(self, request: Request) -> Response:
+        """Answer the repository index."""
+        return json_response(await self._told.index(await _read_ready_only(request)))
 
 
 def _model_of(request: Request) -> tuple[str, str]:
@@ -239,8 +243,7 @@ def _route(path: str, handler: Handler, method: str = "GET") -> Route:
 
 
 def _refused_routes() -> list[BaseRoute]:
-    control = "/v2/repository/models/{model_name}/"
-    routes: list[BaseRoute] = [_refused(control + verb, NO_MODEL_CONTROL, "POST") for verb in ("load", "unload")]
+    routes: list[BaseRoute] = []
     for kind in ("system", "cuda"):
         for where in ("", "/region/{region}"):
             path = f"/v2/{kind}sharedmemory{where}/"

@@ -32,19 +32,20 @@ class Received:
         data, self._data = self._data, b""
         return data
 
-    def parse(self, message: Any) -> Any:
+    def parse(self, message: Any, limit: int = MAX_QUESTION_BYTES) -> Any:
         """The message of a call that is no inference.
 
         Args:
             message: its class.
+            limit: bytes it may have.
 
         Raises:
-            PayloadTooLarge: it is over ``MAX_QUESTION_BYTES``.
+            PayloadTooLarge: it has more.
             InvalidRequest: it is no such message.
         """
         data = self.take()
-        if len(data) > MAX_QUESTION_BYTES:
-            raise PayloadTooLarge("the message of a call that is no inference", len(data), MAX_QUESTION_BYTES)
+        if len(data) > limit:
+            raise PayloadTooLarge("the message of a call that is no inference", len(data), limit)
         try:
             return message.FromString(data)
         except DecodeError:
