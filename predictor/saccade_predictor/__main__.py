@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
@@ -15,6 +18,7 @@ from saccade_predictor.repository import RepositoryError, find_models
 from saccade_predictor.settings import PredictorSettings
 from saccade_serving.cpus import container_cpus
 from saccade_serving.memory.arena import Arena
+from saccade_serving.recording import Recorder
 from saccade_serving.server import SaccadeServer, argument_parser
 from saccade_serving.settings import explain
 from saccade_serving.telemetry import configure_logging
@@ -54,7 +58,29 @@ def main() -> None:
         lambda: [((model.name, v.version), v.batcher.depth) for model in models for v in model.loaded()],
         lambda: [((model.name, v.version), v.batcher.oldest_s()) for model in models for v in model.loaded()],
     )
-    SaccadeServer(arguments, settings, metrics, arena=arena).start(models)
+    with recording(settings) as recorder:
+        server = SaccadeServer(arguments, settings, metrics, arena=arena)
+        server.gate.recorder = recorder
+        server.start(models)
+
+
+@contextmanager
+def recording(settings: PredictorSettings) -> Iterator[Recorder | None]:
+    """Record the arrival trace, if it is asked for, until all has been answered.
+
+    Raises:
+        SystemExit: its file cannot be written.
+    """
+    if not settings.arrival_trace:
+        yield None
+        return
+    try:
+        recorder = Recorder(Path(settings.arrival_trace), settings.arrival_trace_max_bytes)
+    except OSError as error:
+        where = f"SACCADE_PREDICTOR_ARRIVAL_TRACE={settings.arrival_trace!r}"
+        sys.exit(f"{where}: the file cannot be written: {error.strerror}")
+    with recorder:
+        yield recorder
 
 
 if __name__ == "__main__":

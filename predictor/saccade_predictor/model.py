@@ -150,10 +150,9 @@ class PredictorModel(ServedModel):
         """With an SLO: refuse what could not be answered in time before its body is received."""
         loaded = self._select(version)
         if loaded.slo_s:
-            exchange.tighten(loaded.slo_s)
-            loaded.batcher.knock(
-                exchange.deadline, rows_of(exchange.headers, loaded.row_bytes, loaded.config.max_batch_size)
-            )
+            exchange.keep_slo(loaded.slo_s)
+            exchange.rows = rows_of(exchange.headers, loaded.row_bytes, loaded.config.max_batch_size)
+            loaded.batcher.knock(exchange.deadline, exchange.rows)
 
     def timeout_is_deadline(self, version: str) -> bool:
         """Not where the queue policy delays a request whose time is over."""
@@ -171,8 +170,10 @@ class PredictorModel(ServedModel):
             if plan is not None:
                 plan.checked = loaded, rows, classes, priority, queue_timeout_s
         exchange.rows = rows
+        if priority or queue_timeout_s:
+            exchange.priority, exchange.queue_timeout_s = priority, queue_timeout_s
         if loaded.slo_s and exchange.protocol != WARMUP:
-            exchange.tighten(loaded.slo_s)
+            exchange.keep_slo(loaded.slo_s)
         if exchange.deadline <= time.monotonic():
             raise exchange.too_late("before it was queued")
         if plan is not None and exchange.lease is not None:

@@ -37,3 +37,13 @@ class PredictorSettings(ServiceSettings):
         le=256,
         description="threads of one CPU engine instance; 0 is the container's CPUs less one, at least 1",
     )
+    arrival_trace: str = Field(
+        "",
+        description="file that a line for every inference request is written to, to be replayed; empty for none",
+    )
+    arrival_trace_max_bytes: int = Field(
+        64 * 2**20,
+        ge=2**20,
+        le=2**40,
+        description="size at which that file is renamed to end in .1 and a new one is begun (bytes)",
+    )

@@ -16,6 +16,7 @@ from saccade_serving.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from saccade_serving.model import ServedModel
+    from saccade_serving.recording import Recorder
     from saccade_serving.tracing import Tracing
 
 log = logging.getLogger("saccade.requests")
@@ -33,6 +34,7 @@ class Gate:
         open: the exchanges that were let in and are not finished.
         draining: set at SIGTERM; readiness turns false while requests are still answered.
         tracing: makes spans of requests; None where that is off.
+        recorder: records the requests of known models for a replay; None where that is off.
         last_seen: when a request last arrived or was answered (``time.monotonic()``).
     """
 
@@ -50,6 +52,7 @@ class Gate:
         self.open: set[Exchange] = set()
         self.draining = False
         self.tracing: Tracing | None = None
+        self.recorder: Recorder | None = None
         self._log_share = settings.request_log_share if settings.request_log else 0.0
         self._log_due = 0.0
         self.last_seen = time.monotonic()
@@ -170,6 +173,8 @@ class Gate:
                 counted.succeeded(exchange.rows, int(total * 1e9), queue_ns, 0, infer_ns)
         if self.tracing is not None:
             self.tracing.end(exchange, code, failed)
+        if self.recorder is not None and model:
+            self.recorder.record(exchange, exchange.version or self._newest(model), code, total)
         if self._log_share:
             self._log_due += self._log_share
             if failed or self._log_due >= 1:
