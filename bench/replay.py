@@ -3,7 +3,8 @@
 The real queue, policy, door and profile run under a virtual clock against a modelled engine: the times of YOLOv8m on
 an A100 (8, 12, 22, 35, 60 ms for 1, 8, 32, 64, 128 pictures), up to a twentieth longer by chance. Beside it: the same
 engine with a fixed queue delay and preferred sizes, as is usual without an SLO. Prints tables, writes JSON and, with
---plot, the curves. --real-time runs three loads once more in real time, with an engine that sleeps.
+--plot, the curves. --real-time runs three loads once more in real time, with an engine that sleeps. --trace replays
+traffic that a predictor has recorded instead (``measuring.traced``).
 
 Ends with 1 if goodput falls as load rises, a priority starves, or the SLO is not kept.
 """
@@ -25,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 from rich.table import Table
 
-from measuring import machine
+from measuring import machine, traced
 from measuring.summary import percentile
 from measuring.table import Progress, console, number
 from measuring.targets import BENCH
@@ -306,12 +307,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--real-time", action="store_true", help="also 10 s each of three loads in real time")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves into a PNG or SVG file")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file (default: bench/results/)")
+    traced.add_arguments(parser, PROFILE)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
     """Replay, print, write; returns the exit status."""
     given = parse(arguments)
+    if given.trace:
+        return traced.run(given)
     seconds = 5.0 if given.quick else 30.0
     capacity = scheduler(WITH_SLO).capacity()
     progress = Progress(2 * len(LOADS))

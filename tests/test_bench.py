@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -16,7 +17,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from measuring import ceiling, goals, grpc_client, machine, path_table, payload, proxy, rest_client, table, triton
+from measuring import (
+    ceiling,
+    goals,
+    grpc_client,
+    machine,
+    path_table,
+    payload,
+    proxy,
+    rest_client,
+    table,
+    traced,
+    triton,
+)
 from measuring.ceiling import Step
 from measuring.cpu import cpu_s, with_descendants
 from measuring.memory import allow_files, ask, idle_connections, open_files, rss_bytes
@@ -26,6 +39,11 @@ from measuring.samples import ClientError, Load, Sample
 from measuring.summary import Row, percentile, summarise
 from measuring.targets import BENCH, TARGETS, choose
 from saccade_serving.oip import binary_codec, grpc_codec, proto
+from saccade_serving.scheduling.policy import BatchingRules
+from saccade_serving.scheduling.profile import LatencyProfile
+from saccade_serving.scheduling.queue import Queue
+from saccade_serving.scheduling.scheduler import Scheduler
+from saccade_serving.scheduling.trace import Recorded, encode
 from servers.bare import Http1, Http2
 from servers.noop import first_byte
 
@@ -416,6 +434,107 @@ def test_a_server_that_ignores_sigterm_is_ended_with_what_it_started(
 def test_triton_is_refused_with_a_reason_where_its_wheel_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(triton.Unavailable, match="no Python backend for Python 3"):
         triton.set_up(tmp_path, tmp_path / "scratch", ROOT / "bench", 1, 2)
+
+
+# recorded traffic
+
+
+def recorded(at_s: float, code: str = "200", total_s: float = 0.05, model: str = "m") -> Recorded:
+    return Recorded(at_s, model, "1", 1, 30.0, total_s, code)
+
+
+TRAFFIC = [
+    *[recorded(number / 100) for number in range(100)],
+    recorded(1.001, "503", 0.001),
+    recorded(1.002, "499", 0.001),
+    recorded(1.003, "500", 0.02),
+    recorded(1.004, "400", 0.001),
+    recorded(1.005, total_s=0.2),
+]
+
+
+def test_what_came_of_recorded_traffic_stands_beside_what_would_have_come_of_it() -> None:
+    before = traced.recorded(TRAFFIC, slo_s=0.1)
+    assert (before.came, before.seconds, before.good, before.refused, before.left, before.failed) == (
+        104,
+        1.005,
+        100,
+        1,
+        1,
+        1,
+    )
+    assert len(before.times) == 101
+    profile = LatencyProfile({1: 0.008, 8: 0.012})
+    scheduler = Scheduler(Queue(), BatchingRules(8, slo_s=0.1), (1,), profile)
+    after = traced.replayed(TRAFFIC, scheduler, LatencyProfile({1: 0.008, 8: 0.012}), 0.1, 1.0)
+    assert (after.came, after.refused, after.left, after.failed) == (104, 0, 1, 0)
+    assert len(after.times) == after.good == 103
+    assert min(after.times) == pytest.approx(0.008)
+
+
+def test_replayed_faster_there_is_too_much_and_the_slo_is_kept_all_the_same() -> None:
+    profile = LatencyProfile({1: 0.05})
+    after = traced.replayed(TRAFFIC, Scheduler(Queue(), BatchingRules(1, slo_s=0.1), (1,), profile), profile, 0.1, 4)
+    assert after.seconds == pytest.approx(1.005 / 4)
+    assert after.refused > 50
+    assert max(after.times) <= 0.1
+
+
+def test_a_profile_is_rows_and_milliseconds() -> None:
+    assert traced.profile("1:8,32:22.5") == {1: 0.008, 32: 0.0225}
+    for wrong in ("", "8", "1:x", "0:8", "1:0", "1:nan", "1:8;2:9"):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected rows:milliseconds"):
+            traced.profile(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["--speed=0", "--speed=nan", "--slo-ms=-1", "--instances=0", "--instances=1.5"])
+def test_a_number_that_cannot_be_is_refused_on_the_command_line(wrong: str) -> None:
+    parser = argparse.ArgumentParser()
+    traced.add_arguments(parser, {1: 0.008})
+    with pytest.raises(SystemExit):
+        parser.parse_args([wrong])
+
+
+@pytest.mark.parametrize(
+    ("lines", "model", "says"),
+    [
+        (
+            [recorded(0.0), recorded(0.1, model="n")],
+            [],
+            "models with requests in it: 'm', 'n'; choose one with --model",
+        ),
+        ([recorded(0.0)], ["--model", "x"], "no requests of model 'x'; models in it: 'm'"),
+        ([recorded(0.0, "400")], [], "no requests"),
+        ([], [], "no requests"),
+    ],
+)
+def test_a_trace_without_the_models_requests_is_refused_with_what_it_has(
+    lines: list[Recorded], model: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "trace"
+    file.write_bytes(b"".join(encode(*one) for one in lines))
+    parser = argparse.ArgumentParser()
+    traced.add_arguments(parser, {1: 0.008})
+    assert traced.run(parser.parse_args(["--trace", str(file), *model])) == 2
+    assert capsys.readouterr().err == f"{file}: {says}\n"
+
+
+def test_a_recorded_file_is_replayed_by_the_command(tmp_path: Path) -> None:
+    file = tmp_path / "trace"
+    file.write_bytes(b"".join(encode(*one) for one in [*TRAFFIC, recorded(0.5, model="n")]))
+    given = ["--trace", str(file), "--model", "m", "--slo-ms", "100", "--instances", "2", "--speed", "2"]
+    done = subprocess.run(
+        command(*given, script="replay.py"), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "101 (97.1%)" in done.stdout
+    assert "SLO 100 ms, 2 instance(s), arrivals 2 times as fast" in done.stdout
+    file.write_text("at,rows\n1,2\n")
+    done = subprocess.run(
+        command("--trace", str(file), script="replay.py"), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{file}: line 1 is not JSON; expected an object with at_us, model")
 
 
 # clients

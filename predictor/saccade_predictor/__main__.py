@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
@@ -21,6 +23,7 @@ from saccade_serving.connection.control import Mode
 from saccade_serving.cpus import container_cpus
 from saccade_serving.memory.arena import Arena
 from saccade_serving.metrics import Labels
+from saccade_serving.recording import Recorder
 from saccade_serving.server import SaccadeServer, argument_parser
 from saccade_serving.settings import explain
 from saccade_serving.telemetry import configure_logging
@@ -82,7 +85,28 @@ def main() -> None:
         lambda: [(labels, version.batcher.depth) for labels, version in versions()],
         lambda: [(labels, version.batcher.oldest_s()) for labels, version in versions()],
     )
-    server.start(models, lifecycle, settings.admin_port if settings.model_control_mode == "explicit" else 0)
+    with recording(settings) as recorder:
+        server.gate.recorder = recorder
+        server.start(models, lifecycle, settings.admin_port if settings.model_control_mode == "explicit" else 0)
+
+
+@contextmanager
+def recording(settings: PredictorSettings) -> Iterator[Recorder | None]:
+    """Record the arrival trace, if it is asked for, until all has been answered.
+
+    Raises:
+        SystemExit: its file cannot be written.
+    """
+    if not settings.arrival_trace:
+        yield None
+        return
+    try:
+        recorder = Recorder(Path(settings.arrival_trace), settings.arrival_trace_max_bytes)
+    except OSError as error:
+        where = f"SACCADE_PREDICTOR_ARRIVAL_TRACE={settings.arrival_trace!r}"
+        sys.exit(f"{where}: the file cannot be written: {error.strerror}")
+    with recorder:
+        yield recorder
 
 
 def _add_control_flags(parser: ArgumentParser) -> None:

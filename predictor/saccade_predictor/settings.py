@@ -41,6 +41,16 @@ class PredictorSettings(ServiceSettings):
         le=256,
         description="threads of one CPU engine instance; 0 is the container's CPUs less one, at least 1",
     )
+    arrival_trace: str = Field(
+        "",
+        description="file that a line for every inference request is written to, to be replayed; empty for none",
+    )
+    arrival_trace_max_bytes: int = Field(
+        64 * 2**20,
+        ge=2**20,
+        le=2**40,
+        description="size at which that file is renamed to end in .1 and a new one is begun (bytes)",
+    )
     model_control_mode: Literal["none", "poll", "explicit"] = Field(
         "none",
         description="how the models served change: never, with the repository, or by load and unload calls; the flag "
@@ -53,8 +63,8 @@ class PredictorSettings(ServiceSettings):
         description="with model_control_mode poll: time between two looks at the repository (seconds); the flag "
         "--repository-poll-secs wins",
     )
-    model_control_key: SecretStr | None = Field(
-        None,
+    model_control_key: SecretStr = Field(
+        SecretStr(""),
         description="with model_control_mode explicit: what the header x-saccade-control-key of a load or unload call "
         f"must be, at least {MIN_KEY_CHARS} characters; from a Secret",
     )
@@ -68,11 +78,11 @@ class PredictorSettings(ServiceSettings):
     @property
     def control_key(self) -> str:
         """The key of load and unload calls; empty without one."""
-        return self.model_control_key.get_secret_value() if self.model_control_key is not None else ""
+        return self.model_control_key.get_secret_value()
 
     @model_validator(mode="after")
     def _guarded_control(self) -> Self:
-        if self.model_control_key is not None and len(self.control_key) < MIN_KEY_CHARS:
+        if 0 < len(self.control_key) < MIN_KEY_CHARS:
             raise ValueError(f"SACCADE_PREDICTOR_MODEL_CONTROL_KEY is shorter than {MIN_KEY_CHARS} characters")
         if self.model_control_mode == "explicit" and not self.control_key and not self.admin_port:
             raise ValueError(

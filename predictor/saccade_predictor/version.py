@@ -172,9 +172,9 @@ class Version:
     def admit(self, exchange: Exchange) -> None:
         """With an SLO: refuse what could not be answered in time before its body is received."""
         if self.slo_s:
-            exchange.tighten(self.slo_s)
-            rows = rows_of(exchange.headers, self._row_bytes, self.config.max_batch_size)
-            self.batcher.knock(exchange.deadline, rows)
+            exchange.keep_slo(self.slo_s)
+            exchange.rows = rows_of(exchange.headers, self._row_bytes, self.config.max_batch_size)
+            self.batcher.knock(exchange.deadline, exchange.rows)
 
     def start_infer(self, request: InferRequest, exchange: Exchange) -> None:
         """Check the request against the model and queue it; its rows end the exchange."""
@@ -187,8 +187,10 @@ class Version:
             if plan is not None:
                 plan.checked = self._mark, rows, classes, priority, queue_timeout_s
         exchange.rows = rows
+        if priority or queue_timeout_s:
+            exchange.priority, exchange.queue_timeout_s = priority, queue_timeout_s
         if self.slo_s and exchange.protocol != WARMUP:
-            exchange.tighten(self.slo_s)
+            exchange.keep_slo(self.slo_s)
         if exchange.deadline <= time.monotonic():
             raise exchange.too_late("before it was queued")
         if plan is not None and exchange.lease is not None:

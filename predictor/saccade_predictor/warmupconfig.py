@@ -1,8 +1,8 @@
 """``model_warmup`` of a ``config.pbtxt``: which requests a version is sent before it is ready.
 
 The fields and their meaning are Triton's (``ModelWarmup`` in model_config.proto): each sample is a request of
-``batch_size`` equal rows (0: it is skipped), sent ``count`` times, with zeros, random values or a file's bytes as data. Random floats are
-in [0, 1), where Triton's are any bytes.
+``batch_size`` equal rows (0: it is skipped), sent ``count`` times, with zeros, random values or a file's bytes as
+data. Random floats are in [0, 1), where Triton's are any bytes.
 """
 
 from __future__ import annotations

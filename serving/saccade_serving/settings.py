@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Final, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from saccade_serving.oip.compression import Choice
@@ -142,4 +142,6 @@ def describe(settings: type[ServiceSettings]) -> str:
 
 def _plain(default: object) -> str:
     """A default as a person writes it."""
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value()
     return str(default) if isinstance(default, PurePath) else repr(default)

@@ -73,6 +73,11 @@ STARTS: dict[str, Broken] = {
     "setting of the wrong kind": Broken(
         "predictor", "SACCADE_PREDICTOR_MAX_QUEUE_SIZE='many'", settings=(("MAX_QUEUE_SIZE", "many"),)
     ),
+    "arrival trace in a folder that is not there": Broken(
+        "predictor",
+        "SACCADE_PREDICTOR_ARRIVAL_TRACE='/absent/trace': the file cannot be written: No such file or directory",
+        settings=(("ARRIVAL_TRACE", "/absent/trace"),),
+    ),
     "setting out of range": Broken(
         "transformer",
         "SACCADE_TRANSFORMER_SCORE_THRESHOLD='1.5'",

@@ -50,6 +50,9 @@ class House:
         def add(model: PredictorModel) -> None:
             self.found[model.name] = model
 
+        def remove(name: str) -> None:
+            self.found.pop(name, None)
+
         self.lifecycle = Lifecycle(
             self.root,
             only,
@@ -58,7 +61,7 @@ class House:
             POLL_S,
             lambda directory: PredictorModel(directory, find, shared),
             add,
-            lambda name: self.found.pop(name, None),
+            remove,
             self.forgotten.append,
         )
         return self.lifecycle

@@ -408,6 +408,7 @@ async def test_with_an_slo_batches_are_measured_and_the_door_is_kept() -> None:
     with pytest.raises(Overloaded, match=r"an answer would take \S+ ms; \S+ ms are left") as refused:
         model.admit("", opened)
     assert opened.deadline - opened.started == pytest.approx(0.97), "the SLO is the request's deadline"
+    assert opened.own_timeout_s == pytest.approx(30.0), "what it would have without"
     assert refused.value.retry_after_s == pytest.approx(13 / 16, rel=0.1)
     while not all(task.done() for task in tasks):
         engine.finish_all()
@@ -595,8 +596,9 @@ async def test_the_door_guesses_the_rows_of_binary_requests_from_their_length(
     [version] = model.loaded()
     asked: list[int] = []
     monkeypatch.setattr(version.batcher, "knock", lambda deadline, rows=1, priority=0: asked.append(rows))
-    model.admit("", Exchange.begin("rest", headers, 30))
-    assert asked == [rows]
+    asking = Exchange.begin("rest", headers, 30)
+    model.admit("", asking)
+    assert asked == [asking.rows] == [rows]
     await model.close()
 
 

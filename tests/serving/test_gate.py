@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -15,6 +16,8 @@ from saccade_serving.memory.arena import Arena
 from saccade_serving.metrics import Metrics
 from saccade_serving.model import ServedModel
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata
+from saccade_serving.recording import Recorder
+from saccade_serving.scheduling.trace import read_trace
 from saccade_serving.settings import ServiceSettings
 from saccade_serving.telemetry import configure_logging
 
@@ -222,6 +225,24 @@ async def test_a_request_is_logged_in_one_line_by_switch_only(capsys: pytest.Cap
     wanted = {"event": "request", "request_id": "r1", "model": "m", "code": "200", "decode_ms": 12.5}
     assert {key: event[key] for key in wanted} == wanted
     assert (event["received_bytes"], event["sent_bytes"]) == (5, 6)
+
+
+async def test_requests_of_known_models_are_recorded_with_the_version_that_they_were_for(tmp_path: Path) -> None:
+    books = Accounts(StubModel("m"), limit=9)
+    with Recorder(tmp_path / "trace", 2**20) as recorder:
+        books.gate.recorder = recorder
+        for version, code in (("1", "200"), ("", CLIENT_LEFT)):
+            exchange = books.begin("rest")
+            books.gate.find("m", "", exchange)
+            exchange.version = version
+            books.gate.finish(exchange, "rest", code)
+        books.gate.finish(books.begin("rest"), "rest", "404", error=ModelNotFound("x"))
+        books.gate.finish(None, "rest", "400", error=InvalidRequest("no"))
+    with (tmp_path / "trace").open("rb") as lines:
+        assert [(one.model, one.version, one.code) for one in read_trace(lines)] == [
+            ("m", "1", "200"),
+            ("m", "2", "499"),
+        ]
 
 
 async def test_an_error_is_counted_by_its_reason_and_a_client_that_left_by_one_of_its_own() -> None:

@@ -102,6 +102,9 @@ class Exchange:
         model: known model's name once found (a metric label, so never the client's text).
         version: of the model that answers, likewise.
         rows: how many inferences it asks for.
+        priority: Triton's, as the client sent it; 0 is none.
+        queue_timeout_s: its own limit of the time in the queue; 0 is none.
+        own_timeout_s: the time that it would have without the model's SLO; None where there is no SLO.
         working: its body is complete and it has a place among those that are worked on.
         received: bytes of its body that have come, where the connection does not count them itself.
         over: it has ended; what the model still says is not heard.
@@ -112,6 +115,9 @@ class Exchange:
     model = version = query = _request_id = ""
     params: Mapping[str, str] = MappingProxyType({})
     rows = 1
+    priority = 0
+    queue_timeout_s = 0.0
+    own_timeout_s: float | None = None
     received = 0
     over = working = _has_task = False
     lease: Lease | None = None
@@ -284,6 +290,12 @@ class Exchange:
             self._slot.discard(self)
             self._slot = self._deadlines.watch(self)
 
+    def keep_slo(self, slo_s: float) -> None:
+        """Bring the deadline forward to the model's SLO, and remember the client's own."""
+        if self.own_timeout_s is None:
+            self.own_timeout_s = self.deadline - self.started
+        self.tighten(slo_s)
+
     def tighten_by_parameter(self, parameters: Parameters) -> None:
         """Apply Triton's request parameter ``timeout`` (microseconds; 0 means none).
 
@@ -292,7 +304,10 @@ class Exchange:
         """
         timeout_us = whole_parameter(parameters, "timeout", " of microseconds")
         if timeout_us:
-            self.tighten(timeout_us / 1e6)
+            timeout_s = timeout_us / 1e6
+            if self.own_timeout_s is not None:
+                self.own_timeout_s = min(self.own_timeout_s, timeout_s)
+            self.tighten(timeout_s)
 
     def remaining_s(self) -> float:
         """Seconds left; negative when the deadline has passed."""

@@ -17,6 +17,7 @@ from saccade_serving.settings import ServiceSettings
 if TYPE_CHECKING:
     from saccade_serving.connection.control import ModelControl
     from saccade_serving.model import ServedModel
+    from saccade_serving.recording import Recorder
     from saccade_serving.tracing import Tracing
 
 log = logging.getLogger("saccade.requests")
@@ -35,6 +36,7 @@ class Gate:
         draining: set at SIGTERM; readiness turns false while requests are still answered.
         tracing: makes spans of requests; None where that is off.
         control: changes the models; None where nothing can.
+        recorder: records the requests of known models for a replay; None where that is off.
         last_seen: when a request last arrived or was answered (``time.monotonic()``).
     """
 
@@ -53,6 +55,7 @@ class Gate:
         self.draining = False
         self.tracing: Tracing | None = None
         self.control: ModelControl | None = None
+        self.recorder: Recorder | None = None
         self._log_share = settings.request_log_share if settings.request_log else 0.0
         self._log_due = 0.0
         self.last_seen = time.monotonic()
@@ -173,6 +176,8 @@ class Gate:
                 counted.succeeded(exchange.rows, int(total * 1e9), queue_ns, 0, infer_ns)
         if self.tracing is not None:
             self.tracing.end(exchange, code, failed)
+        if self.recorder is not None and model:
+            self.recorder.record(exchange, exchange.version or self._newest(model), code, total)
         if self._log_share:
             self._log_due += self._log_share
             if failed or self._log_due >= 1:
