@@ -125,7 +125,7 @@ def explain(error: ValidationError, prefix: str) -> str:
     for problem in error.errors():
         field = "_".join(str(part) for part in problem["loc"]).upper()
         if not field:  # a contradiction between several
-            lines.append(problem["msg"])
+            lines.append(problem["msg"].removeprefix("Value error, "))
             continue
         lines.append(f"{prefix}{field}={problem.get('input')!r}: {problem['msg']}")
     return "\n".join(lines)

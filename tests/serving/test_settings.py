@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from saccade_predictor.settings import PredictorSettings
@@ -109,7 +109,8 @@ def test_the_help_text_lists_every_variable_with_its_default(prefix: str, settin
     lines = describe(settings).splitlines()
     assert len(lines) == len(settings.model_fields)
     for (name, info), line in zip(settings.model_fields.items(), lines, strict=True):
-        default = str(info.default) if isinstance(info.default, Path) else repr(info.default)
+        default = str(info.default) if isinstance(info.default, Path | SecretStr) else repr(info.default)
+        default = "''" if isinstance(info.default, SecretStr) else default
         assert line == f"  {prefix}{name.upper()} (default {default}): {info.description}"
     assert "Path(" not in "".join(lines)
 
