@@ -29,6 +29,7 @@ from saccade_transformers.image.decode import ImageLimits
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.pipeline import Answered, Encoded, Pipeline, Raw, Source
 from saccade_transformers.predictor import Predictor, PredictorContract
+from saccade_transformers.target import Known, Target
 from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.workers import ImageWorkers
 
@@ -55,13 +56,14 @@ class Line:
         self.workers = ImageWorkers(threads, max_waiting)
         self.predictor = Predictor(client, "detector", self.metrics.predictor_seconds)
         limits = ImageLimits(max_bytes=100_000, max_pixels=10_000)
-        self.pipeline = Pipeline(self.predictor, self.workers, limits, self.metrics)
+        self.pipeline = Pipeline(self.workers, limits, self.metrics)
+        self.target = Target(self.predictor, lambda _contract: TASK)
         self.registry = CollectorRegistry()
         self.registry.register(self.metrics)
 
     async def answer(self, source: Source, span: Exchange | None = None, **more: Any) -> Answered:
         span = span or Exchange.begin("rest", {}, 10)
-        return await self.pipeline.answer(source, TASK, OPTIONS, CONTRACT, {}, span, **more)
+        return await self.pipeline.answer(source, self.target, Known(CONTRACT, TASK), OPTIONS, {}, span, **more)
 
 
 @pytest.fixture

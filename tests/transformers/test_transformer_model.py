@@ -48,6 +48,7 @@ from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.model import TransformerModel, v1_answer
 from saccade_transformers.pipeline import Answered, Encoded, Pipeline, Raw
 from saccade_transformers.predictor import Predictor, PredictorContract
+from saccade_transformers.target import Target
 from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.workers import ImageWorkers
 
@@ -84,10 +85,9 @@ async def make() -> AsyncIterator[Make]:
         metrics = TransformerMetrics()
         workers = ImageWorkers(2, 32)
         predictor = Predictor(client, "behind", metrics.predictor_seconds)
-        pipeline = Pipeline(predictor, workers, ImageLimits(100_000, 10_000), metrics)
-        made.append(
-            TransformerModel("detector", predictor, pipeline, workers, make_task, max_images, max_pixels, probe)
-        )
+        pipeline = Pipeline(workers, ImageLimits(100_000, 10_000), metrics)
+        target = Target(predictor, make_task)
+        made.append(TransformerModel("detector", target, pipeline, workers, max_images, max_pixels, probe))
         return made[-1]
 
     yield make_model

@@ -20,6 +20,7 @@ from saccade_transformers.pipeline import Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
 from saccade_transformers.routes import Detect, Predict
 from saccade_transformers.settings import TransformerSettings
+from saccade_transformers.target import Target
 from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.tasks.task import Task
 from saccade_transformers.workers import ImageWorkers
@@ -68,10 +69,9 @@ def main() -> None:
     limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
     model = TransformerModel(
         arguments.model_name,
-        predictor,
-        Pipeline(predictor, workers, limits, metrics),
+        Target(predictor, lambda contract: _detection(contract, settings)),
+        Pipeline(workers, limits, metrics),
         workers,
-        lambda contract: _detection(contract, settings),
         settings.max_images_per_request,
         settings.max_request_pixels,
         arguments.enable_predictor_health_check,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +16,6 @@ from saccade_serving.errors import (
     ModelNotFound,
     Overloaded,
     PayloadTooLarge,
-    PredictorUnavailable,
     SaccadeError,
     Unimplemented,
     UnknownTensor,
@@ -34,7 +33,7 @@ from saccade_serving.oip.messages import (
 )
 from saccade_transformers.image.request_pixels import RequestPixels
 from saccade_transformers.pipeline import Answered, Encoded, Pipeline, Raw, Source
-from saccade_transformers.predictor import Predictor, PredictorContract
+from saccade_transformers.target import Target
 from saccade_transformers.tasks.task import Task
 from saccade_transformers.workers import ImageWorkers
 
@@ -51,18 +50,15 @@ _RETRY_S: Final = (0.1, 2.0)  # first and longest pause between attempts to reac
 _PATIENCE_S: Final = 10.0
 _PROBE_S: Final = 2.0
 
-MakeTask = Callable[[PredictorContract], Task[Any, Any]]
-
 
 class TransformerModel(ServedModel):
     """Serves images.
 
     Args:
         name: the model's name towards clients.
-        predictor: where the model runs.
+        target: where the model runs.
         pipeline: answers single images.
         workers: the threads the pipeline uses; for drawing.
-        make_task: builds the task from what the predictor's model says of itself.
         max_images: images in one request.
         max_pixels: of all of them together.
         probe_predictor: readiness also asks the predictor (KServe's ``--enable_predictor_health_check``).
@@ -71,22 +67,19 @@ class TransformerModel(ServedModel):
     def __init__(
         self,
         name: str,
-        predictor: Predictor,
+        target: Target,
         pipeline: Pipeline,
         workers: ImageWorkers,
-        make_task: MakeTask,
         max_images: int,
         max_pixels: int,
         probe_predictor: bool = False,
     ) -> None:
         super().__init__(name)
-        self._predictor = predictor
+        self._target = target
         self._pipeline = pipeline
         self.workers = workers
-        self._make_task = make_task
         self._max_images = max_images
         self._max_pixels = max_pixels
-        self._known: tuple[PredictorContract, Task[Any, Any]] | None = None
         self._probing: asyncio.Task[None] | None = None
         self._predictor_ready = True
         self._probe_predictor = probe_predictor
@@ -153,11 +146,12 @@ class TransformerModel(ServedModel):
         """
         if len(sources) > self._max_images:
             raise PayloadTooLarge("the request", len(sources), self._max_images, "images")
-        contract, task = await self._contract(exchange)
-        known = [tensor.name for tensor in self._outputs(task)]
+        known = await self._target.known(exchange.remaining_s())
+        task = known.task
+        names = [tensor.name for tensor in self._outputs(task)]
         for name in outputs:
-            if name not in known:
-                raise UnknownTensor(name, known, "output")
+            if name not in names:
+                raise UnknownTensor(name, names, "output")
         options = task.options(parameters)
         cache = _cache_outcome(parameters)
         passed_on = {key: parameters[key] for key in PASSED_ON if key in parameters}
@@ -167,9 +161,9 @@ class TransformerModel(ServedModel):
             [
                 self._pipeline.answer(
                     source,
-                    task,
+                    self._target,
+                    known,
                     options,
-                    contract,
                     passed_on,
                     exchange,
                     model_version=model_version,
@@ -181,7 +175,7 @@ class TransformerModel(ServedModel):
         )
         # The version is the predictor's text: as a label only if its metadata states it, too.
         first = answered[0].version
-        exchange.version = first if first in contract.versions else "other"
+        exchange.version = first if first in known.contract.versions else "other"
         return answered
 
     async def draw(self, source: Source, answered: Answered, exchange: Exchange) -> bytes:
@@ -190,9 +184,9 @@ class TransformerModel(ServedModel):
 
     def metadata(self, version: str = "") -> ModelMetadata:
         """Inputs and outputs as DESIGN states them; the labels and limits of the predictor's model as properties."""
-        if self._known is None:
+        if self._target.last is None:
             raise Overloaded(f"model {self.name!r} is not ready: {self.not_ready_because}")
-        contract, task = self._known
+        contract, task = self._target.last
         if version and version not in contract.versions:
             raise ModelNotFound(self.name, version, list(contract.versions))
         return ModelMetadata(
@@ -215,12 +209,13 @@ class TransformerModel(ServedModel):
         """
         raise Unimplemented(
             f"model {self.name!r} has no Triton configuration here; the predictor has it: "
-            f"GET /v2/models/{self._predictor.model}/config there"
+            f"GET /v2/models/{self._target.predictor.model}/config there"
         )
 
     def versions(self) -> list[str]:
         """Versions of the predictor's model, as it last stated them."""
-        return list(self._known[0].versions) if self._known is not None else []
+        last = self._target.last
+        return list(last.contract.versions) if last is not None else []
 
     def check_probe(self, version: str = "") -> None:
         """Also refuses while the predictor is not ready, where that is asked for."""
@@ -234,24 +229,12 @@ class TransformerModel(ServedModel):
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.gather(self._probing, return_exceptions=True)
-        await self._predictor.close()
+        await self._target.predictor.close()
         await asyncio.to_thread(self.workers.close)
-
-    async def _contract(self, exchange: Exchange) -> tuple[PredictorContract, Task[Any, Any]]:
-        contract = await self._predictor.contract(exchange.remaining_s())
-        if self._known is None or self._known[0] is not contract:
-            try:
-                self._known = (contract, self._make_task(contract))
-            except Exception as error:
-                self._predictor.forget()
-                raise PredictorUnavailable(
-                    f"the predictor's model {self._predictor.model!r} does not fit this transformer: {error}"
-                ) from error
-        return self._known
 
     async def _watch_predictor(self) -> None:
         while True:
-            self._predictor_ready = await self._predictor.is_ready(_PROBE_S)
+            self._predictor_ready = await self._target.predictor.is_ready(_PROBE_S)
             await asyncio.sleep(_PROBE_S)
 
     def _sources(self, request: InferRequest) -> list[Source]:

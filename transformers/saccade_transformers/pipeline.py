@@ -17,7 +17,8 @@ from saccade_transformers.image.decode import ImageLimits, decode, decode_base64
 from saccade_transformers.image.letterbox import Letterbox, letterbox
 from saccade_transformers.image.request_pixels import RequestPixels
 from saccade_transformers.metrics import TransformerMetrics
-from saccade_transformers.predictor import Predictor, PredictorContract
+from saccade_transformers.predictor import PredictorContract
+from saccade_transformers.target import Known, Target
 from saccade_transformers.tasks.task import ContractBroken, Options, Task
 from saccade_transformers.workers import ImageWorkers
 
@@ -73,16 +74,12 @@ class Pipeline:
     exist as there are threads, however many requests wait for the predictor.
 
     Args:
-        predictor: where the model runs.
         workers: threads for decoding and postprocessing.
         limits: the largest image.
         metrics: the transformer's metrics.
     """
 
-    def __init__(
-        self, predictor: Predictor, workers: ImageWorkers, limits: ImageLimits, metrics: TransformerMetrics
-    ) -> None:
-        self._predictor = predictor
+    def __init__(self, workers: ImageWorkers, limits: ImageLimits, metrics: TransformerMetrics) -> None:
         self._workers = workers
         self._limits = limits
         self._metrics = metrics
@@ -91,9 +88,9 @@ class Pipeline:
     async def answer(
         self,
         source: Source,
-        task: Task[Any, Any],
+        target: Target,
+        known: Known,
         options: Options,
-        contract: PredictorContract,
         parameters: Parameters,
         exchange: Exchange,
         *,
@@ -105,9 +102,9 @@ class Pipeline:
 
         Args:
             source: the image.
-            task: what the model's outputs mean.
-            options: the request's options, from ``task.options``.
-            contract: what the predictor expects.
+            target: the predictor to ask.
+            known: what it expects and how its answers are read.
+            options: the request's options, from the task.
             parameters: request parameters to pass on.
             exchange: deadline, headers, stage times.
             model_version: the version asked for; empty for the predictor's choice.
@@ -118,6 +115,7 @@ class Pipeline:
             InvalidImage, UnsupportedMedia, PayloadTooLarge: the image is not served.
             PredictorUnavailable, Overloaded, DeadlineExceeded: see ``Predictor.infer``.
         """
+        contract, task = known
         exchange.check_deadline("before the image was decoded")
         with exchange.stage("decode"):
             try:
@@ -128,7 +126,7 @@ class Pipeline:
             except TimeoutError:
                 raise exchange.too_late("while the image was decoded") from None
         with exchange.stage("predict"):
-            outputs, version = await self._predictor.infer(
+            outputs, version = await target.predictor.infer(
                 tensor, contract, parameters, exchange, self._reserve_s(exchange), model_version
             )
         if version in contract.versions:
@@ -138,15 +136,15 @@ class Pipeline:
             try:
                 answer, seconds = await self._workers.run(lambda: _read(task, outputs, options, mapping))
             except ContractBroken as error:
-                self._predictor.forget()
+                target.predictor.forget()
                 raise PredictorUnavailable(
                     f"the predictor's answer is not what its model promises: {error}"
                 ) from error
             self._postprocess_s += _SMOOTHING * (seconds - self._postprocess_s)
         if task.is_full(answer):
             # The version is the predictor's text: as a label only if its metadata states it, too.
-            known = version if version in contract.versions else "other"
-            self._metrics.candidates_full.add((exchange.model, known))
+            label = version if version in contract.versions else "other"
+            self._metrics.candidates_full.add((exchange.model, label))
         width, height = mapping.image_size
         return Answered(answer, task, width, height, cache, version)
 
