@@ -32,6 +32,7 @@ bench: $(DEV) ## Measure what a request costs, beside stock KServe and Triton (F
 	$(BIN)/python bench/path.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/metrics.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/scheduler.py $(filter --quick,$(FLAGS))
+	$(BIN)/python bench/hard_limit.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/replay.py --real-time $(filter --quick,$(FLAGS))
 
 dev: $(DEV) ## Install the development environment: clients, linters, test tools.

@@ -17,11 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import hard_limit
 from measuring import (
     ceiling,
     goals,
     grpc_client,
+    limit_table,
     machine,
+    open_loop,
     path_table,
     payload,
     proxy,
@@ -33,11 +36,13 @@ from measuring import (
 from measuring.ceiling import Step
 from measuring.cpu import cpu_s, with_descendants
 from measuring.memory import allow_files, ask, idle_connections, open_files, rss_bytes
+from measuring.open_loop import Traffic
 from measuring.plan import DEFAULT, QUICK, requests_for
 from measuring.processes import Server, ServerFailed, free_port
 from measuring.samples import ClientError, Load, Sample
 from measuring.summary import Row, percentile, summarise
 from measuring.targets import BENCH, TARGETS, choose
+from queue_proxy import need_program
 from saccade_serving.oip import binary_codec, grpc_codec, proto
 from saccade_serving.scheduling.policy import BatchingRules
 from saccade_serving.scheduling.profile import LatencyProfile
@@ -643,6 +648,149 @@ async def test_a_wrong_answer_ends_the_measurement(answer: bytes, why: str) -> N
     async with server:
         with pytest.raises(ClientError, match=why):
             await asyncio.to_thread(send)
+
+
+# clients that do not wait
+
+
+async def told_by(protocol: Callable[[], asyncio.BaseProtocol], due_s: Sequence[float], **changes: Any) -> Any:
+    server, port = await serve(protocol)
+    traffic = Traffic(port, payload.rest_request("noop", "353B"), due_s, **changes)
+    async with server:
+        return await asyncio.to_thread(open_loop.send, traffic)
+
+
+class Silent(asyncio.Protocol):
+    """Accepts and never answers."""
+
+
+async def test_every_request_goes_out_at_its_moment_whether_or_not_answers_come() -> None:
+    told = await told_by(Silent, [0.01 * number for number in range(20)], limit_s=0.3)
+    assert told.outcomes == {open_loop.LEFT: 20}
+    assert len(told.late_s) == told.most_open == 20
+    assert told.wall_s >= 0.19 + 0.3
+
+
+async def test_requests_share_connections_and_those_before_the_time_do_not_count() -> None:
+    made: list[None] = []
+
+    def counted() -> asyncio.BaseProtocol:
+        made.append(None)
+        return Http1()
+
+    due_s = [0.05 * number for number in range(10)]
+    told = await told_by(counted, due_s, limit_s=SOON_S, uncounted_s=0.2)
+    assert told.outcomes == {open_loop.IN_TIME: 6}
+    assert len(told.latencies_s) == len(told.late_s) == 6
+    assert len(made) < 10
+
+
+@pytest.mark.parametrize(
+    ("answer", "ended"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "200 by the server"),
+        (b'HTTP/1.1 503 Busy\r\nContent-Length: 12\r\n\r\n{"error": ""}', "503 by the server"),
+        (b"HTTP/1.1 503 Busy\r\nContent-Length: 5\r\n\r\nfull\n", "503 by the queue-proxy"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", open_loop.CLOSED),
+        (b"", open_loop.CLOSED),
+    ],
+)
+async def test_who_refused_a_request_is_told(answer: bytes, ended: str) -> None:
+    class Refuses(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self._transport = transport
+
+        def data_received(self, _data: bytes) -> None:
+            self._transport.write(answer)
+            if not answer:
+                self._transport.close()
+
+    told = await told_by(Refuses, [0.0, 0.01], limit_s=SOON_S)
+    assert told.outcomes == {ended: 2}
+    assert not told.latencies_s
+
+
+def test_arrivals_by_chance_have_the_rate_and_are_the_same_for_a_seed() -> None:
+    due_s = list(open_loop.poisson(500, 10, seed=3))
+    assert due_s == sorted(due_s) == list(open_loop.poisson(500, 10, seed=3))
+    assert len(due_s) == pytest.approx(5000, rel=0.1)
+    assert due_s[-1] < 10
+
+
+# the hard limit
+
+
+def at_limit(number: int, name: str, limit: int, goodput: float, **changes: Any) -> limit_table.Measured:
+    outcomes = {"in time": goodput, "503 by the server": 3.0, "503 by the queue-proxy": 2.0, "left at the limit": 1.0}
+    figures: dict[str, Any] = {"due": 400.0, "sent": 400.0, "p50_ms": 1.0, "p99_ms": 2.0, "late_p99_ms": 2.0}
+    figures |= {"most_open": 9, "client_cores": 0.1, "server_cores": 0.1, "proxy_cores": 0.1}
+    return limit_table.Measured(number, 1.5, name, limit, goodput=goodput, outcomes=outcomes, **figures | changes)
+
+
+def rounds_at(*derived: float, **changes: Any) -> list[limit_table.Measured]:
+    """Rounds whose goodput without a limit is 300, 270, 300 and so on."""
+    return [
+        at_limit(number, name, limit, goodput, **changes)
+        for number, goodput in enumerate(derived)
+        for name, limit, goodput in (("derived", 240, goodput), ("none", 0, 270.0 if number % 2 else 300.0))
+    ]
+
+
+def test_a_limit_is_compared_with_none_within_each_round() -> None:
+    free, derived = limit_table.summarise(rounds_at(294, 270, 300))
+    assert (free.name, free.ratio, free.goodput) == ("none", 1.0, 300)
+    assert free.spread == pytest.approx(30 / 300)
+    assert derived.ratio == 1.0
+    assert (derived.refused, derived.proxy, derived.left) == (3, 2, 1)
+    assert (
+        "up to 10.0%, with the same requests; too much to judge by" in limit_table.notes(rounds_at(294, 270, 300))[-1]
+    )
+    assert "too much" not in limit_table.notes(rounds_at(300))[-1]
+
+
+@pytest.mark.parametrize(
+    ("found", "holds"),
+    [
+        (rounds_at(294, 270, 300), [True, True]),
+        (rounds_at(288, 260, 300), [False, True]),
+        (rounds_at(294, 270, 300, sent=380.0), [True, False]),
+        (rounds_at(294, 270, 300, late_p99_ms=80.0), [True, False]),
+    ],
+)
+def test_the_derived_limit_is_judged_and_so_are_the_clients(
+    found: list[limit_table.Measured], holds: list[bool]
+) -> None:
+    assert list(limit_table.verdicts(limit_table.summarise(found), found).values()) == holds
+
+
+def test_a_quick_run_shows_what_a_small_hard_limit_does_behind_the_queue_proxy(tmp_path: Path) -> None:
+    need_program()
+    file = tmp_path / "hard_limit.json"
+    # It may have to wait for the queue-proxies of others.
+    run = command("--quick", "--output", str(file), script="hard_limit.py")
+    ended = subprocess.run(run, capture_output=True, text=True, timeout=500, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    if "is not measured" in ended.stdout:
+        pytest.skip(ended.stdout.strip())
+    content = json.loads(file.read_text())
+    assert content["bench"] == "hard_limit"
+    assert content["holds"] == {}
+    goodput = {line["name"]: line["goodput"] for line in content["lines"]}
+    assert list(goodput) == ["none", "derived", "(d + 1) B* 1.25", "B*"]
+    assert goodput["B*"] < 0.7 * goodput["derived"]
+    for one in content["measured"]:
+        assert one["goodput"] > 0
+        assert sum(one["outcomes"].values()) == pytest.approx(one["due"])
+
+
+def test_without_a_queue_proxy_the_hard_limit_is_not_measured_and_the_command_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("queue_proxy.PROGRAM", tmp_path / "queue")
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert hard_limit.main(["--quick", "--output", str(tmp_path / "file.json")]) == 0
+    assert "make tools" in capsys.readouterr().out
+    assert not (tmp_path / "file.json").exists()
 
 
 # the command

@@ -7,7 +7,7 @@ predictor's whole path (contract, batcher, metrics, an instance with its thread)
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -67,7 +67,7 @@ class NoopEngine:
     """An engine of one instance, which hands every batch to its thread as the ONNX engine does."""
 
     def __init__(self) -> None:
-        self._instance = RunnerInstance(self._run, BATCHED)
+        self._instance = RunnerInstance(first_bytes, BATCHED)
 
     def describe(self) -> EngineDescription:
         """Pictures of any size in, one number per row out."""
@@ -85,16 +85,16 @@ class NoopEngine:
         """End the thread."""
         self._instance.close()
 
-    @staticmethod
-    def _run(requests: Sequence[Inputs], rows: int) -> Outputs:
-        """Read one byte of every request; its other rows, which only the warm-up has, stay 0."""
-        answer = np.zeros(rows, np.float32)
-        at = 0
-        for inputs in requests:
-            image = inputs[INPUT]
-            answer[at : at + 1] = first_byte(image)
-            at += len(image)
-        return {OUTPUT: answer}
+
+def first_bytes(requests: Sequence[Inputs], rows: int) -> Outputs:
+    """Read one byte of every request; its other rows, which only the warm-up has, stay 0."""
+    answer = np.zeros(rows, np.float32)
+    at = 0
+    for inputs in requests:
+        image = inputs[INPUT]
+        answer[at : at + 1] = first_byte(image)
+        at += len(image)
+    return {OUTPUT: answer}
 
 
 def find(_directory: ModelDirectory) -> list[Loadable]:
@@ -111,6 +111,32 @@ def find(_directory: ModelDirectory) -> list[Loadable]:
     return [Loadable("1", "", lambda: LoadedEngine("1", config, NoopEngine()))]
 
 
+def serve(
+    name: str,
+    http_port: str,
+    grpc_port: str,
+    models: Callable[[PredictorMetrics, Arena], list[ServedModel]],
+    drain_quiet_s: float = 0,
+) -> None:
+    """Serve models as the predictor does, until SIGTERM.
+
+    Args:
+        name: of the program.
+        http_port: where REST and the metrics are served.
+        grpc_port: where gRPC is.
+        models: makes them.
+        drain_quiet_s: the setting of that name.
+    """
+    arguments = argument_parser(name, PredictorSettings).parse_args(
+        [f"--http_port={http_port}", f"--grpc_port={grpc_port}"]
+    )
+    settings = PredictorSettings(host="127.0.0.1", metrics_port=0, drain_quiet_s=drain_quiet_s)
+    configure_logging("warning", "text")
+    metrics = PredictorMetrics()
+    arena = Arena(settings.max_inflight_bytes)
+    SaccadeServer(arguments, settings, metrics, arena=arena).start(models(metrics, arena))
+
+
 def main() -> None:
     """Serve both models on the given ports until SIGTERM."""
     parser = argparse.ArgumentParser()
@@ -118,18 +144,12 @@ def main() -> None:
     parser.add_argument("http_port")
     parser.add_argument("grpc_port")
     given = parser.parse_args()
-    arguments = argument_parser("saccade-noop", PredictorSettings).parse_args(
-        [f"--http_port={given.http_port}", f"--grpc_port={given.grpc_port}"]
-    )
-    settings = PredictorSettings(host="127.0.0.1", metrics_port=0, drain_quiet_s=given.drain_quiet_s)
-    configure_logging("warning", "text")
-    metrics = PredictorMetrics()
-    arena = Arena(settings.max_inflight_bytes)
-    models: list[ServedModel] = [
-        NoopModel(MODEL),
-        PredictorModel(ModelDirectory(BATCHED, Path()), find, Surroundings(metrics, arena, MAX_QUEUE_SIZE)),
-    ]
-    SaccadeServer(arguments, settings, metrics, arena=arena).start(models)
+
+    def models(metrics: PredictorMetrics, arena: Arena) -> list[ServedModel]:
+        batched = PredictorModel(ModelDirectory(BATCHED, Path()), find, Surroundings(metrics, arena, MAX_QUEUE_SIZE))
+        return [NoopModel(MODEL), batched]
+
+    serve("saccade-noop", given.http_port, given.grpc_port, models, given.drain_quiet_s)
 
 
 if __name__ == "__main__":

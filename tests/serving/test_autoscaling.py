@@ -46,9 +46,33 @@ def test_the_numbers_of_the_profile_that_the_design_names() -> None:
     found = derive(LatencyProfile(A100), BatchingRules(128, slo_s=0.1))
     assert found.largest == 90
     assert found.capacity == pytest.approx(1993, abs=1)
-    assert found.hard_limit == math.ceil(2 * 90 * 1.25)
+    assert found.hard_limit == math.ceil(3 * 90 * 1.25), "of 45 ms, in 100 ms three can end"
     deeper = derive(LatencyProfile(A100), BatchingRules(128, slo_s=0.1), instances=2, depth=2)
-    assert deeper.hard_limit == math.ceil(3 * deeper.largest * 2 * 1.25)
+    assert deeper.hard_limit == math.ceil(4 * deeper.largest * 2 * 1.25)
+    assert derive(LatencyProfile(A100), BatchingRules(128), depth=2).hard_limit == 3 * 128 * 1.25
+
+
+@pytest.mark.parametrize(("slo_s", "max_rows"), [(0.1, 128), (0.1, 32), (0.5, 32)])
+@pytest.mark.parametrize("instances", [1, 3])
+def test_the_hard_limit_is_not_felt_under_overload_whatever_bounds_the_batch(
+    slo_s: float, max_rows: int, instances: int
+) -> None:
+    rules = BatchingRules(max_rows, slo_s=slo_s)
+    found = derive(LatencyProfile(A100), rules, instances)
+    chance = random.Random(6)
+    now, trace = 0.0, []
+    while (now := now + chance.expovariate(1.5 * found.capacity)) < 1.5:
+        trace.append(Arrival(now, deadline=now + slo_s, leaves=now + slo_s))
+
+    def goodput(limit: int) -> int:
+        scheduler = Scheduler(Queue(), rules, [1] * instances, LatencyProfile(A100))
+        told = replay(scheduler, trace, LatencyProfile(A100).seconds, limit)
+        return sum(when - trace[number].at <= slo_s for number, when in told.answered.items())
+
+    free = goodput(0)
+    assert free >= 0.9 * 1.5 * found.capacity
+    assert goodput(found.hard_limit) == free
+    assert goodput(found.largest * instances) < 0.97 * free
 
 
 @pytest.mark.parametrize(("per_s", "rows"), [(1, 1), (100, 1), (1993, 90), (10_000, 90)])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from saccade_serving.scheduling.autoscaling import derive
 from saccade_serving.scheduling.policy import BatchingRules
 from saccade_serving.scheduling.profile import LatencyProfile
 from saccade_serving.scheduling.queue import Entry, Queue, QueuePolicy
@@ -201,21 +202,24 @@ def test_a_hard_limit_lets_so_many_in_and_keeps_ten_times_as_many_in_order() -> 
     assert {number: why for number, (why, _) in story.refused.items()} == dict.fromkeys(range(22, 30), "proxy")
 
 
-def test_who_leaves_in_front_of_the_limit_makes_room() -> None:
+def test_who_leaves_in_front_of_the_limit_takes_no_turn_but_keeps_its_place_until_then() -> None:
     arrivals = [Arrival(0), Arrival(1), Arrival(2, leaves=5), Arrival(3)]
     story = play(Scheduler(Queue(), BatchingRules(1)), arrivals, lambda rows: 10.0, concurrency_limit=1)
     assert story.groups == [[0], [1], [3]]
     assert story.left == {2}
+    crowd = [Arrival(0), *(Arrival(1, leaves=5) for _ in range(10)), Arrival(6)]
+    story = play(Scheduler(Queue(), BatchingRules(1)), crowd, lambda rows: 10.0, concurrency_limit=1)
+    assert story.refused[11][0] == "proxy"
 
 
-def test_the_hard_limit_of_the_formula_costs_next_to_nothing_and_one_of_a_batch_costs_much() -> None:
-    arrivals = poisson(1500, 10)
+def test_the_hard_limit_of_the_formula_costs_nothing_and_a_smaller_one_much() -> None:
+    arrivals = poisson(3000, 3)
     free = goodput(play(scheduler(), arrivals, takes()), arrivals)
-    derived = math.ceil((1 + 1) * scheduler().largest * 1 * 1.25)
+    derived = derive(LatencyProfile(A100), scheduler().rules).hard_limit
     limited = goodput(play(scheduler(), arrivals, takes(), derived), arrivals)
-    starved = goodput(play(scheduler(), arrivals, takes(), 16), arrivals)
     assert limited >= 0.97 * free
-    assert starved < 0.9 * free
+    for smaller in (math.ceil(2 * scheduler().largest * 1.25), scheduler().largest):
+        assert goodput(play(scheduler(), arrivals, takes(), smaller), arrivals) < 0.9 * free
 
 
 def test_when_all_of_one_shape_are_late_the_others_are_not_left_waiting() -> None:

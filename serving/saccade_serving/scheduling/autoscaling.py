@@ -3,6 +3,11 @@
 Source of the formulas: Little's law. A request that comes while a batch computes waits for half of it on average,
 then for its own, so that at a rate r and in steady state about 1.5 r t(n) = 1.5 n requests are inside, n = r t(n)
 being the batch that this rate fills. ``tests/serving/test_autoscaling.py`` holds them against the replay.
+
+A hard limit must not be felt: the time that a request waits in the queue-proxy is not known to us, and the queue-proxy
+lets in who has left meanwhile. With an SLO the door lets in what will be answered within it. An instance ends at most
+floor(SLO / t(B*)) + 1 batches in that time, the one it computes among them, so that no more than so many times B* rows
+are inside. ``bench/hard_limit.py`` measures it with the real queue-proxy.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from saccade_serving.scheduling.profile import LatencyProfile
 
 #: The share of its capacity that a replica shall have to do.
 TARGET_LOAD: Final = 0.7
-#: Room that a hard limit leaves, so that the next batch is always there.
+#: Room that a hard limit leaves: for who is being refused or answered, and for an engine that gets faster.
 HARD_ROOM: Final = 1.25
 
 
@@ -27,7 +32,8 @@ class Autoscaling(NamedTuple):
         capacity: rows per second.
         soft_target: concurrency that the autoscaler aims at (``autoscaling.knative.dev/target``, metric concurrency,
             ``target-utilization-percentage: 100``).
-        hard_limit: least ``containerConcurrency``, if there has to be one; 0 is better.
+        hard_limit: least ``containerConcurrency``, if there has to be one; 0 is better. Without an SLO what keeps the
+            instances busy, (d + 1) B*; nothing bounds what comes then.
     """
 
     largest: int
@@ -53,12 +59,13 @@ def derive(profile: LatencyProfile, rules: BatchingRules, instances: int = 1, de
     most = max(1, rules.max_rows)
     largest = largest_batch(profile, rules, depth) if rules.slo_s else most
     per_instance = largest / profile.seconds(largest)
+    ends = math.floor(rules.slo_s / profile.seconds(largest)) + 1
     filled = batch_at(profile, TARGET_LOAD * per_instance, largest)
     return Autoscaling(
         largest,
         instances * per_instance,
         max(1, math.ceil(1.5 * filled * instances)),
-        math.ceil((depth + 1) * largest * instances * HARD_ROOM),
+        math.ceil(max(depth + 1, ends) * largest * instances * HARD_ROOM),
     )
 
 

@@ -2,8 +2,10 @@
 
 Only the engine is a model: it takes what it is told a batch takes. Minutes of traffic run in a second, so that
 settings can be tried before a GPU is asked. In front there may be Knative's queue-proxy with its hard limit
-(``containerConcurrency``), which lets so many requests in and keeps ten times as many waiting, in order. Source:
-knative.dev/serving, pkg/queue/breaker.go and cmd/queue.
+(``containerConcurrency``), which lets so many requests in and keeps ten times as many waiting, in order. It notices
+that a client has left only once it has read the body, so that those wait on; and the server, which counts from the
+first byte that it sees, knows nothing of the wait. Source: knative.dev/serving, pkg/queue/breaker.go, handler.go and
+sharedmain; Go's net/http.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Arrival:
         rows: inferences it asks for.
         priority: Triton's.
         timeout: its own queue timeout; 0 is none.
-        deadline: after which its answer is worth nothing, on the trace's clock.
+        deadline: after which its answer is worth nothing, on the trace's clock; the server counts the time until
+            then from when it is let in.
         leaves: when its client leaves, if it has not been answered.
         signature: only equal ones share a batch.
     """
@@ -137,10 +140,13 @@ class _Run:
 
     def _enter(self, now: float, number: int) -> None:
         arrival = self._trace[number]
+        if number in self._told.left:
+            return  # it comes and goes at once
+        deadline = arrival.deadline + (now - arrival.at)
         self._inside.add(number)
         try:
-            self._scheduler.knock(now, arrival.deadline, arrival.rows, arrival.priority)
-            entry = Entry(number, arrival.rows, arrival.deadline, arrival.signature, arrival.priority, arrival.timeout)
+            self._scheduler.knock(now, deadline, arrival.rows, arrival.priority)
+            entry = Entry(number, arrival.rows, deadline, arrival.signature, arrival.priority, arrival.timeout)
             self._scheduler.push(entry, now)
         except QueueFull:
             self._refuse(now, number, FULL)
@@ -154,8 +160,6 @@ class _Run:
         if number in self._inside:
             self._scheduler.queue.withdraw(number)
             self._go(now, number)
-        else:
-            self._before.remove(number)
 
     def _refuse(self, now: float, number: int, why: str) -> None:
         self._told.refused[number] = why, now
