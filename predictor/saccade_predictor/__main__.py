@@ -68,6 +68,7 @@ def main() -> None:
         make=lambda directory: PredictorModel(directory, find, shared),
         add=server.add,
         remove=server.remove,
+        count=lambda name, outcome: metrics.model_changes.add((name, outcome)),
         forget=metrics.forget,
     )
     try:

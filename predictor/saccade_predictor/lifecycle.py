@@ -39,6 +39,7 @@ class Lifecycle:
         make: makes the model of a directory, not loaded yet.
         add: called when a model is ready to be found.
         remove: called with the name when a model shall not be found any more.
+        count: told every change: the model's name, and what came of it.
         forget: called with the name when its counts may be dropped.
     """
 
@@ -52,6 +53,7 @@ class Lifecycle:
         make: Callable[[ModelDirectory], PredictorModel],
         add: Callable[[PredictorModel], None],
         remove: Callable[[str], None],
+        count: Callable[[str, str], None] = lambda name, outcome: None,
         forget: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.mode: Mode = mode
@@ -62,6 +64,7 @@ class Lifecycle:
         self._make = make
         self._add = add
         self._remove = remove
+        self._count = count
         self._forget = forget
         self._served: dict[str, PredictorModel] = {}
         self._changing: dict[str, PredictorModel] = {}  # that are loaded for the first time, or unloaded
@@ -143,6 +146,9 @@ class Lifecycle:
             except RepositoryError as error:
                 log.warning("repository_not_read", extra={"why": str(error)})
                 continue
+            except Exception:
+                log.exception("repository_not_read")
+                continue
             changed = [
                 found
                 for found in directories
@@ -188,25 +194,37 @@ class Lifecycle:
     async def _load(self, directory: ModelDirectory) -> None:
         name = directory.name
         async with self._lock(name):
-            model = self._served.get(name)
-            if model is not None:
-                if await model.update(directory):
-                    log.info("model_changed", extra={"model": name, "versions": model.versions()})
-                return
-            model = self._changing[name] = self._make(directory)
-            self._states[name] = "LOADING", ""
             try:
-                await model.update(directory)
-            except BaseException as error:
-                self._states[name] = "UNAVAILABLE", reason_of(error)
-                await model.retire()
+                changed = await self._change(directory)
+            except Exception:
+                self._count(name, "failed")
                 raise
-            finally:
-                del self._changing[name]
-            self._served[name] = model
-            self._states.pop(name, None)
-            self._add(model)
-            log.info("model_ready", extra={"model": name, "versions": model.versions()})
+            self._count(name, "loaded" if changed else "unchanged")
+
+    async def _change(self, directory: ModelDirectory) -> bool:
+        """Load a model, or what has changed of it; returns whether anything has."""
+        name = directory.name
+        model = self._served.get(name)
+        if model is not None:
+            changed = await model.update(directory)
+            if changed:
+                log.info("model_changed", extra={"model": name, "versions": model.versions()})
+            return changed
+        model = self._changing[name] = self._make(directory)
+        self._states[name] = "LOADING", ""
+        try:
+            await model.update(directory)
+        except BaseException as error:
+            self._states[name] = "UNAVAILABLE", reason_of(error)
+            await model.retire()
+            raise
+        finally:
+            del self._changing[name]
+        self._served[name] = model
+        self._states.pop(name, None)
+        self._add(model)
+        log.info("model_ready", extra={"model": name, "versions": model.versions()})
+        return True
 
     async def _unload(self, name: str) -> None:
         async with self._lock(name):
@@ -222,6 +240,7 @@ class Lifecycle:
                 del self._changing[name]
                 self._states[name] = "UNAVAILABLE", UNLOADED
             asyncio.get_running_loop().call_later(FORGET_AFTER_S, self._forget_unless_back, name)
+            self._count(name, "unloaded")
             log.info("model_unloaded", extra={"model": name})
 
     def _forget_unless_back(self, name: str) -> None:

@@ -18,7 +18,10 @@ class PredictorMetrics(Metrics):
         self.busy_seconds = Counter(
             "saccade_engine_busy_seconds", "Time the engine's instances spent on batches.", VERSIONED
         )
-        self.add(self.batch_size, self.busy_seconds)
+        self.model_changes = Counter(
+            "saccade_model_changes", "Loads and unloads while serving, by what came of them.", ("model", "outcome")
+        )
+        self.add(self.batch_size, self.busy_seconds, self.model_changes)
 
     def watch_queues(
         self,

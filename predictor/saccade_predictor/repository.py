@@ -158,9 +158,17 @@ def list_models(repository: Path, only: str | None = None) -> list[ModelDirector
             for child in sorted(repository.iterdir())
             if child.is_dir() and not child.name.startswith(".") and only in (None, child.name)
         ]
-        return [model for model in models if model.has_config() or model.versions()]
     except OSError as error:
         raise RepositoryError(f"model repository {repository} cannot be read: {error.strerror}") from error
+    return [model for model in models if _is_model(model)]
+
+
+def _is_model(directory: ModelDirectory) -> bool:
+    """Whether it looks like one; what cannot be read does, so that somebody is told."""
+    try:
+        return directory.has_config() or bool(directory.versions())
+    except OSError:
+        return True
 
 
 def find_models(repository: Path, only: str | None = None) -> list[ModelDirectory]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class House:
         self.arena = Arena(64 * 2**20, poison=True)
         self.found: dict[str, PredictorModel] = {}
         self.forgotten: list[str] = []
+        self.counted: Counter[tuple[str, str]] = Counter()
         self.looks = 0
         self.lifecycle = self.make("explicit")
         self.watching: asyncio.Task[None] | None = None
@@ -62,6 +64,7 @@ class House:
             lambda directory: PredictorModel(directory, find, shared),
             add,
             remove,
+            lambda name, outcome: self.counted.update([(name, outcome)]),
             self.forgotten.append,
         )
         return self.lifecycle
@@ -200,6 +203,9 @@ class TestExplicit:
         house.put("broken")
         await house.lifecycle.load("broken")
         assert await house.ask("broken") == ("1", 1.0)
+        await house.lifecycle.load("broken")
+        await house.lifecycle.unload("broken")
+        assert house.counted == Counter(("broken", one) for one in ("failed", "loaded", "unchanged", "unloaded"))
 
     async def test_a_broken_new_version_leaves_the_old_one_serving(self, house: House) -> None:
         house.put("a")

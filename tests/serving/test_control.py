@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 
 from informed_model import InformedModel, gate_of
 from saccade_serving.connection.control import CONTROL_KEY, MAX_CONTROL_BYTES, Mode, admin_application
-from saccade_serving.connection.information import InformationRoutes
+from saccade_serving.connection.information import Information, InformationRoutes
 from saccade_serving.errors import InvalidRequest, ModelNotFound
 from saccade_serving.statistics import Statistics
 
@@ -74,8 +74,8 @@ WITH_KEY = {CONTROL_KEY: KEY}
 @pytest.mark.parametrize(
     ("control", "words"),
     [
-        (None, "model_control_mode is 'none'; expected 'explicit'"),
-        (FakeControl("none"), "model_control_mode is 'none'"),
+        (None, "this service does not load or unload any"),
+        (FakeControl("none"), "model_control_mode is 'none'; expected 'explicit'"),
         (FakeControl("poll"), "follow the model repository"),
     ],
     ids=["without", "none", "poll"],
@@ -170,6 +170,11 @@ async def test_the_index_tells_also_of_what_is_not_served() -> None:
     ]
     ready = (await server.post("index", {"ready": True})).json()
     assert {entry["name"] for entry in ready} == {"m"}
+
+
+async def test_the_extension_is_claimed_where_there_is_control() -> None:
+    assert "model_repository" in Information(Server(FakeControl("none")).gate, Statistics()).server()["extensions"]
+    assert "model_repository" not in Information(Server(None).gate, Statistics()).server()["extensions"]
 
 
 class TestAdminListener:

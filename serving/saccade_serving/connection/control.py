@@ -39,6 +39,9 @@ CONTROL_KEY: Final = "x-saccade-control-key"
 Mode = Literal["none", "poll", "explicit"]
 Verb = Literal["load", "unload"]
 
+#: Extensions of the protocol that a server with control has, whatever its mode: the index tells of the repository.
+CONTROL_EXTENSIONS: Final = ("model_repository", "model_repository(unload_dependents)")
+NOT_OFFERED: Final = "models are loaded when the server starts; this service does not load or unload any on request"
 _REFUSED: Final[Mapping[Mode, str]] = {
     "none": "models are loaded when the server starts; loading and unloading on request is off "
     "(model_control_mode is 'none'; expected 'explicit')",
@@ -110,7 +113,7 @@ class Control:
         """
         control: ModelControl | None = self._gate.control
         if control is None or control.mode != "explicit":
-            raise Unimplemented(_REFUSED[control.mode if control is not None else "none"])
+            raise Unimplemented(NOT_OFFERED if control is None else _REFUSED[control.mode])
         if shown is not None and not (
             control.key and hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), control.key.encode())
         ):

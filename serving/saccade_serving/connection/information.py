@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 
 from saccade_serving import __version__
 from saccade_serving.connection.answers import EXTENSIONS, SERVER_NAME, error_response, json_response
-from saccade_serving.connection.control import control_routes
+from saccade_serving.connection.control import CONTROL_EXTENSIONS, control_routes
 from saccade_serving.connection.failures import as_saccade_error
 from saccade_serving.connection.gate import Gate
 from saccade_serving.errors import InvalidRequest, Overloaded, PayloadTooLarge, SaccadeError, Unimplemented
@@ -51,7 +51,8 @@ class Information:
     def server(self) -> dict[str, Any]:
         """Name, version and extensions of the server; the extensions that any of its models has are listed."""
         added = [extension for model in self._gate.models.values() for extension in model.extensions]
-        extensions = list(dict.fromkeys([*EXTENSIONS, *added]))
+        control = CONTROL_EXTENSIONS if self._gate.control is not None else ()
+        extensions = list(dict.fromkeys([*EXTENSIONS, *added, *control]))
         return {"name": SERVER_NAME, "version": __version__, "extensions": extensions}
 
     def check_server_ready(self) -> None:

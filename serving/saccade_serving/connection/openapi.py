@@ -15,6 +15,7 @@ from saccade_serving.errors import (
     EngineFailed,
     InvalidRequest,
     ModelNotFound,
+    NotPermitted,
     Overloaded,
     PayloadTooLarge,
     PredictorUnavailable,
@@ -35,6 +36,7 @@ _MODEL: Final = "/v2/models/{model_name}"
 INFERENCE_ERRORS: Final = (
     InvalidRequest,
     ModelNotFound,
+    NotPermitted,
     SlowBody,
     PayloadTooLarge,
     UnsupportedMedia,
@@ -196,6 +198,9 @@ def _paths() -> Json:
         "/": _get("Whether the process lives, as KServe asks", "alive", _object({"status": _STRING})),
         "/v1/models": _get("Names of the models, as KServe's v1 lists them", "v1_models", "ModelList"),
     }
+    for verb in ("load", "unload"):
+        path = f"/v2/repository/models/{{model_name}}/{verb}"
+        paths[path] = {"parameters": [_in_path("model_name")], "post": _control(verb)}
     known = (ModelNotFound, Overloaded)
     paths["/v1/models/{model_name}"] = {
         "parameters": [_in_path("model_name")],
@@ -232,6 +237,22 @@ def _index() -> Json:
         "responses": {
             "200": _answer("The models; only those that are ready where asked so", _ref("RepositoryIndex")),
             **errors_of(InvalidRequest, PayloadTooLarge),
+        },
+    }
+
+
+def _control(verb: str) -> Json:
+    key = {"description": f"needed where the service lets models be {verb}ed on request", "schema": _STRING}
+    body = {"content": {"application/json": {"schema": _object({}, {"parameters": {"type": "object"}})}}}
+    errors = (InvalidRequest, NotPermitted, ModelNotFound, PayloadTooLarge, Unimplemented, Overloaded)
+    return {
+        "summary": f"{verb.capitalize()} a model",
+        "operationId": f"{verb}_model",
+        "parameters": [{"name": "x-saccade-control-key", "in": "header", **key}],
+        "requestBody": body,
+        "responses": {
+            "200": _answer("It is done", _object({"name": _STRING, verb: _BOOLEAN})),
+            **errors_of(*errors),
         },
     }
 
