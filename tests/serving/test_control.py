@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from informed_model import InformedModel, gate_of
 from saccade_serving.connection.control import CONTROL_KEY, MAX_CONTROL_BYTES, Mode, admin_application
 from saccade_serving.connection.information import Information, InformationRoutes
+from saccade_serving.connection.openapi import describe_api
 from saccade_serving.errors import InvalidRequest, ModelNotFound
 from saccade_serving.statistics import Statistics
 
@@ -121,6 +122,14 @@ async def test_with_the_key_models_are_loaded_and_unloaded() -> None:
     unloaded = await server.post("models/m/unload", {"parameters": {"unload_dependents": True}}, WITH_KEY)
     assert (unloaded.status_code, unloaded.json()) == (200, {"name": "m", "unload": True})
     assert control.told == [("load", "m", None), ("load", "m", text), ("unload", "m", None)]
+
+
+@pytest.mark.parametrize("verb", ["load", "unload"])
+async def test_the_answer_is_as_it_is_described(verb: str) -> None:
+    described = describe_api()["paths"][f"/v2/repository/models/{{model_name}}/{verb}"]["post"]["responses"]
+    assert set(described) == {"200", "400", "403", "404", "413", "501", "503"}
+    told = (await Server(FakeControl()).post(f"models/m/{verb}", headers=WITH_KEY)).json()
+    assert set(told) == set(described["200"]["content"]["application/json"]["schema"]["required"])
 
 
 @pytest.mark.parametrize(

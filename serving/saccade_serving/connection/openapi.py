@@ -36,7 +36,6 @@ _MODEL: Final = "/v2/models/{model_name}"
 INFERENCE_ERRORS: Final = (
     InvalidRequest,
     ModelNotFound,
-    NotPermitted,
     SlowBody,
     PayloadTooLarge,
     UnsupportedMedia,
