@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
@@ -69,7 +71,6 @@ def main() -> None:
         add=server.add,
         remove=server.remove,
         count=lambda name, outcome: metrics.model_changes.add((name, outcome)),
-        forget=metrics.forget,
     )
     try:
         if settings.model_control_mode == "none":
@@ -89,6 +90,10 @@ def main() -> None:
     with recording(settings) as recorder:
         server.gate.recorder = recorder
         server.start(models, lifecycle, settings.admin_port if settings.model_control_mode == "explicit" else 0)
+    if shared.loader.busy or lifecycle.hangs:
+        # Threads in native code, or in a file system that hangs, cannot be ended: the process can.
+        logging.shutdown()
+        os._exit(0)
 
 
 @contextmanager

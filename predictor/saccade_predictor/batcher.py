@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from saccade_predictor.alarm import Alarm
-from saccade_predictor.delivery import Computed, Deliver, InOrder, Once, Outcome, check_outputs
+from saccade_predictor.delivery import Computed, Deliver, InOrder, Once, Outcome, check_outputs, shares
 from saccade_predictor.engines.engine import Engine, LeasedOutputs, Outputs, Ticket
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.watchdog import Watchdog
@@ -102,7 +102,9 @@ class Batcher:
         self._broken: Callable[[], None] = broken
         self._computed = computed
         self._alarm = Alarm(clock, self._pump)
-        self._pumping = self._closed = self._dead = False
+        self._pumping = self._closed = False
+        self.dead = False  # all instances hang, and none could be renewed
+        self._ended = asyncio.Event()  # a batch has
         self.counted = True  # its batches, in metrics and statistics; those of a warm-up are not
 
     @property
@@ -146,7 +148,7 @@ class Batcher:
         """
         if self._closed:
             raise Overloaded("the model is being unloaded")
-        if self._dead:
+        if self.dead:
             raise EngineFailed(DEAD)
         if self._rules.slo_s and submission.deadline < _NEVER:
             self.knock(submission.deadline, submission.rows, submission.priority)
@@ -204,8 +206,9 @@ class Batcher:
         for entry in self._queue.drain():
             self._refuse(entry, Overloaded("the model is being unloaded"))
         self._alarm.off()
-        if self._tickets:
-            await asyncio.wait([ticket.done for ticket in self._tickets])
+        while self._tickets:  # one whose instance hangs is given up, and its ticket with it
+            self._ended.clear()
+            await self._ended.wait()
         self._watchdog.close()
         if self._renewing:
             await asyncio.wait(self._renewing)
@@ -235,10 +238,8 @@ class Batcher:
         while True:
             turn = self.scheduler.turn(self._clock())
             for entry in turn.expired:
-                given_ms = (self._clock() - entry.enqueued) * 1e3
-                self._refuse(
-                    entry, DeadlineExceeded(f"the request's time in the queue was over after {given_ms:.4g} ms")
-                )
+                why = f"time in the queue was over after {(self._clock() - entry.enqueued) * 1e3:.4g} ms"
+                self._refuse(entry, DeadlineExceeded(f"the request's {why}"))
             for entry in turn.late:
                 self._refuse(entry, self._overloaded("the request could not have been answered in time any more"))
             if not turn.batch:
@@ -288,6 +289,7 @@ class Batcher:
             error = self._hand_out(batch, rows, done.result(), now - elapsed, elapsed)
         if error is not None:
             self._fail(batch, error)
+        self._ended.set()
 
     def _give_up(self, lane: int) -> None:
         """An instance hangs. Its requests are answered; their memory stays theirs, since it may still be read."""
@@ -300,14 +302,17 @@ class Batcher:
             for entry in batch:
                 if self._running.pop(entry.id, None) is not None:
                     self._tell(entry.id, Outcome(None, DeadlineExceeded("the engine does not answer")))
+        self._ended.set()
         task = asyncio.get_running_loop().create_task(self._renew(lane))
         self._renewing.add(task)
         task.add_done_callback(self._renewing.discard)
 
     async def _renew(self, lane: int) -> None:
         """Put a new instance in a hanging one's place, a few times; without any, the model is broken."""
+        if self._closed:
+            return  # nobody asks it any more
         can = True
-        if self._renewals < MAX_RENEWALS and not self._closed:
+        if self._renewals < MAX_RENEWALS:
             self._renewals += 1
             try:
                 instance = await asyncio.to_thread(self._engine.renew, lane)
@@ -319,8 +324,8 @@ class Batcher:
                     self._instances[lane] = instance
                     self.scheduler.restore(lane, instance.depth)
                     self._soon()
-        if (not can or not self.scheduler.working) and not self._dead:
-            self._dead = True
+        if (not can or not self.scheduler.working) and not self.dead:
+            self.dead = True
             for entry in self._queue.drain():
                 self._refuse(entry, EngineFailed(DEAD))
             self._broken()
@@ -336,18 +341,13 @@ class Batcher:
                 check_outputs(outputs, rows if batched else None)
             except Exception as error:
                 return error
-            at = 0
-            alone = len(batch) == 1
-            for entry in batch:
-                end = at + entry.rows
+            for entry, own in shares(batch, outputs):
                 if self._running.pop(entry.id, None) is not None:
-                    own = outputs if alone else {name: array[at:end] for name, array in outputs.items()}
                     release = None
                     if leased is not None:
                         leased.hold()
                         release = Once(leased.release)
                     self._tell(entry.id, Outcome(own, None, started - entry.enqueued, elapsed, release))
-                at = end
             return None
         finally:
             if leased is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from saccade_predictor.engines.engine import Outputs
 from saccade_serving.errors import SaccadeError
+from saccade_serving.scheduling.queue import Entry
 
 
 class Outcome(NamedTuple):
@@ -71,6 +72,18 @@ class Once:
         call, self._call = self._call, None
         if call is not None:
             call()
+
+
+def shares(batch: Sequence[Entry], outputs: Outputs) -> Iterator[tuple[Entry, Outputs]]:
+    """Each request of a batch with its rows of the outputs, as views; who is alone has all of them."""
+    if len(batch) == 1:
+        yield batch[0], outputs
+        return
+    at = 0
+    for entry in batch:
+        end = at + entry.rows
+        yield entry, {name: array[at:end] for name, array in outputs.items()}
+        at = end
 
 
 def check_outputs(outputs: Outputs, rows: int | None) -> None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from saccade_predictor.model import FORGET_AFTER_S, PredictorModel, reason_of
+from saccade_predictor.loader import Loader
+from saccade_predictor.model import PredictorModel, reason_of
 from saccade_predictor.modelconfig import json_as_text
 from saccade_predictor.repository import ModelDirectory, RepositoryError, list_models
 from saccade_serving.connection.control import Mode
@@ -25,6 +28,8 @@ log = logging.getLogger("saccade.lifecycle")
 
 UNLOADED: Final = "unloaded"
 NOT_LOADED: Final = "not loaded"
+#: Nobody is told of the disk more often than this.
+LOOK_AGAIN_S: Final = 1.0
 
 
 class Lifecycle:
@@ -40,7 +45,6 @@ class Lifecycle:
         add: called when a model is ready to be found.
         remove: called with the name when a model shall not be found any more.
         count: told every change: the model's name, and what came of it.
-        forget: called with the name when its counts may be dropped.
     """
 
     def __init__(
@@ -54,7 +58,6 @@ class Lifecycle:
         add: Callable[[PredictorModel], None],
         remove: Callable[[str], None],
         count: Callable[[str, str], None] = lambda name, outcome: None,
-        forget: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.mode: Mode = mode
         self.key = key
@@ -65,13 +68,16 @@ class Lifecycle:
         self._add = add
         self._remove = remove
         self._count = count
-        self._forget = forget
         self._served: dict[str, PredictorModel] = {}
         self._changing: dict[str, PredictorModel] = {}  # that are loaded for the first time, or unloaded
         self._states: dict[str, tuple[str, str]] = {}  # of models that are not served: state and reason
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._work: set[asyncio.Task[None]] = set()
         self._taken_up: dict[str, str] = {}
+        self._following: dict[str, asyncio.Task[None]] = {}  # changes that were found, by model
+        self._loader = Loader()  # for looks at the disk, which are not to wait for loads
+        self._looking: asyncio.Task[list[ModelDirectory]] | None = None
+        self._look_again_at = 0.0
 
     def begin(self, names: set[str] | None = None) -> list[PredictorModel]:
         """Make the models to start with, which the server prepares.
@@ -95,9 +101,20 @@ class Lifecycle:
         """The models that can be found."""
         return list(self._served.values())
 
-    async def index(self) -> list[dict[str, str]]:
+    async def look(self) -> None:
+        """Look at the repository for the index, once for all who ask within a second; not where nothing changes."""
+        if self.mode == "none" or time.monotonic() < self._look_again_at:
+            return
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+        try:
+            await asyncio.shield(self._looking)
+        except RepositoryError as error:
+            log.warning("repository_not_read", extra={"why": str(error)})
+        self._look_again_at = time.monotonic() + LOOK_AGAIN_S
+
+    def unserved(self) -> list[dict[str, str]]:
         """Entries of the repository index for the models that are on disk and not served."""
-        await self._look()
         return [
             {"name": name, "version": "", "state": state, "reason": reason}
             for name, (state, reason) in self._states.items()
@@ -128,11 +145,15 @@ class Lifecycle:
     async def unload(self, name: str) -> None:
         """Stop to serve a model; returns when what it has is answered and its memory free.
 
+        One that is being loaded or unloaded is waited for; one that is not served is unloaded already.
+
         Raises:
-            ModelNotFound: it is not served.
+            ModelNotFound: there is no such model.
         """
         if name not in self._served:
-            raise ModelNotFound(name, known=list(self._served))
+            await self.look()
+        if name not in self._served and name not in self._states:
+            raise ModelNotFound(name, known=[*self._served, *self._states])
         await self._finished(self._unload(name))
 
     async def watch(self) -> None:
@@ -142,7 +163,7 @@ class Lifecycle:
             await asyncio.sleep(self._poll_s)
             try:
                 directories = await self._look()
-                now = await asyncio.to_thread(_fingerprints, directories)
+                now = await self._loader.run(partial(_fingerprints, directories))
             except RepositoryError as error:
                 log.warning("repository_not_read", extra={"why": str(error)})
                 continue
@@ -156,25 +177,42 @@ class Lifecycle:
             ]
             gone = [name for name in self._taken_up if name not in now and name not in before]
             before = now
-            await asyncio.gather(*(self._take_up(found, now[found.name]) for found in changed))
+            # Each model by itself: one that takes long holds up no other.
+            for found in changed:
+                if found.name not in self._following:
+                    self._follow(found.name, self._take_up(found, now[found.name]))
             for name in gone:
-                del self._taken_up[name]
-                if name in self._served:
-                    await self._finished(self._unload(name))
+                if name not in self._following:
+                    del self._taken_up[name]
+                    self._follow(name, self._unload(name))
+
+    def _follow(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = self._following[name] = asyncio.get_running_loop().create_task(self._finished(work))
+
+        def ended(_task: asyncio.Task[None]) -> None:
+            del self._following[name]
+
+        task.add_done_callback(ended)
 
     async def close(self) -> None:
         """End what is going on."""
-        for task in self._work:
+        changing = list(self._changing.values())
+        for task in (*self._following.values(), *self._work):
             task.cancel()
-        await asyncio.gather(*self._work, return_exceptions=True)
-        for model in list(self._changing.values()):
+        await asyncio.gather(*self._following.values(), *self._work, return_exceptions=True)
+        for model in changing:
             await model.close()
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a look at the disk has not come back."""
+        return self._loader.busy > 0
 
     async def _take_up(self, directory: ModelDirectory, fingerprint: str) -> None:
         """Load a change that was found; what fails is not tried again until it changes again."""
         self._taken_up[directory.name] = fingerprint
         try:
-            await self._finished(self._load(directory))
+            await self._load(directory)
         except Exception as error:
             extra = {"model": directory.name, "why": reason_of(error)}
             log.error("model_failed", extra=extra, exc_info=_unexpected(error))
@@ -230,7 +268,7 @@ class Lifecycle:
         async with self._lock(name):
             model = self._served.pop(name, None)
             if model is None:
-                return
+                return  # it has been unloaded meanwhile, or never was loaded
             self._remove(name)
             self._states[name] = "UNLOADING", ""
             self._changing[name] = model
@@ -239,13 +277,8 @@ class Lifecycle:
             finally:
                 del self._changing[name]
                 self._states[name] = "UNAVAILABLE", UNLOADED
-            asyncio.get_running_loop().call_later(FORGET_AFTER_S, self._forget_unless_back, name)
             self._count(name, "unloaded")
             log.info("model_unloaded", extra={"model": name})
-
-    def _forget_unless_back(self, name: str) -> None:
-        if name not in self._served and name not in self._changing:
-            self._forget(name)
 
     def _lock(self, name: str) -> asyncio.Lock:
         lock = self._locks.get(name)
@@ -255,7 +288,7 @@ class Lifecycle:
 
     async def _look(self) -> list[ModelDirectory]:
         """The models on disk; of the others nothing is told any more."""
-        directories = await asyncio.to_thread(self._list)
+        directories = await self._loader.run(self._list)
         names = {directory.name for directory in directories}
         for name in self._states.keys() - names - self._changing.keys():
             del self._states[name]

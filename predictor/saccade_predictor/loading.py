@@ -37,15 +37,17 @@ def find_versions(directory: ModelDirectory, threads: int) -> list[Loadable]:
     config = _read_config(directory)
     chosen = config.version_policy.select(fingerprints) if config is not None else tuple(fingerprints)[-1:]
     if not chosen:
-        found = ", ".join(map(str, fingerprints)) or "none"
-        raise RepositoryError(f"model {directory.name!r} has no version to serve (versions found: {found})")
+        there = ", ".join(map(str, fingerprints)) or "none"
+        raise RepositoryError(f"model {directory.name!r} has no version to serve (versions found: {there})")
     filename = _model_filename(directory.name, config)
-    return [
+    found = [
         Loadable(
             str(version), fingerprints[version], partial(_load_version, directory, config, version, filename, threads)
         )
         for version in chosen
     ]
+    asked = config.version_policy.versions if config is not None else ()
+    return found + [_missing(directory.name, version) for version in asked if version not in fingerprints]
 
 
 def load_engines(directory: ModelDirectory, threads: int) -> Sequence[LoadedEngine]:
@@ -54,7 +56,17 @@ def load_engines(directory: ModelDirectory, threads: int) -> Sequence[LoadedEngi
     Raises:
         As ``find_versions``.
     """
-    return [found.open() for found in find_versions(directory, threads)]
+    return [found.open() for found in find_versions(directory, threads) if not found.missing]
+
+
+def _missing(model: str, version: int) -> Loadable:
+    """A version that the policy names and that is not there: Triton serves the others, too."""
+    why = f"{model} has no version {version}, which version_policy.specific names"
+
+    def unopened() -> LoadedEngine:
+        raise RepositoryError(why)
+
+    return Loadable(str(version), "", unopened, why)
 
 
 def _read_config(directory: ModelDirectory) -> ModelConfig | None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from saccade_serving.metrics import BATCH_SIZES, Counter, Gauge, Histogram, Labels, Metrics
 
 VERSIONED = ("model", "version")
+#: A version's counts stay for so long after it has gone: the next scrape shall still see its last ones.
+FORGET_AFTER_S: Final = 600.0
 
 
 class PredictorMetrics(Metrics):
@@ -22,6 +27,25 @@ class PredictorMetrics(Metrics):
             "saccade_model_changes", "Loads and unloads while serving, by what came of them.", ("model", "outcome")
         )
         self.add(self.batch_size, self.busy_seconds, self.model_changes)
+
+        self._versions: Counts[tuple[str, str]] = Counts()
+
+    def hold(self, model: str, version: str) -> None:
+        """A version is there, whose counts are kept; beside another of that name while it takes over."""
+        self._versions[model, version] += 1
+
+    def let_go(self, model: str, version: str) -> None:
+        """It has gone. Its counts stay for a while, and for good if it comes back."""
+        self._versions[model, version] -= 1
+        asyncio.get_running_loop().call_later(FORGET_AFTER_S, self._forget, model, version)
+
+    def _forget(self, model: str, version: str) -> None:
+        if self._versions[model, version] > 0:
+            return
+        del self._versions[model, version]
+        self.forget(model, version)
+        if not any(known == model for known, _ in self._versions):
+            self.forget(model)
 
     def watch_queues(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar, Final
 
@@ -22,8 +22,6 @@ from saccade_serving.oip.messages import InferRequest, ModelMetadata
 
 log = logging.getLogger("saccade.model")
 
-#: A version's counts stay for so long after it has gone: the next scrape shall still see its last ones.
-FORGET_AFTER_S: Final = 600.0
 _MAX_REASON_CHARS: Final = 500
 
 #: Finds the versions of a model that shall be served, ascending; blocking.
@@ -50,7 +48,7 @@ class PredictorModel(ServedModel):
         self._newest: Version | None = None
         self._changing = asyncio.Lock()
         self._retiring: dict[asyncio.Task[None], Version] = {}
-        self._unavailable: dict[str, str] = {}
+        self._unserved: dict[str, tuple[str, str]] = {}
 
     async def prepare(self) -> None:
         """Load all versions, warm each up, then be ready."""
@@ -66,24 +64,30 @@ class PredictorModel(ServedModel):
             Whether anything changed.
 
         Raises:
-            Exception: it could not be done; what was served before goes on. ``unavailable`` tells the reason.
+            Exception: it could not be done; what was served before goes on. ``unserved`` tells the reason.
         """
         async with self._changing:
-            self._unavailable = {}
-            failing, fresh = "", list[Version]()
+            self._unserved = {}
+            changing, fresh = "", list[Version]()
             served: dict[str, Version] = {}
+            missing: dict[str, tuple[str, str]] = {}
             try:
-                for found in await asyncio.to_thread(self._find, directory):
-                    failing = found.version
-                    known = self._versions.get(found.version)
-                    if known is None or known.fingerprint != found.fingerprint:
+                for found in await self._shared.loader.run(lambda: self._find(directory)):
+                    if found.missing:
+                        missing[found.version] = "UNAVAILABLE", found.missing
+                        continue
+                    changing = found.version
+                    known = self._versions.get(changing)
+                    if known is None or known.fingerprint != found.fingerprint or known.batcher.dead:
+                        self._unserved = {changing: ("LOADING", "")}
                         known = await self._open(found, fresh)
-                    served[found.version] = known
+                    served[changing] = known
             except BaseException as error:
-                self._unavailable = {failing: reason_of(error)}
+                self._unserved = {changing: ("UNAVAILABLE", reason_of(error))}
                 for version in fresh:
                     self._let_go(version)
                 raise
+            self._unserved = missing
             before, self._versions = self._versions, served
             self._newest = next(reversed(served.values()))
             self.ready = True
@@ -122,9 +126,9 @@ class PredictorModel(ServedModel):
         """Requests its versions have, also those that are on their way out."""
         return sum(version.inflight for version in (*self._versions.values(), *self._retiring.values()))
 
-    def unavailable(self) -> Mapping[str, str]:
-        """Why the last change failed, by the version that could not be loaded; empty if it was the model itself."""
-        return self._unavailable
+    def unserved(self) -> dict[str, tuple[str, str]]:
+        """The version that is being loaded, or that the last change failed for, and versions that are not there."""
+        return dict(self._unserved)
 
     def metadata(self, version: str = "") -> ModelMetadata:
         """Tensors as a client sends and gets them, the batch dimension as -1."""
@@ -163,7 +167,7 @@ class PredictorModel(ServedModel):
 
     async def _open(self, found: Loadable, fresh: list[Version]) -> Version:
         """Load a version and warm it up; from the moment it is loaded it is among the ``fresh``."""
-        file = await asyncio.to_thread(found.open)
+        file = await self._shared.loader.run(found.open, lambda unwanted: unwanted.engine.close())
         version = Version(self.name, file, found.fingerprint, self._shared, lambda: self.tracing, self._break)
         fresh.append(version)
         await version.warm_up()
@@ -187,16 +191,13 @@ class PredictorModel(ServedModel):
         if (error := task.exception()) is not None:
             log.error("not_freed", extra={"model": self.name, "version": version.version}, exc_info=error)
         log.info("version_unloaded", extra={"model": self.name, "version": version.version})
-        asyncio.get_running_loop().call_later(FORGET_AFTER_S, self._forget, version.version)
 
-    def _forget(self, version: str) -> None:
-        if version not in self._versions:
-            self._shared.metrics.forget(self.name, version)
-
-    def _break(self, version: str) -> None:
-        """An engine hangs for good: nothing but a new process helps."""
+    def _break(self, version: Version) -> None:
+        """An engine that is served hangs for good: nothing but a new process helps."""
+        if version not in self._versions.values():
+            return
         self.ready = False
-        self.not_ready_because = f"the engine of version {version} does not answer any more"
+        self.not_ready_because = f"the engine of version {version.version} does not answer any more"
         self.must_restart = True
 
 
@@ -205,4 +206,6 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, RepositoryError | ModelConfigError | SaccadeError | ValueError):
         text = " ".join(str(error).split())
         return text if len(text) <= _MAX_REASON_CHARS else text[:_MAX_REASON_CHARS] + "..."
+    if isinstance(error, OSError) and error.strerror:
+        return f"its files cannot be read: {error.strerror}"
     return "it could not be loaded; the server's log has the cause"

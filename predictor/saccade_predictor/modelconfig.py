@@ -31,6 +31,8 @@ PLATFORMS: Final = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorr
 CPU_BACKENDS: Final = ("onnxruntime",)
 #: Triton's ``--default-max-batch-size`` is 4; 8 is what the example detector was measured with.
 AUTOCOMPLETE_MAX_BATCH_SIZE: Final = 8
+#: Each has a thread and a session of its own.
+MAX_INSTANCES: Final = 64
 _DATATYPES: Final = {f"TYPE_{name}": name for name in DATATYPES if name != BYTES} | {"TYPE_STRING": BYTES}
 
 
@@ -278,7 +280,10 @@ def _read_instances(groups: Any, backend: str, model: str) -> tuple[InstanceKind
         if list(group.gpus) not in ([], [0]):
             expected = "[0], or no list: a predictor has one GPU"
             raise ModelConfigError(model, "instance_group gpus", list(group.gpus), expected)
-    return kinds[kind], sum(group.count or 1 for group in groups) or 1
+    count = sum(group.count or 1 for group in groups) or 1
+    if count > MAX_INSTANCES:
+        raise ModelConfigError(model, "instance_group count", count, f"at most {MAX_INSTANCES} together")
+    return kinds[kind], count
 
 
 def _read_versions(policy: Any, model: str) -> VersionPolicy:

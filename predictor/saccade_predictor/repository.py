@@ -18,6 +18,7 @@ CONFIG_FILE = "config.pbtxt"
 WARMUP_FOLDER: Final = "warmup"
 #: Files of one model that are looked at for changes; a folder that links to itself must not be walked for ever.
 MAX_FILES: Final = 10_000
+MAX_LABEL_BYTES: Final = 2**22
 
 
 class RepositoryError(ValueError):
@@ -65,10 +66,17 @@ class ModelDirectory:
         Raises:
             RepositoryError: it is missing or not UTF-8 text.
         """
+        path = self.path / filename
         try:
-            return (self.path / filename).read_text(encoding="utf-8").splitlines()
+            # A pipe would be waited for; a model file that is taken for one must not be read as a whole.
+            if path.is_file() and path.stat().st_size <= MAX_LABEL_BYTES:
+                return path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise RepositoryError(f"{self.name}/{filename}, named by label_filename, cannot be read") from error
+        raise RepositoryError(
+            f"{self.name}/{filename}, named by label_filename, cannot be read; expected a text file of at most "
+            f"{MAX_LABEL_BYTES} bytes"
+        )
 
     def warmup_file(self, filename: str, size_limit: int) -> bytes:
         """Read an ``input_data_file`` of a warm-up.
@@ -81,12 +89,13 @@ class ModelDirectory:
             RepositoryError: it cannot be read.
         """
         try:
-            with (self.path / WARMUP_FOLDER / filename).open("rb") as file:
-                return file.read(size_limit + 1)
-        except OSError as error:
-            raise RepositoryError(
-                f"{self.name}/{WARMUP_FOLDER}/{filename}, named by model_warmup, cannot be read"
-            ) from error
+            path = self.path / WARMUP_FOLDER / filename
+            if path.is_file():
+                with path.open("rb") as file:
+                    return file.read(size_limit + 1)
+        except OSError:
+            pass
+        raise RepositoryError(f"{self.name}/{WARMUP_FOLDER}/{filename}, named by model_warmup, cannot be read")
 
     def version_files(self, version: int) -> list[str]:
         """Names of the files of a version."""
@@ -108,7 +117,7 @@ class ModelDirectory:
                     raise RepositoryError(f"model {self.name!r} has more than {MAX_FILES} files")
                 told = file.stat()
                 relative = file.relative_to(self.path)
-                line = f"{relative} {told.st_size} {told.st_mtime_ns} {told.st_ino}"
+                line = f"{relative} {told.st_size} {told.st_mtime_ns}"
                 top = relative.parts[0]
                 if not _is_version(top):
                     if str(relative) != CONFIG_FILE:
@@ -156,11 +165,16 @@ def list_models(repository: Path, only: str | None = None) -> list[ModelDirector
         models = [
             ModelDirectory(child.name, child)
             for child in sorted(repository.iterdir())
-            if child.is_dir() and not child.name.startswith(".") and only in (None, child.name)
+            if _can_be_named(child.name) and only in (None, child.name) and child.is_dir()
         ]
     except OSError as error:
         raise RepositoryError(f"model repository {repository} cannot be read: {error.strerror}") from error
     return [model for model in models if _is_model(model)]
+
+
+def _can_be_named(name: str) -> bool:
+    """Hidden folders are no models, nor what no client could write."""
+    return not name.startswith(".") and name.isprintable()
 
 
 def _is_model(directory: ModelDirectory) -> bool:

@@ -78,10 +78,12 @@ class PredictorSettings(ServiceSettings):
     @property
     def control_key(self) -> str:
         """The key of load and unload calls; empty without one."""
-        return self.model_control_key.get_secret_value()
+        return self.model_control_key.get_secret_value().strip()
 
     @model_validator(mode="after")
     def _guarded_control(self) -> Self:
+        if not (self.control_key.isascii() and self.control_key.isprintable()):
+            raise ValueError("SACCADE_PREDICTOR_MODEL_CONTROL_KEY is not plain ASCII text, which a header can carry")
         if 0 < len(self.control_key) < MIN_KEY_CHARS:
             raise ValueError(f"SACCADE_PREDICTOR_MODEL_CONTROL_KEY is shorter than {MIN_KEY_CHARS} characters")
         if self.model_control_mode == "explicit" and not self.control_key and not self.admin_port:

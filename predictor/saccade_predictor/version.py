@@ -20,20 +20,30 @@ from saccade_predictor.batcher import HANG_LIMIT_S, Batcher
 from saccade_predictor.batchingconfig import make_queue, make_rules
 from saccade_predictor.delivery import Once, Outcome
 from saccade_predictor.engines.engine import Engine, EngineDescription, Outputs
+from saccade_predictor.loader import Loader
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.modelconfig import ModelConfig, TensorConfig
 from saccade_predictor.rows import row_bytes, rows_of
 from saccade_predictor.warmup import Sample
 from saccade_serving.connection.exchange import AwaitedEnd, Exchange
 from saccade_serving.errors import DeadlineExceeded, InvalidRequest
-from saccade_serving.memory.arena import Arena
+from saccade_serving.memory.arena import Arena, ArenaFull, Lease
 from saccade_serving.oip.classification import classify_outputs, requested_classes
 from saccade_serving.oip.contract import check_request, count_rows
-from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
+from saccade_serving.oip.messages import (
+    InferRequest,
+    InferResponse,
+    ModelMetadata,
+    Tensor,
+    TensorMetadata,
+    TensorSlot,
+)
 from saccade_serving.oip.rules import whole_parameter
-from saccade_serving.scheduling.submission import Submission, place
+from saccade_serving.scheduling.submission import Submission, fill, lay_out, place
 from saccade_serving.tracing import Tracing
 
+#: Time that a warm-up waits for memory.
+ROOM_S: Final = 30.0
 #: The "protocol" of requests that the model sends itself before it is ready: no SLO holds for them.
 WARMUP: Final = "warmup"
 #: Ids of submissions, unique in the process.
@@ -63,11 +73,13 @@ class Loadable:
     Attributes:
         fingerprint: changes when anything does that the version is made of.
         open: loads it; blocking.
+        missing: why it cannot be served, where that is no reason not to serve the others.
     """
 
     version: str
     fingerprint: str
     open: Callable[[], LoadedEngine]
+    missing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +91,14 @@ class Surroundings:
         arena: where requests lie until an engine has read them.
         max_queue_size: requests that may wait where the config sets no limit.
         hang_limit_s: time that one batch may compute before its instance counts as hanging.
+        loader: threads for what may block.
     """
 
     metrics: PredictorMetrics
     arena: Arena
     max_queue_size: int
     hang_limit_s: float = HANG_LIMIT_S
+    loader: Loader = field(default_factory=Loader)
 
 
 class Version:
@@ -111,7 +125,7 @@ class Version:
         fingerprint: str,
         shared: Surroundings,
         tracing: Callable[[], Tracing | None] = lambda: None,
-        broken: Callable[[str], None] = lambda version: None,
+        broken: Callable[[Version], None] = lambda version: None,
     ) -> None:
         config = file.config
         batching = config.dynamic_batching
@@ -130,10 +144,14 @@ class Version:
         self._row_bytes = row_bytes(config.inputs)  # of all inputs; 0 where that depends on the request
         self._reads_text = any(tensor.datatype == "BYTES" for tensor in config.inputs)
         self._arena = shared.arena
+        self._loader = shared.loader
+        self._metrics = shared.metrics
         self._tracing = tracing
         self._open: dict[int, tuple[Exchange, InferRequest, dict[str, int]]] = {}
         self._leased = 0  # answers that still lie in the engine's memory
         self._last: asyncio.Future[None] | None = None  # set when it has nothing any more, once it is to go
+        self._known = True
+        shared.metrics.hold(model, file.version)
         self._mark = object()  # what plans remember of this version: they must not keep it
         self.batcher = Batcher(
             file.engine,
@@ -146,7 +164,7 @@ class Version:
             self._deliver,
             preserve_ordering=batching is not None and batching.preserve_ordering,
             hang_limit_s=shared.hang_limit_s,
-            broken=partial(broken, file.version),
+            broken=lambda: broken(self),
             computed=self._trace,
         )
 
@@ -162,11 +180,12 @@ class Version:
             SaccadeError: its engine cannot run it.
         """
         self.batcher.counted = False
-        inputs = self.metadata.inputs
-        await warmup.run(self._ask, inputs, self.config.max_batch_size, self.model, self._samples)
+        inputs, samples = self.metadata.inputs, self._samples
+        await warmup.run(self._ask, inputs, self.config.max_batch_size, self.model, samples)
         if self.slo_s:
             largest = self.batcher.largest_rows
-            self.batcher.learn(await warmup.measure(self._ask, inputs, largest, self.model, self._samples))
+            self.batcher.learn(await warmup.measure(self._ask, inputs, largest, self.model, samples))
+        self._samples = ()  # they may be large
         self.batcher.counted = True
 
     def admit(self, exchange: Exchange) -> None:
@@ -189,7 +208,7 @@ class Version:
         exchange.rows = rows
         if priority or queue_timeout_s:
             exchange.priority, exchange.queue_timeout_s = priority, queue_timeout_s
-        if self.slo_s and exchange.protocol != WARMUP:
+        if self.slo_s:
             exchange.keep_slo(self.slo_s)
         if exchange.deadline <= time.monotonic():
             raise exchange.too_late("before it was queued")
@@ -197,6 +216,19 @@ class Version:
             lease, tensors = exchange.lease, plan.tensors
         else:
             lease, tensors = place(request.inputs, exchange.lease, self._arena)
+        self._submit(request, exchange, lease, tensors, rows, classes, priority, queue_timeout_s)
+
+    def _submit(
+        self,
+        request: InferRequest,
+        exchange: Exchange,
+        lease: Lease,
+        tensors: tuple[TensorSlot, ...],
+        rows: int,
+        classes: dict[str, int],
+        priority: int = 0,
+        queue_timeout_s: float = 0.0,
+    ) -> None:
         number = next(_ids)
         submission = Submission(number, lease.name, tensors, rows, exchange.deadline, priority, queue_timeout_s)
         self._open[number] = exchange, request, classes
@@ -225,6 +257,9 @@ class Version:
         """Refuse what waits, answer what runs, free the engine. May be called twice."""
         await self.batcher.close()
         await asyncio.to_thread(self.engine.close)
+        if self._known:
+            self._known = False
+            self._metrics.let_go(self.model, self.version)
 
     def _check(self, request: InferRequest) -> tuple[int, dict[str, int], int, float]:
         """Hold a request against the model; returns rows, outputs to be classified, priority and queue timeout."""
@@ -300,22 +335,58 @@ class Version:
             spans = [span for span in spans if span is not None]
             tracing.batch(spans, self.model, self.version, rows, began, ended)
 
-    async def _ask(self, inputs: Sequence[Tensor]) -> float:
-        """Send one request all the way through; returns the seconds it was computed."""
+    async def _ask(self, make: Callable[[], Sequence[Tensor]]) -> float:
+        """Send one request all the way through; returns the seconds it was computed.
+
+        Its tensors are made and put in their place in a thread, in memory that no client has to do without: other
+        versions and models serve meanwhile.
+        """
+        parts, size = await self._loader.run(lambda: lay_out(make()))
+        if size > self._arena.limit_bytes:
+            raise InvalidRequest(f"a warm-up of {size} bytes; the limit is {self._arena.limit_bytes}")
+        lease = await self._room(size)
+        view = lease.view
+        lease.hold()  # for the thread, which writes on where this task is cancelled
+        filling = asyncio.get_running_loop().create_task(self._loader.run(lambda: fill(view, parts)))
+        filling.add_done_callback(lambda _: lease.release())
+        try:
+            tensors = await asyncio.shield(filling)
+        except BaseException:
+            lease.release()
+            raise
         exchange = Exchange.begin(WARMUP, {}, warmup.TIMEOUT_S)
         end = AwaitedEnd(asyncio.get_running_loop().create_future())
         exchange.sink = end
         try:
             async with asyncio.timeout(warmup.TIMEOUT_S):
-                self.start_infer(InferRequest(self.model, inputs, self.version), exchange)
+                exchange.lease = lease
+                rows = tensors[0].shape[0] if self.config.max_batch_size else 1
+                request = InferRequest(self.model, [part.tensor for part in parts], self.version)
+                self._submit(request, exchange, lease, tensors, rows, {})
                 answer = await end.wait()
         except TimeoutError:
             raise DeadlineExceeded(f"the engine did not answer its warm-up within {warmup.TIMEOUT_S:g} s") from None
         finally:
             exchange.cancel()
+            exchange.close()
         if answer.release is not None:
             answer.release()
         return exchange.stages["compute"]
+
+    async def _room(self, size: int) -> Lease:
+        """Memory for a warm-up, as soon as there is some.
+
+        Raises:
+            ArenaFull: there was none for too long.
+        """
+        ends = time.monotonic() + ROOM_S
+        while True:
+            try:
+                return self._arena.lease_uncounted(size)
+            except ArenaFull:
+                if time.monotonic() > ends:
+                    raise
+            await asyncio.sleep(0.05)
 
 
 def _describe(model: str, file: LoadedEngine, description: EngineDescription) -> ModelMetadata:

@@ -7,7 +7,8 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from functools import partial
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -23,8 +24,15 @@ TIMEOUT_S: Final = 600.0
 #: How often a batch size is measured, and for how long at most unless twice takes longer.
 RUNS: Final = 8
 MEASURE_S: Final = 2.0
+#: No warm-up has more; a text element counts as what it takes in memory.
+MAX_BYTES: Final = 2**30
+_BYTES_ELEMENT: Final = 64
 #: Sizes tried for open dimensions, smallest first: what fits one graph is too small, or no multiple, for another.
 OPEN_DIMS: Final = (1, 32, 224, 640)
+
+
+#: Sends what a function makes, in a thread, through the model; returns the seconds it was computed.
+Infer: TypeAlias = Callable[[Callable[[], Sequence[Tensor]]], Awaitable[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,7 @@ class Sample:
 
 
 async def run(
-    infer: Callable[[Sequence[Tensor]], Awaitable[float]],
+    infer: Infer,
     inputs: Sequence[TensorMetadata],
     max_batch_size: int,
     model: str,
@@ -61,7 +69,7 @@ async def run(
     request may be.
 
     Args:
-        infer: sends inputs through the model, as a request would.
+        infer: sends the inputs that a function makes through the model, as a request would.
         inputs: the model's, as a client sees them.
         max_batch_size: 0 for a model without a batch dimension.
         model: name, for the log.
@@ -74,7 +82,7 @@ async def run(
     for sample in samples:
         begun = time.monotonic()
         for _ in range(sample.count):
-            await infer(sample.tensors(sample.rows))
+            await infer(partial(sample.tensors, sample.rows))
         ms = round((time.monotonic() - begun) * 1e3, 1)
         log.info("warmed_up", extra={"model": model, "sample": sample.name, "rows": sample.rows, "ms": ms})
     if samples:
@@ -85,7 +93,7 @@ async def run(
         for side in OPEN_DIMS if is_open else OPEN_DIMS[:1]:
             begun = time.monotonic()
             try:
-                await infer([_zeros(tensor, rows, batched, side) for tensor in inputs])
+                await infer(partial(_all_zeros, inputs, rows, batched, side))
             except EngineFailed:
                 if not is_open:
                     raise
@@ -100,7 +108,7 @@ async def run(
 
 
 async def measure(
-    infer: Callable[[Sequence[Tensor]], Awaitable[float]],
+    infer: Infer,
     inputs: Sequence[TensorMetadata],
     largest: int,
     model: str,
@@ -109,7 +117,7 @@ async def measure(
     """Measure what batches take, for a model with an SLO: sizes 1, 2, 4 and so on, and the largest.
 
     Args:
-        infer: sends inputs through the model; returns the seconds it was computed.
+        infer: sends the inputs that a function makes through the model; returns the seconds it was computed.
         inputs: the model's.
         largest: rows of the largest batch.
         model: name, for the log.
@@ -125,11 +133,11 @@ async def measure(
     side = OPEN_DIMS[-1] if is_open else OPEN_DIMS[0]
     for rows in sizes:
         taken: list[float] = []
-        tensors = samples[0].tensors(rows) if samples else [_zeros(tensor, rows, True, side) for tensor in inputs]
+        make = partial(samples[0].tensors, rows) if samples else partial(_all_zeros, inputs, rows, True, side)
         ends = time.monotonic() + MEASURE_S
         try:
             while len(taken) < RUNS and (len(taken) < 2 or time.monotonic() < ends):
-                taken.append(await infer(tensors))
+                taken.append(await infer(make))
         except (EngineFailed, ArenaFull, InvalidRequest) as error:
             log.warning("not_measured", extra={"model": model, "rows": rows, "why": str(error)})
             continue
@@ -137,6 +145,22 @@ async def measure(
     milliseconds = {rows: round(seconds * 1e3, 3) for rows, seconds in times.items()}
     log.info("measured", extra={"model": model, "batch_ms": milliseconds})
     return times
+
+
+def _all_zeros(inputs: Sequence[TensorMetadata], rows: int, batched: bool, side: int) -> list[Tensor]:
+    """Inputs of zeros.
+
+    Raises:
+        InvalidRequest: they would be larger than any request.
+    """
+    size = 0
+    for tensor in inputs:
+        itemsize = _BYTES_ELEMENT if tensor.datatype == "BYTES" else NUMPY_DTYPES[tensor.datatype].itemsize
+        dims = tuple(side if dim < 0 else dim for dim in tensor.shape[batched:])
+        size += math.prod(dims) * itemsize * (rows if batched else 1)
+    if size > MAX_BYTES:
+        raise InvalidRequest(f"a warm-up of {size} bytes; the limit is {MAX_BYTES}")
+    return [_zeros(tensor, rows, batched, side) for tensor in inputs]
 
 
 def _zeros(tensor: TensorMetadata, rows: int, batched: bool, side: int) -> Tensor:

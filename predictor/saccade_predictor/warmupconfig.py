@@ -26,8 +26,10 @@ from saccade_serving.oip.raw import decode_raw
 if TYPE_CHECKING:
     from saccade_predictor.modelconfig import ModelConfig, TensorConfig
 
-#: Bytes of one row of one input.
-MAX_ROW_BYTES: Final = 2**30
+#: Bytes of all samples of a model together, each with all its rows.
+MAX_BYTES: Final = 2**28
+#: What an element of text takes at least.
+_BYTES_ELEMENT: Final = 64
 MAX_SAMPLES: Final = 100
 MAX_COUNT: Final = 10_000
 _SEED: Final = 0
@@ -117,7 +119,8 @@ def read_samples(config: ModelConfig, read_file: ReadFile) -> list[Sample]:
         ModelConfigError: a sample does not fit the model, or a file does not fit its sample.
         RepositoryError: from ``read_file``.
     """
-    samples = []
+    samples: list[Sample] = []
+    total = 0
     for sample in config.warmup:
         place = f"model_warmup[{sample.name}]"
         names = sorted(tensor.name for tensor in config.inputs)
@@ -127,6 +130,9 @@ def read_samples(config: ModelConfig, read_file: ReadFile) -> list[Sample]:
             _make(config, tensor, sample.inputs[tensor.name], f"{place}.inputs[{tensor.name}]", read_file)
             for tensor in config.inputs
         ]
+        total += sum(_size(tensor) for tensor in tensors) * sample.batch_size
+        if total > MAX_BYTES:
+            raise ModelConfigError(config.name, place, f"{total} bytes with those before it", f"at most {MAX_BYTES}")
         samples.append(Sample(sample.name, sample.batch_size, sample.count, tensors))
     return samples
 
@@ -140,12 +146,12 @@ def _make(config: ModelConfig, tensor: TensorConfig, given: WarmupInput, place: 
     if not fits or any(want not in (-1, got) for want, got in zip(tensor.dims, given.dims, strict=True)):
         raise ModelConfigError(config.name, f"{place}.dims", list(given.dims), f"{list(tensor.dims)}, the input's")
     shape = (1, *given.dims) if config.max_batch_size else given.dims
-    itemsize = 1 if tensor.datatype == BYTES else NUMPY_DTYPES[tensor.datatype].itemsize
+    itemsize = _BYTES_ELEMENT if tensor.datatype == BYTES else NUMPY_DTYPES[tensor.datatype].itemsize
     size = math.prod(shape) * itemsize
-    if size > MAX_ROW_BYTES:
-        raise ModelConfigError(config.name, f"{place}.dims", list(given.dims), f"at most {MAX_ROW_BYTES} bytes a row")
+    if size > MAX_BYTES:
+        raise ModelConfigError(config.name, f"{place}.dims", list(given.dims), f"at most {MAX_BYTES} bytes")
     if given.source == "input_data_file":
-        data = read_file(given.filename, MAX_ROW_BYTES if tensor.datatype == BYTES else size)
+        data = read_file(given.filename, MAX_BYTES if tensor.datatype == BYTES else size)
         try:
             return decode_raw("input", tensor.name, tensor.datatype, shape, memoryview(data), {})
         except InvalidRequest as error:
@@ -157,6 +163,12 @@ def _make(config: ModelConfig, tensor: TensorConfig, given: WarmupInput, place: 
     if given.source == "zero_data":
         return Tensor(tensor.name, tensor.datatype, shape, np.zeros(shape, dtype))
     return Tensor(tensor.name, tensor.datatype, shape, _random(shape, dtype))
+
+
+def _size(tensor: Tensor) -> int:
+    if tensor.datatype != BYTES:
+        return tensor.array.nbytes
+    return sum(_BYTES_ELEMENT + len(element) for element in tensor.elements)
 
 
 def _random(shape: Sequence[int], dtype: np.dtype[Any]) -> Any:

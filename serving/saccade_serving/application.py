@@ -62,7 +62,6 @@ def build_application(server: ModelServer, gate: Gate, operations: Sequence[Oper
     app.router.routes += OperationRoutes(gate, [V1Refusal()]).routes()
     app.router.routes += InformationRoutes(gate, gate.metrics.statistics).routes()
     app.router.routes.append(Route("/v1/models/{model_name}", _v1_ready(gate)))
-    app.router.routes.append(Route("/v2/health/live", _live(gate)))
     app.router.routes.append(Route("/metrics", scrape if gate.settings.metrics_on_http else _not_here))
     _KServeRoutes(server, app).register()
     paths = {path: item for operation in operations for path, item in operation.describe().items()}
@@ -132,16 +131,6 @@ def _v1_ready(gate: Gate) -> Callable[[Request], Awaitable[Response]]:
         name = request.path_params["model_name"]
         gate.check_ready(name)
         return json_response({"name": name, "ready": True})
-
-    return endpoint
-
-
-def _live(gate: Gate) -> Callable[[Request], Awaitable[Response]]:
-    """V2's liveness route; KServe's says yes whatever has become of the models."""
-
-    async def endpoint(_request: Request) -> Response:
-        gate.check_live()
-        return json_response({"live": True})
 
     return endpoint
 

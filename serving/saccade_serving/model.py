@@ -8,7 +8,7 @@ whose REST decoder reads tensors element by element.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -120,8 +120,11 @@ class ServedModel(Model):
             f"model {self.name!r} has no Triton configuration; GET /v2/models/{self.name} describes its tensors"
         )
 
-    def unavailable(self) -> Mapping[str, str]:
-        """Why versions could not be loaded, by version; an empty version stands for the model itself."""
+    def unserved(self) -> dict[str, tuple[str, str]]:
+        """State (LOADING, UNAVAILABLE) and reason of what is not served, or not yet, by version.
+
+        An empty version stands for the model itself. A version that is served may be here, too: its replacement.
+        """
         return {}
 
     def labels(self, output: str, version: str = "") -> Sequence[str]:

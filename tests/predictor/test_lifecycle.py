@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ import pytest
 
 import onnx_graphs as graphs
 from fakes import answer_of, eventually, settle
-from saccade_predictor import lifecycle as lifecycle_module
 from saccade_predictor.lifecycle import Lifecycle
 from saccade_predictor.loading import find_versions
 from saccade_predictor.metrics import PredictorMetrics
@@ -36,7 +36,6 @@ class House:
         self.root = root
         self.arena = Arena(64 * 2**20, poison=True)
         self.found: dict[str, PredictorModel] = {}
-        self.forgotten: list[str] = []
         self.counted: Counter[tuple[str, str]] = Counter()
         self.looks = 0
         self.lifecycle = self.make("explicit")
@@ -65,7 +64,6 @@ class House:
             add,
             remove,
             lambda name, outcome: self.counted.update([(name, outcome)]),
-            self.forgotten.append,
         )
         return self.lifecycle
 
@@ -97,7 +95,9 @@ class House:
         return answer.model_version, float(answer.output("y").array[0, 0])
 
     async def states(self) -> dict[str, tuple[str, str]]:
-        return {entry["name"]: (entry["state"], entry["reason"]) for entry in await self.lifecycle.index()}
+        self.lifecycle._look_again_at = 0.0
+        await self.lifecycle.look()
+        return {entry["name"]: (entry["state"], entry["reason"]) for entry in self.lifecycle.unserved()}
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ class TestExplicit:
         with pytest.raises(InvalidRequest):
             await house.lifecycle.load("a")
         assert await house.ask("a") == ("1", 1.0)
-        assert list(house.found["a"].unavailable()) == ["2"]
+        assert list(house.found["a"].unserved()) == ["2"]
 
     async def test_who_asked_may_leave_and_the_load_goes_on(self, house: House) -> None:
         house.put("a")
@@ -237,14 +237,60 @@ class TestExplicit:
         assert house.lifecycle._changing == {}
         assert len(house.lifecycle._locks) == 0
 
-    async def test_a_model_that_is_gone_is_forgotten(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(lifecycle_module, "FORGET_AFTER_S", 0.0)
+    async def test_a_model_that_is_gone_from_the_disk_is_not_told_of(self, house: House) -> None:
         house.put("a")
         await house.start("explicit", {"a"})
         await house.lifecycle.unload("a")
-        await eventually(lambda: house.forgotten == ["a"], "its counts are dropped")
         shutil.rmtree(house.root / "a")
         assert await house.states() == {}
+
+    async def test_unloading_what_is_not_served_is_done_already(self, house: House) -> None:
+        house.put("a")
+        await house.start("explicit", set())
+        await house.lifecycle.unload("a")
+        loading = asyncio.create_task(house.lifecycle.load("a"))
+        await eventually(lambda: house.lifecycle._changing, "it is being loaded")
+        await house.lifecycle.unload("a")
+        await loading
+        assert house.found == {}
+        assert await house.states() == {"a": ("UNAVAILABLE", "unloaded")}
+
+    async def test_a_second_unload_waits_for_the_first(self, house: House) -> None:
+        house.put("a")
+        await house.start("explicit", {"a"})
+        await asyncio.gather(house.lifecycle.unload("a"), house.lifecycle.unload("a"))
+        assert house.counted["a", "unloaded"] == 1
+
+    async def test_names_that_no_client_could_write_are_no_models(self, house: House) -> None:
+        house.put("a")
+        house.put("b\udcff")
+        house.put("c\n")
+        await house.start("explicit", set())
+        assert list(await house.states()) == ["a"]
+
+    async def test_the_index_outlives_the_repository(self, house: House) -> None:
+        house.put("a")
+        await house.start("explicit", {"a"})
+        away = house.root.with_name("away")
+        house.root.rename(away)
+        assert await house.states() == {}
+        away.rename(house.root)
+
+    async def test_the_disk_is_read_once_for_all_who_ask_for_the_index(self, house: House) -> None:
+        house.put("a")
+        await house.start("explicit", set())
+        reads = 0
+        read = house.lifecycle._list
+
+        def counted() -> list[ModelDirectory]:
+            nonlocal reads
+            reads += 1
+            return read()
+
+        house.lifecycle._list = counted  # type: ignore[method-assign]
+        await asyncio.gather(*(house.lifecycle.look() for _ in range(50)))
+        await house.lifecycle.look()
+        assert reads == 1
 
 
 class TestPoll:
@@ -272,6 +318,34 @@ class TestPoll:
         assert await house.ask("b") == ("1", 1.0)
         await eventually(lambda: not house.lifecycle._changing, "a is freed")
         assert await house.states() == {}
+
+    async def test_one_that_takes_long_holds_up_no_other(self, house: House) -> None:
+        house.put("a")
+        await house.start("poll")
+        held, opened = threading.Event(), threading.Event()
+        house.put("slow")
+        find = house.lifecycle._make
+
+        def make(directory: ModelDirectory) -> PredictorModel:
+            model = find(directory)
+            if directory.name == "slow":
+                inner = model._find
+
+                def blocked(directory: ModelDirectory) -> Sequence[Loadable]:
+                    opened.set()
+                    held.wait(10)
+                    return inner(directory)
+
+                model._find = blocked
+            return model
+
+        house.lifecycle._make = make
+        await eventually(opened.is_set, "the slow one is being loaded")
+        house.put("b")
+        await eventually(lambda: "b" in house.found, "b is served meanwhile")
+        assert "slow" not in house.found
+        held.set()
+        await eventually(lambda: "slow" in house.found, "in the end it is served, too")
 
     async def test_a_changed_configuration_is_taken_up(self, house: House) -> None:
         house.put("a", config='backend: "onnxruntime" max_batch_size: 2')
@@ -307,7 +381,7 @@ class TestPoll:
         house.put("a", 2)
         broken = house.root / "a" / "2" / "model.onnx"
         broken.write_bytes(b"cheese")
-        await eventually(lambda: list(house.found["a"].unavailable()) == ["2"], "it fails")
+        await eventually(lambda: list(house.found["a"].unserved()) == ["2"], "it fails")
         looks = house.looks
         await settled(house)
         assert house.looks == looks
@@ -339,7 +413,7 @@ async def test_without_a_mode_nothing_changes(house: House) -> None:
     assert house.watching is not None
     await asyncio.wait_for(house.watching, 5)
     house.put("b")
-    assert await house.states() == {"b": ("UNAVAILABLE", "not loaded")}
+    assert await house.states() == {}, "nobody looks"
 
 
 async def test_stopping_ends_a_load_that_goes_on(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

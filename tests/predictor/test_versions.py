@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fakes import FakeEngine, answer_of, eventually, settle
-from saccade_predictor import model as model_module
+from saccade_predictor import metrics as metrics_module
 from saccade_predictor.engines.engine import LeasedOutputs
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.model import PredictorModel
@@ -33,7 +33,7 @@ CONFIG = (
 class Disk:
     """A model's versions, each with an engine that the test answers for."""
 
-    def __init__(self) -> None:
+    def __init__(self, hang_limit_s: float = 30.0) -> None:
         self.config = parse(CONFIG, "m")[0]
         self.versions: dict[str, str] = {}  # fingerprints
         self.broken: dict[str, Exception] = {}
@@ -41,7 +41,7 @@ class Disk:
         self.metrics = PredictorMetrics()
         self.arena = Arena(2**20, poison=True)
         self.model = PredictorModel(
-            ModelDirectory("m", Path("nowhere")), self._find, Surroundings(self.metrics, self.arena, 10)
+            ModelDirectory("m", Path("nowhere")), self._find, Surroundings(self.metrics, self.arena, 10, hang_limit_s)
         )
 
     def _find(self, _directory: ModelDirectory) -> list[Loadable]:
@@ -139,13 +139,13 @@ async def test_a_change_that_fails_changes_nothing_and_says_why(failing: str) ->
         await disk.change(v1="b", v2="b")
     assert disk.model.ready
     assert disk.model.versions() == ["1"]
-    assert disk.model.unavailable() == {failing: "made of cheese"}
+    assert disk.model.unserved() == {failing: ("UNAVAILABLE", "made of cheese")}
     assert not disk.engine(0).closed
     if failing:
         await eventually(lambda: disk.engine(1).closed, "the new version 1 is not kept without version 2")
     disk.broken.clear()
     await disk.change(v1="a", v2="b")
-    assert disk.model.unavailable() == {}
+    assert disk.model.unserved() == {}
     await disk.model.close()
 
 
@@ -159,7 +159,7 @@ async def test_an_engine_that_cannot_run_its_model_changes_nothing() -> None:
     await asyncio.wait([task])
     assert task.exception() is not None
     assert disk.model.versions() == ["1"]
-    assert "failed on this batch" in disk.model.unavailable()["2"]
+    assert "failed on this batch" in disk.model.unserved()["2"][1]
     await eventually(lambda: disk.engine(1).closed, "it is freed")
     await disk.model.close()
 
@@ -244,7 +244,7 @@ async def test_nothing_keeps_a_version_that_is_gone() -> None:
 
 
 async def test_the_counts_of_versions_that_are_gone_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_module, "FORGET_AFTER_S", 0.0)
+    monkeypatch.setattr(metrics_module, "FORGET_AFTER_S", 0.0)
     disk = Disk()
     for version in range(1, 30):
         await disk.change(**{f"v{version}": "a"})
@@ -268,3 +268,53 @@ async def test_a_request_that_is_refused_leaves_a_retiring_version_free_to_go() 
         await answer_of(disk.model, wrong, Exchange.begin("rest", {}, 30))
     await asyncio.wait_for(disk.model.retire(), 5)
     assert disk.engine().closed
+
+
+async def test_an_outgoing_version_that_hangs_is_let_go_and_its_successor_goes_on() -> None:
+    disk = Disk(hang_limit_s=0.2)
+    await disk.change(v1="a")
+    asked = disk.ask()
+    await eventually(lambda: disk.engine().open, "it computes, and will not end")
+    asked.cancel()
+    await disk.change(v2="b")
+    await eventually(lambda: disk.engine(0).closed, "it is given up")
+    assert disk.model.ready
+    assert not disk.model.must_restart
+    await asyncio.wait_for(disk.model.retire(), 5)
+
+
+async def test_a_version_whose_engine_is_dead_is_loaded_anew_although_nothing_changed() -> None:
+    disk = Disk()
+    await disk.change(v1="a")
+    disk.model.loaded()[0].batcher.dead = True
+    await disk.change(v1="a")
+    assert [version for version, _ in disk.opened] == ["1", "1"]
+    asked = disk.ask()
+    await eventually(lambda: disk.engine().open, "the new one computes")
+    disk.engine().finish_all()
+    assert (await asked).model_version == "1"
+    await disk.model.close()
+
+
+async def test_a_version_that_comes_back_keeps_its_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_module, "FORGET_AFTER_S", 0.05)
+    disk = Disk()
+    await disk.change(v1="a")
+    await disk.change(v1="b")
+    await eventually(lambda: disk.engine(0).closed, "the old one is freed")
+    asked = disk.ask()
+    await eventually(lambda: disk.engine().open, "it computes")
+    disk.engine().finish_all()
+    await asked
+    await asyncio.sleep(0.1)  # the old one's time is over
+    assert disk.metrics.statistics.of("m", "1").execution_count == 1
+    await disk.model.close()
+
+
+async def test_a_warm_up_takes_no_room_from_clients_and_waits_for_its_own() -> None:
+    disk = Disk()
+    held = disk.arena.lease(disk.arena.limit_bytes)
+    await disk.change(v1="a")
+    assert disk.model.ready, "the arena is full of requests, and it was warmed up all the same"
+    held.release()
+    await disk.model.close()

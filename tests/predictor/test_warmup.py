@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +120,8 @@ class Failing:
         self.error, self.over = error, over
         self.asked: list[tuple[int, ...]] = []
 
-    async def infer(self, inputs: Sequence[Tensor]) -> float:
+    async def infer(self, make: Callable[[], Sequence[Tensor]]) -> float:
+        inputs = make()
         self.asked += [tensor.shape for tensor in inputs]
         if any(tensor.element_count > self.over for tensor in inputs):
             raise self.error
@@ -140,11 +141,11 @@ async def test_a_batch_that_no_request_could_bring_is_left_out_and_the_log_says_
 
 async def test_open_sides_are_tried_from_the_smallest_until_one_runs() -> None:
     class Picky(Failing):
-        async def infer(self, inputs: Sequence[Tensor]) -> float:
-            if inputs[0].shape[1] < 224:
-                await super().infer(inputs)
+        async def infer(self, make: Callable[[], Sequence[Tensor]]) -> float:
+            if make()[0].shape[1] < 224:
+                await super().infer(make)
                 raise EngineFailed("too small")
-            return await super().infer(inputs)
+            return await super().infer(make)
 
     picky = Picky(EngineFailed("unused"), over=10**9)
     await warmup.run(picky.infer, [OPEN], 1, "m")
@@ -168,3 +169,10 @@ async def test_a_size_that_cannot_be_run_is_left_out_of_what_is_known(caplog: py
     times = await warmup.measure(Failing(ArenaFull(32, 0, 16), over=8).infer, [CLOSED], 4, "m")
     assert list(times) == [1, 2]
     assert [record.message for record in caplog.records] == ["not_measured"]
+
+
+@pytest.mark.parametrize("kind", ["FP32", "BYTES"])
+async def test_a_batch_that_would_fill_the_memory_is_not_even_made(kind: str) -> None:
+    failing = Failing(InvalidRequest("unused"), over=10**12)
+    await warmup.run(failing.infer, [TensorMetadata("x", kind, (-1, 4))], 2**31 - 1, "m")
+    assert failing.asked == [(1, 4)]

@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_refused_by_its_field(sample: str, words: str) -> N
 
 
 def test_an_absurd_size_is_refused_before_it_is_made() -> None:
-    with pytest.raises(ModelConfigError, match="at most 1073741824 bytes a row"):
+    with pytest.raises(ModelConfigError, match="at most 268435456 bytes"):
         samples_of("batch_size: 1 " + x("FP32", "900000000000", "zero_data: true"), dims="-1")
 
 

@@ -28,7 +28,9 @@ class FakeControl:
         self.key = key
         self.told: list[tuple[str, str, str | None]] = []
 
-    async def index(self) -> list[dict[str, str]]:
+    async def look(self) -> None: ...
+
+    def unserved(self) -> list[dict[str, str]]:
         return [{"name": "idle", "version": "", "state": "UNAVAILABLE", "reason": "not loaded"}]
 
     async def load(self, name: str, config: str | None = None) -> None:
@@ -101,6 +103,11 @@ async def test_without_the_key_nothing_is_done(verb: str, shown: dict[str, str],
     assert CONTROL_KEY in answer.json()["error"]
     assert KEY not in answer.text
     assert control.told == []
+
+
+async def test_blanks_around_a_key_are_not_part_of_it() -> None:
+    answer = await Server(FakeControl()).post("models/m/load", headers={CONTROL_KEY: f"{KEY} \t"})
+    assert answer.status_code == 200
 
 
 async def test_a_key_that_was_never_set_fits_nothing() -> None:
@@ -199,9 +206,22 @@ class TestAdminListener:
     async def test_names_of_this_machine_are_right(self, host: str) -> None:
         assert (await Server(FakeControl()).post("models/m/load", b"", {"host": host}, admin=True)).status_code == 200
 
+    async def test_other_methods_are_refused_in_the_v2_form(self) -> None:
+        server = Server(FakeControl())
+        async with httpx.AsyncClient(transport=server._admin, base_url="http://127.0.0.1") as client:
+            answer = await client.get("/v2/repository/index")
+        assert answer.status_code == 405
+        assert "expected POST" in answer.json()["error"]
+
     @pytest.mark.parametrize(
         "headers",
-        [{"origin": "http://evil.example"}, {"origin": "null"}, {"host": "evil.example"}, {"host": "10.0.0.1"}],
+        [
+            {"host": "evil.example@127.0.0.1"},
+            {"origin": "http://evil.example"},
+            {"origin": "null"},
+            {"host": "evil.example"},
+            {"host": "10.0.0.1"},
+        ],
     )
     async def test_a_page_in_a_browser_is_refused(self, headers: dict[str, str]) -> None:
         control = FakeControl()

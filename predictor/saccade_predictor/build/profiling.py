@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,8 @@ def measure(directory: Path, threads: int, slo_ms: float | None) -> Measured:
 
 
 async def _measure(instance: Instance, inputs: Sequence[TensorMetadata], largest: int, model: str) -> dict[int, float]:
-    async def infer(tensors: Sequence[Tensor]) -> float:
+    async def infer(make: Callable[[], Sequence[Tensor]]) -> float:
+        tensors = make()
         arrays = {tensor.name: _as_array(tensor) for tensor in tensors}
         begun = time.monotonic()
         await instance.submit([arrays], tensors[0].shape[0]).done

@@ -60,10 +60,13 @@ class OnnxEngine:
             reason = str(error).replace(str(path), path.name)  # clients read it
             raise ValueError(f"{path.name} cannot be loaded by ONNX Runtime: {reason}") from error
         self._description = _describe(sessions[0])
-        self._runners = [
-            RunnerInstance(_Session(session, self._description).run, f"onnx-{index}")
-            for index, session in enumerate(sessions)
-        ]
+        self._runners: list[RunnerInstance] = []
+        try:
+            for index, session in enumerate(sessions):
+                self._runners.append(RunnerInstance(_Session(session, self._description).run, f"onnx-{index}"))
+        except BaseException:
+            self.close()  # threads that no one would end
+            raise
 
     def describe(self) -> EngineDescription:
         """What the graph says of itself."""

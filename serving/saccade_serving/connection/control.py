@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 
 from saccade_serving.connection.answers import error_response, json_response
 from saccade_serving.connection.failures import as_saccade_error
-from saccade_serving.connection.gate import Gate
+from saccade_serving.connection.gate import SHUTTING_DOWN, Gate
 from saccade_serving.errors import (
     InvalidRequest,
     NotPermitted,
@@ -65,7 +65,10 @@ class ModelControl(Protocol):
     def key(self) -> str:
         """What a control call has to show; empty: none may come but by the admin listener."""
 
-    async def index(self) -> list[dict[str, str]]:
+    async def look(self) -> None:
+        """Look at the repository, where the index tells of it, unless that has just been done. Never fails."""
+
+    def unserved(self) -> list[dict[str, str]]:
         """Entries of the repository index for models that are not served."""
 
     async def load(self, name: str, config: str | None = None) -> None:
@@ -84,7 +87,7 @@ class ModelControl(Protocol):
         """Answer no new requests for a model; return when those it has are answered and its memory is free.
 
         Raises:
-            ModelNotFound: it is not served.
+            ModelNotFound: there is no such model. One that is not served is unloaded already.
         """
 
     async def watch(self) -> None:
@@ -114,6 +117,7 @@ class Control:
         control: ModelControl | None = self._gate.control
         if control is None or control.mode != "explicit":
             raise Unimplemented(NOT_OFFERED if control is None else _REFUSED[control.mode])
+        shown = shown.strip(" \t") if shown is not None else None
         if shown is not None and not (
             control.key and hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), control.key.encode())
         ):
@@ -122,7 +126,7 @@ class Control:
             what = "is wrong" if shown else "is missing"
             raise NotPermitted(f"loading and unloading models needs the header {CONTROL_KEY}, which {what}")
         if self._gate.draining:
-            raise Overloaded("the server is shutting down")
+            raise Overloaded(SHUTTING_DOWN)
         return control
 
     async def call(self, verb: Verb, name: str, parameters: Mapping[str, Any], control: ModelControl) -> None:
@@ -209,7 +213,7 @@ def admin_application(gate: Gate, index: Callable[[Request], Awaitable[Response]
         index: answers the repository index.
     """
     routes = [Route("/v2/repository/index", index, methods=["POST"]), *control_routes(gate, guarded=False)]
-    return _LocalOnly(Starlette(routes=routes, exception_handlers={404: _not_here}))
+    return _LocalOnly(Starlette(routes=routes, exception_handlers={404: _not_here, 405: _not_here}))
 
 
 class _LocalOnly:
@@ -231,11 +235,11 @@ class _LocalOnly:
 def _is_loopback(host: str) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+        return "@" not in host and (name == "localhost" or ipaddress.ip_address(name).is_loopback)
     except ValueError:
         return False
 
 
-async def _not_here(request: Request, _error: Exception) -> Response:
+async def _not_here(request: Request, error: Exception) -> Response:
     text = f"{request.method} {request.url.path[:200]} is not served here; expected POST /v2/repository/..."
-    return JSONResponse({"error": text}, 404)
+    return JSONResponse({"error": text}, getattr(error, "status_code", 404))

@@ -24,6 +24,7 @@ log = logging.getLogger("saccade.requests")
 
 #: HTTP status nobody reads: the client closed the connection (nginx's convention).
 CLIENT_LEFT = "499"
+SHUTTING_DOWN = "the server is shutting down"
 
 
 class Gate:
@@ -121,7 +122,7 @@ class Gate:
         """
         self.find(name, version).check_probe(version)
         if self.draining:
-            raise Overloaded("the server is shutting down")
+            raise Overloaded(SHUTTING_DOWN)
 
     def check_live(self) -> None:
         """Answer a liveness probe.

@@ -19,7 +19,7 @@ from saccade_serving import __version__
 from saccade_serving.connection.answers import EXTENSIONS, SERVER_NAME, error_response, json_response
 from saccade_serving.connection.control import CONTROL_EXTENSIONS, control_routes
 from saccade_serving.connection.failures import as_saccade_error
-from saccade_serving.connection.gate import Gate
+from saccade_serving.connection.gate import SHUTTING_DOWN, Gate
 from saccade_serving.errors import InvalidRequest, Overloaded, PayloadTooLarge, SaccadeError, Unimplemented
 from saccade_serving.model import LOADING, ModelConfiguration
 from saccade_serving.oip import json_codec, statistics
@@ -61,6 +61,8 @@ class Information:
         Raises:
             SaccadeError: a model is not ready, or the server is draining.
         """
+        if self._gate.draining:
+            raise Overloaded(SHUTTING_DOWN)
         for name in self._gate.models:
             self._gate.check_ready(name)
 
@@ -130,9 +132,12 @@ class Information:
 
     async def index(self, ready_only: bool = False) -> list[dict[str, str]]:
         """List the models, version by version where they are loaded; ``reason`` says why one is not ready."""
-        entries = [entry for name in list(self._gate.models) for entry in self._index_entries(name)]
-        if self._gate.control is not None:
-            entries += await self._gate.control.index()
+        control = self._gate.control
+        if control is not None:
+            await control.look()
+        # From here on nothing is awaited: a model that is just being loaded is in one place, not in two or none.
+        entries = [entry for name in self._gate.models for entry in self._index_entries(name)]
+        entries += control.unserved() if control is not None else []
         return [entry for entry in entries if not ready_only or entry["state"] == "READY"]
 
     def _index_entries(self, name: str) -> Iterator[dict[str, str]]:
@@ -144,11 +149,14 @@ class Information:
             state, reason = "LOADING" if loading else "UNAVAILABLE", str(refusal)
         else:
             state, reason = "READY", ""
-        failed = model.unavailable()
-        for version in model.versions() or ([] if failed else [""]):
-            yield {"name": name, "version": version, "state": state, "reason": reason}
-        for version, why in failed.items():
-            yield {"name": name, "version": version, "state": "UNAVAILABLE", "reason": why}
+        told = model.unserved()
+        served = model.versions()
+        for version in served or ([] if told else [""]):
+            beside = told.pop(version, None) if version else None
+            why = f"version {version} goes on; a change of it: {beside[0]} {beside[1]}".rstrip() if beside else reason
+            yield {"name": name, "version": version, "state": state, "reason": why}
+        for version, (now, why) in told.items():
+            yield {"name": name, "version": version, "state": now, "reason": why}
 
 
 class InformationRoutes:
@@ -182,6 +190,7 @@ class InformationRoutes:
         return json_response(self._told.server())
 
     async def _server_live(self, _request: Request) -> Response:
+        self._gate.check_live()
         return json_response({"live": True})
 
     async def _server_ready(self, _request: Request) -> Response:

@@ -272,6 +272,25 @@ class Arena:
             self._peers[peer] = of_peer + counted
         return lease
 
+    def lease_uncounted(self, size: int) -> Lease:
+        """Lease memory for what the process itself does, such as a warm-up, which shall take no room from clients.
+
+        Args:
+            size: bytes, at most ``limit_bytes``.
+
+        Raises:
+            ArenaFull: all that may be mapped is mapped and leased. It may be free later.
+            RuntimeError: the arena is closed.
+        """
+        number = class_of(size)
+        pool = self._pools[number]
+        slot = pool.pop() if pool else self._take(number, size)
+        self._generation += 1
+        lease = Lease(self, slot, slot.offset, size, 0, "", self._generation)
+        slot.lease = lease
+        slot.segment.live += 1
+        return lease
+
     def find(self, name: SlotName) -> Lease:
         """The live lease that a name, or a part of its range, belongs to.
 

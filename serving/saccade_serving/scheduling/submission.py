@@ -44,6 +44,14 @@ class Submission(NamedTuple):
     queue_timeout_s: float = 0.0
 
 
+class Part(NamedTuple):
+    """A tensor, where in a slot it shall lie, and its raw bytes."""
+
+    tensor: Tensor
+    offset: int
+    data: memoryview
+
+
 def place(tensors: Sequence[Tensor], lease: Lease | None, arena: Arena) -> tuple[Lease, tuple[TensorSlot, ...]]:
     """Find the tensors in the slot their body was received into; those that lie elsewhere are copied into one.
 
@@ -64,20 +72,31 @@ def place(tensors: Sequence[Tensor], lease: Lease | None, arena: Arena) -> tuple
         found = _find(tensors, lease)
         if found is not None:
             return lease, found
-    parts: list[tuple[Tensor, int, memoryview]] = []
+    parts, size = lay_out(tensors)
+    if size > arena.limit_bytes:
+        raise InvalidRequest(f"the request's tensors have {size} bytes; the limit is {arena.limit_bytes}")
+    copied = arena.lease(size)
+    return copied, fill(copied.view, parts)
+
+
+def lay_out(tensors: Sequence[Tensor]) -> tuple[list[Part], int]:
+    """Say where in a slot tensors would lie, and how large it has to be (bytes)."""
+    parts: list[Part] = []
     at = 0
     for tensor in tensors:
         data = encode_raw("input", tensor)
-        parts.append((tensor, at, data))
+        parts.append(Part(tensor, at, data))
         at += -(-data.nbytes // _ALIGNMENT) * _ALIGNMENT
-    if at > arena.limit_bytes:
-        raise InvalidRequest(f"the request's tensors have {at} bytes; the limit is {arena.limit_bytes}")
-    copied = arena.lease(at)
+    return parts, at
+
+
+def fill(view: memoryview, parts: Sequence[Part]) -> tuple[TensorSlot, ...]:
+    """Copy tensors into a slot's memory."""
     slots = []
     for tensor, offset, data in parts:
-        copied.view[offset : offset + data.nbytes] = data
+        view[offset : offset + data.nbytes] = data
         slots.append(TensorSlot(tensor.name, tensor.datatype, tensor.shape, offset, data.nbytes))
-    return copied, tuple(slots)
+    return tuple(slots)
 
 
 def _find(tensors: Sequence[Tensor], lease: Lease) -> tuple[TensorSlot, ...] | None:
