@@ -136,7 +136,10 @@ def test_models_are_loaded_and_unloaded_over_grpc_with_the_key(explicit: Predict
     assert explicit.ask("b") == ("1", 2.0)
     unload = proto.RepositoryModelUnloadRequest(**{field_name: "b"})
     assert explicit.address.rpc("RepositoryModelUnload", unload, metadata=[(HEADER, KEY)]).message.isUnloaded
-    missing = explicit.address.rpc("RepositoryModelUnload", unload, metadata=[(HEADER, KEY)])
+    again = explicit.address.rpc("RepositoryModelUnload", unload, metadata=[(HEADER, KEY)])
+    assert again.code == "OK", "it is unloaded already"
+    absent = proto.RepositoryModelUnloadRequest(**{field_name: "absent"})
+    missing = explicit.address.rpc("RepositoryModelUnload", absent, metadata=[(HEADER, KEY)])
     assert (missing.code, "available: a" in missing.details) == ("NOT_FOUND", True)
 
 
