@@ -46,6 +46,8 @@ from servers.onnx_session import open_session
 RESULTS: Final = BENCH / "results" / "batching.json"
 #: Different rows that are sent at once before anything is measured, to see that everybody gets their own answer.
 _CHECKED: Final = 24
+#: Cores that others may use before images per second are no longer the server's doing.
+_MANY_CORES: Final = 0.3
 _ENDLESS: Final = 1_000_000
 
 
@@ -78,7 +80,6 @@ class Bench:
         engine: ONNX Runtime alone.
         skipped: of each model, why a server's rows are missing, or have samples of some loads only.
         peers: versions of their packages.
-        others: cores that others used, of each measurement.
     """
 
     def __init__(self, plan: Plan, contenders: Sequence[Contender]) -> None:
@@ -87,7 +88,6 @@ class Bench:
         self.engine: list[EngineRow] = []
         self.skipped: dict[str, dict[str, str]] = {model.key: {} for model in plan.models}
         self.peers: dict[str, str] = {}
-        self.others: list[float] = []
         self._clients: dict[Protocol, Client] = {}
         self._progress = table.Progress(plan.rounds * len(plan.models) * len(plan.clients) * len(contenders))
 
@@ -178,8 +178,7 @@ class Bench:
         batches, rows = server.counts()
         sample = client.measure(load)
         batches, rows = (now - then for now, then in zip(server.counts(), (batches, rows), strict=True))
-        self.others.append(busy.report()["cores_used_by_others"])
-        return Taken(sample, batches, rows)
+        return Taken(sample, batches, rows, busy.report()["cores_used_by_others"])
 
 
 def check(one: Contender, server: Running, model: Model, rows: NDArray[Any], right: NDArray[Any]) -> None:
@@ -293,7 +292,7 @@ def main(arguments: list[str]) -> int:
         "machine": machine.describe(),
         "peers": bench.peers,
         "plan": asdict(bench.plan),
-        "load": {"load_averages": averages, "cores_used_by_others": [round(one, 2) for one in bench.others]},
+        "load": {"load_averages": averages},
         "skipped": bench.skipped,
         "engine": [asdict(one) for one in bench.engine],
         "results": [asdict(one) for one in rows],
@@ -304,9 +303,8 @@ def main(arguments: list[str]) -> int:
     for model in bench.plan.models:
         console.print(batching_table.engine(bench.engine, model))
         console.print(batching_table.results(rows, model, bench.skipped[model.key]))
-    if bench.others:
-        mean, most = sum(bench.others) / len(bench.others), max(bench.others)
-        console.print(f"others used {mean:.2f} cores on average while something was measured, at most {most:.2f}")
+    if any(row.others_cores > _MANY_CORES for row in rows):
+        console.print("others used much of the machine: believe CPU and batches, and images/s once it is quiet")
     missing = {key for skipped in bench.skipped.values() for key in skipped}
     return 1 if any(one.key in missing and one.product == "saccade" for one in chosen) else 0
 

@@ -22,11 +22,16 @@ _COMPARED: Final = (ALONE, "mlserver", "mlserver-patient", "litserve")
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """One measurement: what the client found, and how the server batched meanwhile."""
+    """One measurement: what the client found, how the server batched meanwhile, and what else the machine did.
+
+    Attributes:
+        others_cores: cores that processes used which are none of the bench's.
+    """
 
     sample: Sample
     batches: int
     rows: int
+    others_cores: float = 0.0
 
     @property
     def per_second(self) -> float:
@@ -49,6 +54,7 @@ class Row:
         p50_ms: median of the rounds' median latencies.
         p99_ms: of the latencies of all rounds together.
         cpu_ms: CPU time of all of the server's processes per image; median of the rounds.
+        others_cores: cores that others used meanwhile; median of the rounds. Times of a row with many say little.
         mean_batch: rows per batch that reached ONNX Runtime, over all rounds.
         times: images per second as a multiple of every other contender's that was measured, by its key.
     """
@@ -64,6 +70,7 @@ class Row:
     p99_ms: float
     cpu_ms: float
     client_cpu_ms: float
+    others_cores: float
     mean_batch: float
     times: Mapping[str, float]
 
@@ -99,6 +106,7 @@ def summarise(samples: Mapping[Cell, Sequence[Taken]], models: Sequence[Model]) 
             p99_ms=percentile([one for each in latencies_ms for one in each], 0.99),
             cpu_ms=median(1e3 * one.sample.server_cpu_s / len(one.sample.latencies_s) for one in taken),
             client_cpu_ms=median(1e3 * one.sample.client_cpu_s / len(one.sample.latencies_s) for one in taken),
+            others_cores=median(one.others_cores for one in taken),
             mean_batch=sum(one.rows for one in taken) / max(1, sum(one.batches for one in taken)),
             times={key: per_second[cell] / other for key, other in others.items() if other and key != contender.key},
         )
@@ -117,17 +125,17 @@ def results(rows: Sequence[Row], model: Model, skipped: Mapping[str, str]) -> Ta
     table = Table(title=title, title_justify="left")
     table.add_column("clients", justify="right")
     table.add_column("server", no_wrap=True)
-    names = (
+    names = [
         "images/s",
-        "x without\nbatching",
-        "x MLServer\n5 ms",
-        "x MLServer\n20 ms",
-        "x LitServe",
+        "x no\nbatch",
+        "x MLS\n5 ms",
+        "x MLS\n20 ms",
+        "x Lit-\nServe",
         "p50 ms",
         "p99 ms",
-        "CPU ms\nper image",
-    )
-    for name in (*names, "mean\nbatch", "client\nCPU ms", "images"):
+        "CPU ms\nan image",
+    ]
+    for name in (*names, "mean\nbatch", "images", "others,\ncores"):
         table.add_column(name, justify="right")
     before = 0
     for row in rows:
@@ -144,8 +152,8 @@ def results(rows: Sequence[Row], model: Model, skipped: Mapping[str, str]) -> Ta
             number(row.p99_ms),
             number(row.cpu_ms),
             number(row.mean_batch),
-            number(row.client_cpu_ms),
             str(row.images),
+            number(row.others_cores),
         )
         before = row.clients
     labels = {one.key: one.label for one in CONTENDERS}
