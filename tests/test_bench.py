@@ -773,10 +773,13 @@ def test_the_peers_of_the_batching_bench_are_asked_for_the_same_rows() -> None:
     assert f"Content-Length: {len(body)}".encode() in head
 
 
-def test_a_peer_that_cannot_be_installed_is_refused_with_a_reason(tmp_path: Path) -> None:
+def test_a_peer_that_cannot_be_installed_is_refused_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     lock = tmp_path / "lock.txt"
-    lock.write_text("nowhere==1.0\n")
-    with pytest.raises(Unavailable, match=r"a peer cannot be installed: .*hash"):
+    lock.write_text(f"a-peer==1.0 --hash=sha256:{'0' * 64}\n")
+    with pytest.raises(Unavailable, match=r"a peer cannot be installed: .*a-peer==1\.0"):
         install(tmp_path / "environment", lock, "a peer", lambda _text: None)
 
 
