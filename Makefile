@@ -27,10 +27,11 @@ test: $(DEV) ## Run the tests (no cluster, soak or GPU).
 soak: $(DEV) ## Run the long tests, which look for what grows or gets lost (about ten minutes).
 	$(BIN)/python -m pytest $(TESTS) -m soak -s
 
-bench: $(DEV) ## Measure what a request costs, beside stock KServe and Triton (FLAGS=--quick for a look).
+bench: $(DEV) ## Measure what a request and batching cost, beside other servers (FLAGS=--quick for a look).
 	$(BIN)/python bench/dataplane.py $(FLAGS)
 	$(BIN)/python bench/path.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/metrics.py $(filter --quick,$(FLAGS))
+	$(BIN)/python bench/batching.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/scheduler.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/hard_limit.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/replay.py --real-time $(filter --quick,$(FLAGS))

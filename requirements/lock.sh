@@ -17,5 +17,10 @@ done
 compile app.txt pyproject.toml --all-extras --group build --constraint requirements/dev.txt
 compile build.txt --group build --constraint requirements/dev.txt
 echo "uv>=0.9" | compile tools-lock.txt -
-# The peers that bench/ measures: PyTriton wants another numpy, so they live in an environment of their own.
+# Peers that bench/ measures. PyTriton wants another numpy, so they live in an environment of their own.
 printf 'nvidia-pytriton==0.7.0\nnumpy<2\n' | compile bench.txt --no-deps -
+# Those of bench/batching.py run the same ONNX Runtime and numpy as we do. MLServer's workers do not start on uvloop 0.22.
+{
+    printf 'mlserver==1.7.1\nlitserve==0.2.19\nuvloop<0.22\n'
+    grep -oE '^(numpy|onnxruntime)==[^\]+' requirements/dev.txt
+} | compile bench-batching.txt -

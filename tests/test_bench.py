@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 import hard_limit
+from batching import WrongAnswers, check
 from measuring import (
+    batching_table,
     ceiling,
+    contenders,
     goals,
     grpc_client,
     limit_table,
     machine,
+    onnx_models,
     open_loop,
     path_table,
     payload,
@@ -34,7 +42,9 @@ from measuring import (
     triton,
 )
 from measuring.ceiling import Step
+from measuring.contenders import ALONE, CONTENDERS, Running
 from measuring.cpu import cpu_s, with_descendants
+from measuring.environment import Unavailable, install
 from measuring.memory import allow_files, ask, idle_connections, open_files, rss_bytes
 from measuring.open_loop import Traffic
 from measuring.plan import DEFAULT, QUICK, requests_for
@@ -51,6 +61,7 @@ from saccade_serving.scheduling.scheduler import Scheduler
 from saccade_serving.scheduling.trace import Recorded, encode
 from servers.bare import Http1, Http2
 from servers.noop import first_byte
+from servers.onnx_session import Counts, open_session
 
 ROOT = Path(__file__).resolve().parents[1]
 SOON_S = 60.0
@@ -437,7 +448,7 @@ def test_a_server_that_ignores_sigterm_is_ended_with_what_it_started(
 
 
 def test_triton_is_refused_with_a_reason_where_its_wheel_does_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(triton.Unavailable, match="no Python backend for Python 3"):
+    with pytest.raises(Unavailable, match="no Python backend for Python 3"):
         triton.set_up(tmp_path, tmp_path / "scratch", ROOT / "bench", 1, 2)
 
 
@@ -618,6 +629,50 @@ async def test_no_request_is_begun_after_the_time_limit() -> None:
 
     async with server:
         assert await asyncio.to_thread(send) == 2
+
+
+async def test_a_connection_that_is_closed_while_nothing_is_asked_on_it_is_no_error_until_something_is() -> None:
+    class Brief(asyncio.Protocol):
+        answered = 0
+
+        def connection_made(self, transport: Any) -> None:
+            self._transport = transport
+
+        def data_received(self, _data: bytes) -> None:
+            Brief.answered += 1
+            # The second answer comes long after the first connection has been closed.
+            asyncio.get_running_loop().call_later(0.2 * (Brief.answered - 1), self._answer)
+
+        def _answer(self) -> None:
+            self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n" + payload.RIGHT_ANSWERS[0])
+            asyncio.get_running_loop().call_later(0.05, self._transport.close)
+
+    server, port = await serve(Brief)
+
+    def send() -> int:
+        with rest_client.connect(load_on(port, "rest", "353B", 2)) as client:
+            first = client.send(2, SOON_S)
+            with pytest.raises(ClientError, match="closed the connection"):
+                client.send(2, SOON_S)
+            return len(first.latencies_s)
+
+    async with server:
+        assert await asyncio.to_thread(send) == 2
+
+
+async def test_answers_of_another_model_are_right_when_they_are_long_enough() -> None:
+    server, port = await serve(Http1)
+
+    def send(answer_bytes: int) -> int:
+        with rest_client.connect(
+            dataclasses.replace(load_on(port, "rest", "353B", 1), answer_bytes=answer_bytes)
+        ) as to:
+            return len(to.send(3, SOON_S).latencies_s)
+
+    async with server:
+        assert await asyncio.to_thread(send, 4) == 3
+        with pytest.raises(ClientError, match="a wrong answer"):
+            await asyncio.to_thread(send, 4000)
 
 
 @pytest.mark.parametrize(
@@ -857,6 +912,131 @@ def test_a_quick_run_of_the_path_writes_its_measurements(tmp_path: Path) -> None
     assert content["ceiling"]["median"]["per_s"] > 0
     assert content["idle"]["bytes_per_connection"] is not None
     assert content["load"]["cores_used_by_bench"] > 0
+
+
+def test_a_quick_run_of_batching_checks_the_answers_and_writes_its_measurements(tmp_path: Path) -> None:
+    file = tmp_path / "batching.json"
+    arguments = ("--quick", "--only", "saccade", "--models", "head", "--clients", "1", "4", "--seconds", "0.3")
+    batching = command(*arguments, "--max-batch", "4", "--output", str(file), script="batching.py")
+    ended = subprocess.run(batching, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    for shown in ("ONNX Runtime alone", "Saccade, dynamic batching", "27.3 M parameters"):
+        assert shown in ended.stdout
+    content = json.loads(file.read_text())
+    assert content["bench"] == "batching"
+    assert content["skipped"] == {"head": {}}
+    assert [one["rows"] for one in content["engine"]] == [1, 2, 4]
+    assert [(one["contender"], one["clients"]) for one in content["results"]] == [
+        (key, clients) for clients in (1, 4) for key in ("saccade-batching", "saccade-alone")
+    ]
+    for one in content["results"]:
+        assert one["images"] >= one["clients"]
+        assert one["cpu_ms"] > 0
+        assert 0 < one["p50_ms"] <= one["p99_ms"]
+        assert one["mean_batch"] > 1 if (one["contender"], one["clients"]) == ("saccade-batching", 4) else True
+        assert one["mean_batch"] == 1 if one["contender"] == "saccade-alone" else True
+
+
+@pytest.mark.parametrize("model", onnx_models.MODELS, ids=lambda model: model.key)
+def test_the_models_of_the_batching_bench_are_the_same_each_time(model: onnx_models.Model, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        onnx_models.build(model, tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    session = open_session(tmp_path / "one", 1)
+    rows = model.rows(2)
+    assert rows[0].nbytes == model.row_bytes
+    [answer] = session.run(None, {onnx_models.INPUT: rows})
+    assert answer.shape == (2, model.outputs)
+    assert np.isfinite(answer).all()
+    assert not np.allclose(answer[0], answer[1]), "what is asked makes a difference"
+
+
+@contextmanager
+def answering(answer: Callable[[bytes], bytes]) -> Iterator[int]:
+    """A server whose answers are made from the bodies; yields its port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            content = answer(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_args: object) -> None:
+            """Quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield int(server.server_address[1])
+        server.shutdown()
+        thread.join()
+
+
+def test_a_server_that_answers_wrongly_is_not_measured() -> None:
+    model = onnx_models.Model("head", "", "FP32", (2,), 2, 0, 0)
+    contender = next(one for one in CONTENDERS if one.key == "litserve")
+    rows = model.rows(3)
+    with answering(lambda body: body) as port:
+        running = Running(cast(Server, None), port, lambda: (0, 0))
+        check(contender, running, model, rows, rows)
+        with pytest.raises(WrongAnswers, match="row 0 is answered otherwise"):
+            check(contender, running, model, rows, rows + 1)
+        with pytest.raises(WrongAnswers, match="row 0 is answered otherwise"):
+            check(contender, running, dataclasses.replace(model, outputs=3), rows, np.zeros((3, 3), np.float32))
+
+
+def test_rows_of_the_batching_bench_compare_images_per_second() -> None:
+    def taken(images: int, batches: int) -> batching_table.Taken:
+        return batching_table.Taken(Sample([0.01] * images, 2.0, images / 100, images / 1000), batches, images)
+
+    model = onnx_models.MODELS[0]
+    samples = {
+        ("saccade-batching", model.key, 8): [taken(40, 10), taken(60, 10), taken(80, 20)],
+        (ALONE, model.key, 8): [taken(20, 20)],
+        ("litserve", model.key, 8): [taken(120, 30)],
+    }
+    rows = batching_table.summarise(samples, [model])
+    assert [row.contender for row in rows] == ["saccade-batching", ALONE, "litserve"]
+    own = rows[0]
+    assert (own.per_second, own.images, own.mean_batch) == (30, 180, 4.5)
+    assert own.cpu_ms == pytest.approx(10)
+    assert own.times == {ALONE: 3.0, "litserve": 0.5}
+    console = table.console()
+    with console.capture() as captured:
+        console.print(batching_table.results(rows, model, {"mlserver": "no such wheel"}))
+    assert "MLServer, batching, 5 ms: not here: no such wheel" in captured.get()
+
+
+def test_batches_are_counted_where_another_process_can_read_them(tmp_path: Path) -> None:
+    writer, reader = Counts(tmp_path / "counts"), Counts(tmp_path / "counts")
+    writer.add(4)
+    writer.add(1)
+    assert reader.read() == (2, 5)
+
+
+def test_the_peers_of_the_batching_bench_are_asked_for_the_same_rows() -> None:
+    model = onnx_models.MODELS[1]
+    rows = model.rows(1)
+    sent = {one.product: contenders.request(one, model, rows) for one in CONTENDERS}
+    assert all(rows.tobytes() in one for one in sent.values())
+    assert sent["mlserver"].endswith(rows.tobytes())
+    message = proto.ModelInferRequest.FromString(sent["mlserver"])
+    assert message.raw_input_contents[0][:4] == model.row_bytes.to_bytes(4, "little")
+    head, _, body = sent["litserve"].partition(b"\r\n\r\n")
+    assert body == rows.tobytes()
+    assert f"Content-Length: {len(body)}".encode() in head
+
+
+def test_a_peer_that_cannot_be_installed_is_refused_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    lock = tmp_path / "lock.txt"
+    lock.write_text(f"a-peer==1.0 --hash=sha256:{'0' * 64}\n")
+    with pytest.raises(Unavailable, match=r"a peer cannot be installed: .*a-peer==1\.0"):
+        install(tmp_path / "environment", lock, "a peer", lambda _text: None)
 
 
 def test_an_unknown_server_is_refused_before_anything_starts() -> None:

@@ -45,7 +45,7 @@ class GrpcClient:
                     return
                 now = time.perf_counter()
                 latencies.append(now - started)
-                if not is_right(answer):
+                if not is_right(answer, self._load.answer_bytes):
                     errors.append(f"a wrong answer: {answer[:300]!r}")
                 if now - begun > limit_s:
                     return

@@ -13,7 +13,18 @@ from typing import Any, Final
 from measuring.cpu import busy_s, stolen_s
 
 #: Packages whose versions change the numbers.
-PACKAGES: Final = ("saccade", "kserve", "grpcio", "protobuf", "uvicorn", "uvloop", "httptools", "numpy", "orjson")
+PACKAGES: Final = (
+    "saccade",
+    "kserve",
+    "grpcio",
+    "protobuf",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "numpy",
+    "orjson",
+    "onnxruntime",
+)
 
 
 def describe() -> dict[str, Any]:

@@ -33,9 +33,9 @@ ID_PLACE: Final = "@" * 8
 _SHARED_FROM: Final = 4096
 
 
-def is_right(answer: bytes) -> bool:
-    """Whether an answer's body holds the number that was asked for."""
-    return any(right in answer for right in RIGHT_ANSWERS)
+def is_right(answer: bytes, least_bytes: int = 0) -> bool:
+    """Whether an answer's body holds the number that was asked for, or, of another model, is as long as it must be."""
+    return len(answer) >= least_bytes if least_bytes else any(right in answer for right in RIGHT_ANSWERS)
 
 
 def rest_body(size: str, request_id: str = "1") -> tuple[bytes, int]:

@@ -21,6 +21,7 @@ from measuring.samples import Batch, ClientError, Load
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _RECEIVE_BYTES = 65536
+_CLOSED: Final = "the server closed the connection"
 _NOTHING: Final = memoryview(b"")
 #: No request with an id of its own is sent twice by one process.
 _numbers: Final = itertools.count(1)
@@ -30,16 +31,25 @@ class _Connection:
     """One connection and the request on it."""
 
     def __init__(self, load: Load) -> None:
+        self._answer_bytes = load.answer_bytes
         self._unsent: list[memoryview] = []
         self._answer = b""
         self.started = 0.0
+        self.waits = self.is_closed = False
         self.sent_bytes = self.received_bytes = 0
         self.socket = socket.create_connection(("127.0.0.1", load.port), load.timeout_s)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
 
     def begin(self, request: bytes, rest: memoryview) -> bool:
-        """Start the next request; returns whether all of it is sent."""
+        """Start the next request; returns whether all of it is sent.
+
+        Raises:
+            ClientError: the server has closed the connection, as it may while nothing is asked.
+        """
+        if self.is_closed:
+            raise ClientError(_CLOSED)
+        self.waits = True
         self._unsent = [memoryview(request), rest] if rest else [memoryview(request)]
         self._answer = b""
         self.started = time.perf_counter()
@@ -71,7 +81,7 @@ class _Connection:
         except BlockingIOError:
             return False
         if not piece:
-            raise ClientError("the server closed the connection")
+            raise ClientError(_CLOSED)
         self._answer += piece
         head, separator, body = self._answer.partition(b"\r\n\r\n")
         if not separator:
@@ -81,9 +91,10 @@ class _Connection:
             raise ClientError(f"an answer without Content-Length: {head[:100]!r}")
         if len(body) < int(length[1]):
             return False
-        if not head.startswith(b"HTTP/1.1 200") or not is_right(body):
+        if not head.startswith(b"HTTP/1.1 200") or not is_right(body, self._answer_bytes):
             raise ClientError(f"a wrong answer: {self._answer[:300]!r}")
         self.received_bytes += len(self._answer)
+        self.waits = False
         return True
 
 
@@ -173,7 +184,11 @@ class RestClient:
             connection = key.data
             if ready & selectors.EVENT_WRITE and connection.send():
                 self._selector.modify(connection.socket, selectors.EVENT_READ, connection)
-            if ready & selectors.EVENT_READ and connection.receive():
+            if not connection.waits:
+                # Some servers close a connection on which nothing is asked while others still get their answers.
+                connection.is_closed = True
+                self._selector.unregister(connection.socket)
+            elif ready & selectors.EVENT_READ and connection.receive():
                 complete.append(connection)
         return complete
 

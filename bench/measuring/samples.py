@@ -27,6 +27,7 @@ class Load:
         own_ids: the request is a template, and each that is sent has an id of its own (REST).
         per_s: send at this rate for ``limit_s`` whether or not answers come (REST); 0: each connection sends its next
             request when the answer to the last has come.
+        answer_bytes: an answer is right that has at least so many; 0: one that has the number of ``payload``.
         proxy_pid: a process between client and server, whose CPU time is counted apart; 0 if there is none.
     """
 
@@ -42,6 +43,7 @@ class Load:
     own_ids: bool = False
     per_s: float = 0.0
     proxy_pid: int = 0
+    answer_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
