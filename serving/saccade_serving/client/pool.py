@@ -93,10 +93,8 @@ class Pool:
 
     def close(self) -> None:
         """Close all connections; calls under way fail. The next call opens new ones."""
-        while self._waiting:
-            waiter, _ = self._waiting.popitem(last=False)
-            if not waiter.done():
-                waiter.set_exception(ConnectionFailed("the client was closed"))
+        while (waiter := self._next_waiting()) is not None:
+            waiter.set_exception(ConnectionFailed("the client was closed"))
         for link in list(self._links):
             link.shut()
             self._drop(link)
@@ -163,8 +161,7 @@ class Pool:
         if not link.reusable:
             link.abort()
             self._drop(link)
-        elif self._waiting:
-            waiter, _ = self._waiting.popitem(last=False)
+        elif (waiter := self._next_waiting()) is not None:
             waiter.set_result(link)
         else:
             link.idle_since = time.monotonic()
@@ -190,10 +187,19 @@ class Pool:
         self._offer_room()
 
     def _offer_room(self) -> None:
-        if self._waiting and len(self._links) + self._connecting < self._limit:
-            waiter, _ = self._waiting.popitem(last=False)
+        if len(self._links) + self._connecting >= self._limit:
+            return
+        if (waiter := self._next_waiting()) is not None:
             self._connecting += 1
             waiter.set_result(None)
+
+    def _next_waiting(self) -> asyncio.Future[Link | None] | None:
+        """The call that has waited longest, waiting no more; those that were just cancelled do not count."""
+        while self._waiting:
+            waiter, _ = self._waiting.popitem(last=False)
+            if not waiter.done():
+                return waiter
+        return None
 
     def _sweep(self) -> None:
         """Close what has been idle for too long."""
