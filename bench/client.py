@@ -47,8 +47,8 @@ _START_S: Final = 30.0
 class Plan:
     """How much is measured: rounds, calls per way and round, calls at once."""
 
-    rounds: int = 7
-    calls: int = 1000
+    rounds: int = 5
+    calls: int = 400
     at_once: tuple[int, ...] = (1, 8)
 
 

@@ -365,7 +365,7 @@ async def test_connecting_where_nobody_answers_is_bounded(monkeypatch: pytest.Mo
             filler.close()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @scenario
 async def test_thousands_of_calls_with_cancellations_never_get_each_others_answers(seed: int) -> None:
     dice = random.Random(seed)
@@ -402,7 +402,7 @@ async def test_thousands_of_calls_with_cancellations_never_get_each_others_answe
     async with pool_of(unsteady, connections=5) as pool:
         begun = 0
         running: set[asyncio.Task[None]] = set()
-        while begun < 1500:
+        while begun < 1000:
             while len(running) < 12:
                 running.add(asyncio.create_task(call(begun)))
                 begun += 1
@@ -414,7 +414,7 @@ async def test_thousands_of_calls_with_cancellations_never_get_each_others_answe
                 if not task.cancelled():
                     task.result()
         await asyncio.gather(*running)
-        assert answered > 500
+        assert answered > 300
         open_, idle, waiting = pool.counts
         assert (open_, waiting) == (idle, 0)
 
