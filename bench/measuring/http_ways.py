@@ -1,14 +1,13 @@
 """Ways to ask a predictor for one inference: our client, two libraries, and what none of them can go below.
 
 Each does the same: encode a V2 request, send it in binary, read the answer, decode it. The libraries are used as
-their documentation advises for this: one session, keep-alive, no redirects, the tensor not joined to the JSON where
-the library allows it.
+their documentation advises: one session, keep-alive, no redirects, the body in the form that costs them least.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import aiohttp
@@ -107,13 +106,9 @@ class Httpx:
     async def infer(self, request: InferRequest, headers: Mapping[str, str]) -> InferResponse:
         """Ask once."""
         encoded = binary_codec.encode_request(request)
-
-        async def parts() -> AsyncIterator[bytes]:
-            for part in encoded.parts:
-                yield bytes(part)  # h11 takes nothing else
-
-        all_headers = {**encoded.headers, **headers, "content-length": str(encoded.size)}
-        answer = await self._client.post(self._url, content=parts(), headers=all_headers)
+        # It takes parts as well, but joining them costs less than its way with them.
+        body = b"".join(encoded.parts)
+        answer = await self._client.post(self._url, content=body, headers={**encoded.headers, **headers})
         assert answer.status_code == 200
         return binary_codec.decode_response(answer.content, answer.headers.get(HEADER_LENGTH))
 
