@@ -28,7 +28,8 @@ _OPTIONS: Final = [
     ("grpc.max_send_message_length", -1),
     # The default backs off up to two minutes after a server's restart.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # No backoff, whatever its name: the time that one attempt to connect may take.
+    ("grpc.min_reconnect_backoff_ms", 3000),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 
