@@ -71,7 +71,9 @@ class Link(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Close at once: nothing more is sent or heard."""
-        self._answered = None
+        answered, self._answered = self._answered, None
+        if answered is not None and answered.done() and not answered.cancelled():
+            answered.exception()  # seen: a caller who was cancelled meanwhile does not look
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
