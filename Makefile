@@ -30,6 +30,7 @@ soak: $(DEV) ## Run the long tests, which look for what grows or gets lost (abou
 bench: $(DEV) ## Measure what a request and batching cost, beside other servers (FLAGS=--quick for a look).
 	$(BIN)/python bench/dataplane.py $(FLAGS)
 	$(BIN)/python bench/path.py $(filter --quick,$(FLAGS))
+	$(BIN)/python bench/client.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/metrics.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/batching.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/scheduler.py $(filter --quick,$(FLAGS))

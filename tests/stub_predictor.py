@@ -44,7 +44,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the stub sends back; closes the connection instead where ``status`` is 0."""
+    """What the stub sends back; where ``status`` is 0 it sends ``body`` as it is and closes the connection."""
 
     status: int
     headers: Mapping[str, str]
@@ -127,6 +127,7 @@ class StubPredictor:
             def _send(self, reply: Reply) -> None:
                 if not reply.status:
                     self.close_connection = True
+                    self.wfile.write(reply.body)
                     return
                 self.send_response(reply.status)
                 for name, value in {**reply.headers, "content-length": str(len(reply.body))}.items():

@@ -1039,6 +1039,28 @@ def test_a_peer_that_cannot_be_installed_is_refused_with_a_reason(
         install(tmp_path / "environment", lock, "a peer", lambda _text: None)
 
 
+def test_a_quick_run_of_the_client_writes_its_measurements(tmp_path: Path) -> None:
+    file = tmp_path / "client.json"
+    ended = subprocess.run(
+        command("--quick", "--output", str(file), script="client.py"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "blocking socket" in ended.stdout
+    content = json.loads(file.read_text())
+    assert content["bench"] == "client"
+    found = {(one["size"], one["at_once"], one["way"]) for one in content["results"]}
+    libraries = {(size, at, way) for size in ("0.5MB", "1.2MB") for at in (1, 8) for way in ("Saccade", "aiohttp")}
+    assert libraries < found
+    for one in content["results"]:
+        assert 0 < one["least_cpu_ms"] <= one["cpu_ms"]
+        assert len(one["cpu_ms_of_rounds"]) == content["rounds"]
+        assert one["times_baseline"] == 1 or one["way"] != "aiohttp"
+
+
 def test_an_unknown_server_is_refused_before_anything_starts() -> None:
     ended = subprocess.run(command("--only", "torchserve"), capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2

@@ -30,7 +30,13 @@ _LARGEST_WINDOW: Final = 2**31 - 1
 
 
 class Http1(asyncio.BufferedProtocol):
-    """Counts a body's bytes, then answers; one request at a time."""
+    """Counts a body's bytes, then answers; one request at a time.
+
+    Attributes:
+        answer: the same for every request.
+    """
+
+    answer = _HTTP1_ANSWER
 
     def __init__(self) -> None:
         self._buffer = memoryview(bytearray(2**18))
@@ -56,7 +62,7 @@ class Http1(asyncio.BufferedProtocol):
             self._left, count, self._head = int(found[1]) if found else 0, len(body), b""
         self._left -= count
         if not self._left:
-            self._transport.write(_HTTP1_ANSWER)
+            self._transport.write(self.answer)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

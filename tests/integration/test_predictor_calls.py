@@ -224,6 +224,51 @@ class TestMisbehaviour:
         self.check_everywhere(address, photo, 502, "the predictor")
 
     @pytest.mark.parametrize(
+        "raw",
+        [
+            b"SSH-2.0-OpenSSH_9.6\r\n",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\ncontent-length: 5\r\n\r\nhello",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n",
+        ],
+        ids=["no HTTP", "two lengths", "too large"],
+    )
+    def test_what_is_no_answer_is_502_and_not_asked_for_again(
+        self, stub: StubPredictor, address: Address, photo: bytes, raw: bytes
+    ) -> None:
+        stub.reply = lambda request: Reply(0, {}, raw)
+        self.check_everywhere(address, photo, 502, "the predictor's answer cannot be used")
+        assert len(stub.asked) == 4
+
+    def test_half_an_answer_is_502_and_not_asked_for_again(
+        self, stub: StubPredictor, address: Address, photo: bytes
+    ) -> None:
+        stub.reply = lambda request: Reply(0, {}, b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhello")
+        self.check_everywhere(address, photo, 502, "the predictor cannot be reached")
+        assert len(stub.asked) == 4
+
+    def test_each_answer_names_the_version_that_gave_it_while_they_change(
+        self, stub: StubPredictor, address: Address, photo: bytes
+    ) -> None:
+        versions = ["1", "2", "1", "3", "1"]
+        told = iter(versions)
+        stub.reply = lambda request: answer(request, version=next(told))
+        found = [address.http("/detect", photo).json["model"]["version"] for _ in versions]
+        assert found == versions
+
+    def test_a_busy_predictor_is_asked_again_when_it_says_if_the_deadline_allows_it(
+        self, stub: StubPredictor, address: Address, photo: bytes
+    ) -> None:
+        body, own = v2_binary(photo)
+        replies = [refusal(503, "busy", **{"retry-after": "1"})]
+        stub.reply = lambda request: replies.pop() if replies else answer(request)
+        assert address.http(INFER, body, {**own, "x-deadline-ms": "8000"}).status == 200
+        first, second = (float(asked.headers["x-deadline-ms"]) for asked in stub.asked)
+        assert second < first - 999
+        assert float(stub.asked[1].request.parameters["timeout"]) <= second * 1e3
+        stub.reply = lambda request: refusal(503, "busy", **{"retry-after": "1"})
+        assert address.http(INFER, body, {**own, "x-deadline-ms": "900"}).status == 503
+
+    @pytest.mark.parametrize(
         ("theirs", "ours"), [(400, 502), (404, 502), (413, 502), (429, 502), (500, 502), (503, 503), (504, 504)]
     )
     def test_errors_are_translated(

@@ -170,7 +170,7 @@ async def test_a_server_that_does_not_speak_grpc_is_a_failed_connection() -> Non
         ("RESOURCE_EXHAUSTED", {}, 413, None),
         ("INTERNAL", {}, 500, None),
         ("UNKNOWN", {}, 500, None),
-        ("PERMISSION_DENIED", {}, 500, None),
+        ("PERMISSION_DENIED", {}, 403, None),
         ("UNIMPLEMENTED", {}, 501, None),
         ("UNAVAILABLE", {"saccade_reason": "overloaded", "retry_after": "2.5"}, 503, 2.5),
         ("UNAVAILABLE", {"saccade_reason": "overloaded", "retry_after": "soon"}, 503, None),

@@ -6,105 +6,17 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
 from fakes import eventually
+from http_stub import HOST, Answer, Call, Stub, always, echo, http, listening, never, request
 from saccade_serving.client import ConnectionFailed, Refused, RestClient
-from saccade_serving.oip import binary_codec, json_codec
-from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
-
-HOST = "127.0.0.1"
-
-
-@dataclass
-class Call:
-    """One request as the server saw it; ``nth`` counts the requests of its connection from 1."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes
-    nth: int
-
-
-#: Raw bytes to send, or None to close the connection without an answer.
-Answer = Callable[[Call], Awaitable[bytes | None]]
-
-
-@dataclass
-class Stub:
-    """An HTTP/1.1 server with keep-alive whose answers are functions."""
-
-    answer: Answer
-    port: int = 0
-    calls: list[Call] = field(default_factory=list)
-    connections: int = 0
-    sent: int = 0
-    writers: list[asyncio.StreamWriter] = field(default_factory=list)
-
-    @property
-    def open(self) -> int:
-        """Connections that still are."""
-        return len(self.writers)
-
-    def hang_up(self) -> None:
-        """Break all connections, as a process that dies does."""
-        for writer in self.writers:
-            writer.transport.abort()
-
-    @property
-    def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self.writers.append(writer)
-        try:
-            nth = 0
-            while True:
-                nth += 1
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                request_line, *lines = head.strip().split("\r\n")
-                headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                method, path, _ = request_line.split(" ")
-                call = Call(method, path, headers, body, nth)
-                self.calls.append(call)
-                answering = asyncio.ensure_future(self.answer(call))
-                leaving = asyncio.ensure_future(reader.read(1))
-                done, _ = await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-                if answering not in done:
-                    answering.cancel()
-                    return  # the client has left
-                leaving.cancel()
-                await asyncio.gather(leaving, return_exceptions=True)
-                raw = answering.result()
-                if raw is None:
-                    return
-                writer.write(raw)
-                await writer.drain()
-                self.sent += 1
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            self.writers.remove(writer)
-            writer.close()
-
-
-@asynccontextmanager
-async def listening(stub: Stub) -> AsyncIterator[Stub]:
-    server = await asyncio.start_server(stub.serve, HOST, stub.port, limit=2**24)
-    stub.port = server.sockets[0].getsockname()[1]
-    try:
-        yield stub
-    finally:
-        server.close()
-        await server.wait_closed()
+from saccade_serving.oip import json_codec
+from saccade_serving.oip.messages import InferRequest, ModelMetadata, Tensor, TensorMetadata
 
 
 @asynccontextmanager
@@ -115,38 +27,6 @@ async def client_of(answer: Answer, **options: int | bool) -> AsyncIterator[tupl
             yield client, stub
         finally:
             await client.close()
-
-
-def http(status: int, body: bytes = b"", **headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status} Whatever", f"content-length: {len(body)}"]
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
-
-
-def always(raw: bytes | None) -> Answer:
-    async def answer(_call: Call) -> bytes | None:
-        return raw
-
-    return answer
-
-
-async def never(_call: Call) -> bytes | None:
-    await asyncio.get_running_loop().create_future()
-    return None
-
-
-async def echo(call: Call) -> bytes:
-    """Answer the inputs as outputs, as a V2 server would."""
-    request = binary_codec.decode_request("m", "", call.body, call.headers.get("inference-header-content-length"))
-    answer = InferResponse("m", request.inputs, model_version="7", id=request.id)
-    encoded = binary_codec.encode_response(request, answer)
-    headers = {name.replace("-", "_"): value for name, value in encoded.headers.items()}
-    return http(200, b"".join(encoded.parts), **headers)
-
-
-def request(size: int = 6, **changes: str) -> InferRequest:
-    tensor = Tensor.of("x", np.arange(size, dtype=np.int32))
-    return InferRequest("m", [tensor], binary_output=True, **changes)  # type: ignore[arg-type]
 
 
 async def test_an_inference_goes_out_and_comes_back_as_binary() -> None:
@@ -221,37 +101,62 @@ async def test_an_address_that_cannot_be_one_is_a_failed_connection(url: str) ->
         await client.close()
 
 
-async def test_a_kept_alive_connection_that_the_server_closes_is_retried_once_on_a_new_one() -> None:
-    async def only_once(call: Call) -> bytes | None:
-        return await echo(call) if call.nth == 1 else None  # the second request meets the closing connection
+async def only_once(call: Call) -> bytes | None:
+    return await echo(call) if call.nth == 1 else None  # the second request meets the closing connection
 
+
+async def test_an_inference_is_sent_once_and_says_that_no_answer_had_begun() -> None:
     async with client_of(only_once) as (client, stub):
         await client.infer(request(3), 5)
-        answer = await client.infer(request(4), 5)
-    assert answer.output("x").array.tolist() == [0, 1, 2, 3]
-    assert [call.nth for call in stub.calls] == [1, 2, 1]
-    assert stub.calls[1].body == stub.calls[2].body, "the same request, whole, a second time"
+        with pytest.raises(ConnectionFailed) as caught:
+            await client.infer(request(4), 5)
+    assert (caught.value.reused, caught.value.answer_began) == (True, False)
+    assert [call.nth for call in stub.calls] == [1, 2]
 
 
-async def test_a_server_that_always_hangs_up_is_not_asked_for_ever() -> None:
-    async with client_of(always(None)) as (client, stub):
+async def test_any_other_call_on_a_kept_alive_connection_that_the_server_closes_is_sent_again_on_a_new_one() -> None:
+    async def once(call: Call) -> bytes | None:
+        return http(200, call.body) if call.nth == 1 else None
+
+    async with client_of(once) as (client, stub):
+        for body in (b"one", b"two"):
+            assert (await client.call("POST", "/x", 5, body))[2] == body
+    assert [(call.nth, call.body) for call in stub.calls] == [(1, b"one"), (2, b"two"), (1, b"two")]
+
+
+async def test_one_dead_connection_takes_the_other_idle_ones_along() -> None:
+    async with client_of(only_once) as (client, stub):
+        await asyncio.gather(*(client.infer(request(), 5) for _ in range(4)))
         with pytest.raises(ConnectionFailed):
             await client.infer(request(), 5)
+        await client.infer(request(), 5)
+    assert stub.connections == 5
+
+
+async def test_a_new_connection_that_is_hung_up_on_is_not_tried_again() -> None:
+    async with client_of(always(None)) as (client, stub):
+        for call in (client.infer(request(), 5), client.call("GET", "/x", 5)):
+            with pytest.raises(ConnectionFailed):
+                await call
     assert len(stub.calls) == 2
 
 
 async def test_the_second_attempt_gets_only_the_time_that_the_first_has_left() -> None:
     async def late(call: Call) -> bytes | None:
-        if len(stub.calls) > 1:
+        if call.nth == 1 and len(stub.calls) == 1:
+            return http(200)
+        if call.nth == 1:
             return await never(call)
         await asyncio.sleep(0.8)
         return None
 
     async with client_of(late) as (client, stub):
+        await client.call("GET", "/x", 5)
         begun = time.monotonic()
         with pytest.raises(TimeoutError):
-            await client.infer(request(), 1.0)
+            await client.call("GET", "/x", 1.0)
         assert time.monotonic() - begun < 1.5
+    assert len(stub.calls) == 3
 
 
 async def test_the_client_finds_a_server_again_that_was_restarted_on_the_same_port() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from saccade_serving.client import GrpcClient, RestClient, V2Client
+from saccade_serving.client import Balanced, GrpcClient, RestClient, V2Client
 from saccade_serving.cpus import container_cpus
 from saccade_serving.server import SaccadeServer, argument_parser
 from saccade_serving.settings import explain
@@ -28,7 +28,7 @@ from saccade_transformers.workers import ImageWorkers
 #: What ``--help`` says of KServe's flags in this service.
 HELP: Final = {
     "model_name": "Name of the model on this service; the predictor's may differ: PREDICTOR_MODEL.",
-    "predictor_host": "Required: the predictor's host:port, of the port that --predictor_protocol uses.",
+    "predictor_host": "Required: the predictor's host:port, of --predictor_protocol's port; or several: a:80,b:80.",
     "predictor_protocol": "How the predictor is called: v2 (REST) or grpc-v2.",
     "predictor_use_ssl": "Call the predictor with TLS.",
     "predictor_request_timeout_seconds": "Time of a request that states no deadline; wins over DEFAULT_TIMEOUT_S.",
@@ -47,7 +47,7 @@ def main() -> None:
         predictor_request_timeout_seconds=None,
     )
     arguments = parser.parse_args()
-    if not arguments.predictor_host:
+    if not (arguments.predictor_host or "").strip(" ,"):
         parser.exit(2, "--predictor_host is missing; expected the predictor's host:port\n")
     if arguments.predictor_protocol == "v1":
         parser.exit(2, "--predictor_protocol=v1 cannot carry tensors; expected v2 or grpc-v2\n")
@@ -62,7 +62,7 @@ def main() -> None:
     workers = ImageWorkers(settings.image_workers or container_cpus(), settings.max_waiting_images)
     metrics.watch_workers(workers)
     predictor = Predictor(
-        _client(arguments, settings),
+        _client(arguments.predictor_host, arguments, settings, metrics),
         settings.predictor_model or arguments.model_name,
         metrics.predictor_seconds,
     )
@@ -87,11 +87,25 @@ def _from_flags(arguments: argparse.Namespace) -> dict[str, Any]:
     return {} if timeout_s is None else {"default_timeout_s": timeout_s}
 
 
-def _client(arguments: argparse.Namespace, settings: TransformerSettings) -> V2Client:
-    host, tls = arguments.predictor_host, arguments.predictor_use_ssl
+def _client(
+    hosts: str, arguments: argparse.Namespace, settings: TransformerSettings, metrics: TransformerMetrics
+) -> V2Client:
+    """A client of one predictor, or of several by commas."""
+    clients = [_client_of(host, arguments, settings) for host in hosts.replace(",", " ").split()]
+    client = Balanced(
+        clients, metrics.predictor_retries, metrics.predictor_hedges, hedge_after_s=settings.hedge_after_ms / 1e3
+    )
+    metrics.balances.append(client.balance)
+    return client
+
+
+def _client_of(host: str, arguments: argparse.Namespace, settings: TransformerSettings) -> V2Client:
+    tls = arguments.predictor_use_ssl
     if arguments.predictor_protocol == "grpc-v2":
-        return GrpcClient(host if ":" in host else f"{host}:{443 if tls else 80}", tls)
-    return RestClient(f"{'https' if tls else 'http'}://{host}", settings.predictor_connections)
+        address = host if ":" in host else f"{host}:{443 if tls else 80}"
+        return GrpcClient(address, tls, settings.max_answer_bytes)
+    url = f"{'https' if tls else 'http'}://{host}"
+    return RestClient(url, settings.predictor_connections, max_answer_bytes=settings.max_answer_bytes)
 
 
 def _detection(contract: PredictorContract, settings: TransformerSettings) -> Task[Any, Any]:

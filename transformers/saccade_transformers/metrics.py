@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from saccade_serving.client.balance import Balance
 from saccade_serving.metrics import Counter, Gauge, Histogram, Metrics
 from saccade_transformers.workers import ImageWorkers
 
@@ -19,7 +20,26 @@ class TransformerMetrics(Metrics):
             "Images whose candidate table had no row left: some objects may be missing.",
             ("model", "version"),
         )
-        self.add(self.predictor_seconds, self.candidates_full)
+        self.predictor_retries = Counter(
+            "saccade_predictor_retries", "Calls to the predictor that were made a second time.", ("reason",)
+        )
+        self.predictor_hedges = Counter(
+            "saccade_predictor_hedges", "Second requests beside a slow first one.", ("outcome",)
+        )
+        self.balances: list[Balance] = []
+        self.add(self.predictor_seconds, self.candidates_full, self.predictor_retries, self.predictor_hedges)
+        self.add(
+            Gauge(
+                "saccade_predictor_targets",
+                "Addresses of predictors by what is done with them.",
+                self._targets,
+                ("state",),
+            )
+        )
+
+    def _targets(self) -> list[tuple[tuple[str], float]]:
+        states = [balance.states() for balance in self.balances]
+        return [(("asked",), sum(asked for asked, _ in states)), (("set_aside",), sum(aside for _, aside in states))]
 
     def watch_workers(self, workers: ImageWorkers) -> None:
         """Expose the queue of the image threads."""

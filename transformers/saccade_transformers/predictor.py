@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saccade_serving.client import ConnectionFailed, Refused, V2Client
+from saccade_serving.client import BadAnswer, ConnectionFailed, Refused, V2Client
+from saccade_serving.client.remaining import TIMEOUT_PARAMETER, deadline_ms, timeout_us
 from saccade_serving.connection.exchange import DEADLINE_HEADER, Exchange
 from saccade_serving.errors import DeadlineExceeded, Overloaded, PredictorUnavailable
 from saccade_serving.metrics import Histogram
@@ -142,10 +143,10 @@ class Predictor:
             model_name=self.model,
             model_version=version,
             inputs=[Tensor.of(contract.input_name, image)],
-            parameters={**parameters, "timeout": _round_down(int(remaining_s * 1e6))},
+            parameters={**parameters, TIMEOUT_PARAMETER: timeout_us(remaining_s)},
             binary_output=True,
         )
-        headers = {**exchange.forwarded, DEADLINE_HEADER: f"{remaining_s * 1e3:.3f}"}
+        headers = {**exchange.forwarded, DEADLINE_HEADER: deadline_ms(remaining_s)}
         begun = time.monotonic()
         try:
             answer = await self._client.infer(request, remaining_s, headers)
@@ -181,16 +182,12 @@ class Predictor:
         await self._client.close()
 
 
-def _round_down(microseconds: int) -> int:
-    """Keep three digits, at least 1: requests that otherwise say the same then say it in the same bytes mostly."""
-    step: int = 10 ** max(0, len(str(microseconds)) - 3)
-    return max(1, microseconds // step * step)
-
-
 def _translate(error: ConnectionFailed | Refused | TimeoutError) -> Exception:
     """The predictor's failures as our client shall see them. The predictor's address stays in the log."""
     if isinstance(error, TimeoutError):
         return DeadlineExceeded("the predictor did not answer within the request's deadline")
+    if isinstance(error, BadAnswer):
+        return PredictorUnavailable(f"the predictor's answer cannot be used: {error}")
     if isinstance(error, ConnectionFailed):
         return PredictorUnavailable("the predictor cannot be reached; try again later")
     if error.status == 503:

@@ -17,7 +17,14 @@ class TransformerSettings(ServiceSettings):
         "", description="the model's name at the predictor; empty for the same as --model_name"
     )
     predictor_connections: int = Field(
-        256, ge=1, le=4096, description="most connections to the predictor at once (REST)"
+        256, ge=1, le=4096, description="most connections to one predictor at once (REST)"
+    )
+    max_answer_bytes: int = Field(64 * 2**20, ge=1024, le=2**30, description="largest answer of the predictor (bytes)")
+    hedge_after_ms: float = Field(
+        0.0,
+        ge=0,
+        le=60_000,
+        description="with several predictors: milliseconds without an answer until another is asked too; 0 is never",
     )
     score_threshold: float = Field(0.4, ge=0, le=1, description="least score of a detection, unless a request says")
     iou_threshold: float = Field(

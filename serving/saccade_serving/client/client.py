@@ -1,4 +1,4 @@
-"""What both clients offer, and the two ways in which a call fails besides ``TimeoutError``."""
+"""What both clients offer, and the ways in which a call fails besides ``TimeoutError``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,24 @@ from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetad
 
 
 class ConnectionFailed(Exception):
-    """No connection, or it broke off before the answer was complete."""
+    """No connection, or it broke off before the answer was complete.
+
+    Attributes:
+        answer_began: bytes of an answer had come; without any the request may be repeated elsewhere.
+        reused: the connection had served a call before: perhaps the server closed it just then.
+    """
+
+    def __init__(self, message: str, answer_began: bool = False, reused: bool = False) -> None:
+        super().__init__(message)
+        self.answer_began = answer_began
+        self.reused = reused
+
+
+class BadAnswer(ConnectionFailed):
+    """An answer came, but not one that can be read: no HTTP, no V2, or too large."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, answer_began=True)
 
 
 class Refused(Exception):
@@ -27,12 +44,15 @@ class Refused(Exception):
 
 
 class V2Client(Protocol):
-    """A pooled client of one server. Every call may raise ConnectionFailed, Refused or TimeoutError."""
+    """A client of one server. Every call may raise ConnectionFailed (BadAnswer), Refused or TimeoutError."""
 
     async def infer(
         self, request: InferRequest, timeout_s: float, headers: Mapping[str, str] | None = None
     ) -> InferResponse:
-        """Send one request and await its answer for at most ``timeout_s`` seconds."""
+        """Send one request, once, and await its answer for at most ``timeout_s`` seconds.
+
+        However it ends, the memory of the request's tensors is not read afterwards.
+        """
 
     async def metadata(self, model: str, timeout_s: float) -> ModelMetadata:
         """Ask what the model's tensors are."""

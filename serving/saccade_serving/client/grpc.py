@@ -8,7 +8,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from saccade_serving.client.client import ConnectionFailed, Refused
+from saccade_serving.client.client import BadAnswer, ConnectionFailed, Refused
 from saccade_serving.errors import InvalidRequest
 from saccade_serving.oip import grpc_codec, proto
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata
@@ -16,6 +16,7 @@ from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetad
 #: gRPC code -> HTTP status, the inverse of the table in ``saccade_serving.errors``.
 _STATUS: Final = {
     "INVALID_ARGUMENT": 400,
+    "PERMISSION_DENIED": 403,
     "NOT_FOUND": 404,
     "RESOURCE_EXHAUSTED": 413,
     "UNIMPLEMENTED": 501,
@@ -24,11 +25,11 @@ _STATUS: Final = {
 }
 
 _OPTIONS: Final = [
-    ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     # The default backs off up to two minutes after a server's restart.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # No backoff, whatever its name: the time that one attempt to connect may take.
+    ("grpc.min_reconnect_backoff_ms", 3000),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 
@@ -39,10 +40,12 @@ class GrpcClient:
     Args:
         address: ``host:port``.
         tls: use TLS with the system's certificates.
+        max_answer_bytes: largest answer; a larger one is refused (413). -1 for any.
     """
 
-    def __init__(self, address: str, tls: bool = False) -> None:
+    def __init__(self, address: str, tls: bool = False, max_answer_bytes: int = -1) -> None:
         self._address = address
+        self._options = [*_OPTIONS, ("grpc.max_receive_message_length", max_answer_bytes)]
         self._tls = tls
         self._channel: Any = None
         self._calls: dict[str, Any] = {}
@@ -55,7 +58,7 @@ class GrpcClient:
         try:
             return grpc_codec.decode_response(answer)
         except InvalidRequest as error:
-            raise ConnectionFailed(f"the server's answer cannot be read: {error}") from error
+            raise BadAnswer(f"the server's answer cannot be read: {error}") from error
 
     async def metadata(self, model: str, timeout_s: float) -> ModelMetadata:
         """Ask what the model's tensors are; see ``V2Client``."""
@@ -87,7 +90,7 @@ class GrpcClient:
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from error
         if answer is None:  # grpcio's way to say that it is no such message
-            raise ConnectionFailed(f"the answer of {self._address} cannot be read")
+            raise BadAnswer(f"the answer of {self._address} cannot be read")
         return answer
 
     def _translate(self, error: Any) -> Exception:
@@ -104,9 +107,9 @@ class GrpcClient:
     def _method(self, name: str) -> Any:
         if self._channel is None:
             self._channel = (
-                grpc.aio.secure_channel(self._address, grpc.ssl_channel_credentials(), _OPTIONS)
+                grpc.aio.secure_channel(self._address, grpc.ssl_channel_credentials(), self._options)
                 if self._tls
-                else grpc.aio.insecure_channel(self._address, _OPTIONS)
+                else grpc.aio.insecure_channel(self._address, self._options)
             )
         call = self._calls.get(name)
         if call is None:

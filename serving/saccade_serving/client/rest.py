@@ -1,39 +1,29 @@
-"""V2 over REST with the binary extension, on pooled keep-alive connections."""
+"""V2 over REST with the binary extension, on pooled keep-alive connections of our own (``pool``).
+
+Sends a request once. Whoever wants failures repeated puts ``Balanced`` in front.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
-from urllib.parse import quote
+from typing import Final
+from urllib.parse import quote, urlsplit
 
-import aiohttp
 import orjson
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.payload import Payload
 
-from saccade_serving.client.client import ConnectionFailed, Refused
+from saccade_serving.client.answer import Answer
+from saccade_serving.client.client import BadAnswer, ConnectionFailed, Refused
+from saccade_serving.client.pool import Pool
 from saccade_serving.errors import InvalidRequest
 from saccade_serving.oip import binary_codec, json_codec
+from saccade_serving.oip.body import HEADER_LENGTH
 from saccade_serving.oip.messages import Buffer, InferRequest, InferResponse, ModelMetadata
 
-JSON_LENGTH_HEADER = "inference-header-content-length"
-
-
-class _Parts(Payload):
-    """A body in several buffers, written without joining them."""
-
-    def __init__(self, parts: Sequence[Buffer], size: int, content_type: str) -> None:
-        super().__init__(parts, content_type=content_type)
-        self._parts = parts
-        self._size = size
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        raise TypeError("a tensor body is not text")
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        for part in self._parts:
-            await writer.write(part)
+#: Largest body of an answer unless told otherwise.
+MAX_ANSWER_BYTES: Final = 64 * 2**20
+#: Request lines that are remembered: one for each model and version that is asked.
+_MAX_STARTS: Final = 64
 
 
 class RestClient:
@@ -43,101 +33,161 @@ class RestClient:
         base_url: for example ``http://127.0.0.1:8080``.
         connections: most connections open at once; further calls wait for one.
         binary: send and ask for tensors as binary data rather than JSON.
+        max_answer_bytes: largest body of an answer; a larger one is a failure.
     """
 
-    def __init__(self, base_url: str, connections: int = 256, binary: bool = True) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        connections: int = 256,
+        binary: bool = True,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+    ) -> None:
         self._base_url = base_url.rstrip("/")
-        self._connections = connections
         self._binary = binary
-        self._session: aiohttp.ClientSession | None = None
+        self._starts: dict[tuple[str, str], str] = {}
+        self.pool: Pool | None = None
+        try:
+            url = urlsplit(self._base_url)
+            tls = url.scheme == "https"
+            port = (443 if tls else 80) if url.port is None else url.port
+        except ValueError:
+            return
+        if url.scheme in ("http", "https") and url.hostname and url.username is None:
+            self._host, self._prefix = url.netloc, url.path
+            self.pool = Pool(url.hostname, port, tls, connections, max_answer_bytes)
 
     async def infer(
         self, request: InferRequest, timeout_s: float, headers: Mapping[str, str] | None = None
     ) -> InferResponse:
         """Send one inference request; see ``V2Client``."""
         encoded = binary_codec.encode_request(request, self._binary)
-        all_headers = {**encoded.headers, **(headers or {})}
-        path = f"/v2/models/{quote(request.model_name, safe='')}"
-        if request.model_version:
-            path += f"/versions/{quote(request.model_version, safe='')}"
-        body = _Parts(encoded.parts, encoded.size, all_headers["content-type"])
-        status, answer_headers, answer = await self.call("POST", path + "/infer", timeout_s, body, all_headers)
-        _raise_for_status(status, answer_headers, answer)
+        all_headers = {**encoded.headers, **headers} if headers else encoded.headers
+        key = (request.model_name, request.model_version)
+        start = self._starts.get(key) or self._remember(key)
+        first, *tensors = encoded.parts
+        head = _head(start, encoded.size, all_headers)
+        answer = await self._send([head + first, *tensors], timeout_s)
+        _raise_for_status(answer)
         try:
-            return binary_codec.decode_response(answer, answer_headers.get(JSON_LENGTH_HEADER))
+            return binary_codec.decode_response(answer.body, answer.headers.get(HEADER_LENGTH))
         except InvalidRequest as error:
-            raise ConnectionFailed(f"the server's answer cannot be read: {error}") from error
+            raise BadAnswer(f"the server's answer cannot be read: {error}") from error
 
     async def metadata(self, model: str, timeout_s: float) -> ModelMetadata:
         """Ask what the model's tensors are; see ``V2Client``."""
-        status, headers, answer = await self.call("GET", f"/v2/models/{quote(model, safe='')}", timeout_s)
-        _raise_for_status(status, headers, answer)
+        answer = await self._ask("GET", f"/v2/models/{quote(model, safe='')}", timeout_s)
+        _raise_for_status(answer)
         try:
-            return json_codec.decode_metadata(orjson.loads(answer))
+            return json_codec.decode_metadata(orjson.loads(answer.body))
         except (InvalidRequest, orjson.JSONDecodeError) as error:
-            raise ConnectionFailed(f"the server's model metadata cannot be read: {error}") from error
+            raise BadAnswer(f"the server's model metadata cannot be read: {error}") from error
 
     async def is_ready(self, model: str, timeout_s: float) -> bool:
         """Whether the model's ready route says yes."""
         try:
-            status, _, _ = await self.call("GET", f"/v2/models/{quote(model, safe='')}/ready", timeout_s)
+            answer = await self._ask("GET", f"/v2/models/{quote(model, safe='')}/ready", timeout_s)
         except (ConnectionFailed, TimeoutError):
             return False
-        return status == 200
+        return answer.status == 200
 
     async def call(
         self,
         method: str,
         path: str,
         timeout_s: float,
-        body: Any = None,
+        body: Buffer | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Send any request to the server; returns status, headers and body.
+        """Send any request to the server; returns status, headers (names in lower case) and body.
 
         Raises:
-            ConnectionFailed: no connection, or it broke off. A request on a kept-alive connection that the server
-                had already closed is sent once more: inference may safely be repeated.
+            ConnectionFailed: no connection, or it broke off, or the request cannot be sent as it is. A request on a
+                kept-alive connection that the server had already closed is sent once more.
             TimeoutError: the answer did not come in time, both attempts together.
         """
-        deadline = time.monotonic() + timeout_s
-        for attempt in (1, 2):
-            timeout = aiohttp.ClientTimeout(total=max(deadline - time.monotonic(), 1e-3))
-            try:
-                async with self._open().request(
-                    method, self._base_url + path, data=body, headers=headers, timeout=timeout, allow_redirects=False
-                ) as answer:
-                    return answer.status, answer.headers, await answer.read()
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if attempt == 2 or isinstance(error, aiohttp.ClientConnectorError):
-                    raise ConnectionFailed(f"{self._base_url} cannot be reached: {error}") from error
-            except (aiohttp.ClientError, ValueError) as error:
-                raise ConnectionFailed(f"{self._base_url} cannot be reached: {error}") from error
-        raise AssertionError("unreachable")
+        answer = await self._ask(method, path, timeout_s, body, headers)
+        return answer.status, answer.headers, bytes(answer.body)
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self.pool is not None:
+            self.pool.close()
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=60),
-                cookie_jar=aiohttp.DummyCookieJar(),  # one client's cookies are not another's
-                auto_decompress=False,
-                skip_auto_headers=("User-Agent", "Accept-Encoding"),
-            )
-        return self._session
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        timeout_s: float,
+        body: Buffer | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        deadline = time.monotonic() + timeout_s
+        size = None if body is None else memoryview(body).nbytes
+        head = _head(self._start(method, path), size, headers or {})
+        parts = [head] if body is None else [head, body]
+        try:
+            return await self._send(parts, timeout_s, method == "HEAD")
+        except ConnectionFailed as error:
+            if not error.reused or error.answer_began:
+                raise
+        return await self._send(parts, deadline - time.monotonic(), method == "HEAD")
+
+    async def _send(self, parts: Sequence[Buffer], timeout_s: float, bodyless: bool = False) -> Answer:
+        if self.pool is None:
+            raise ConnectionFailed(f"{self._base_url} cannot be reached: expected http(s)://host:port")
+        try:
+            return await self.pool.request(parts, timeout_s, bodyless)
+        except BadAnswer:
+            raise
+        except ConnectionFailed as error:
+            if error.reused:
+                self.pool.distrust_idle()
+            text = f"{self._base_url} cannot be reached: {error}"
+            raise ConnectionFailed(text, error.answer_began, error.reused) from error
+
+    def _remember(self, key: tuple[str, str]) -> str:
+        model, version = key
+        path = f"/v2/models/{quote(model, safe='')}"
+        if version:
+            path += f"/versions/{quote(version, safe='')}"
+        if len(self._starts) >= _MAX_STARTS:
+            self._starts.clear()
+        start = self._starts[key] = self._start("POST", path + "/infer")
+        return start
+
+    def _start(self, method: str, path: str) -> str:
+        """The request line and the host; empty for a client that cannot send anything."""
+        if self.pool is None:
+            return ""
+        target = self._prefix + path
+        if not (target.isascii() and target.isprintable()) or " " in target:
+            raise ConnectionFailed(f"{target!r} is no path that can be asked for")
+        return f"{method} {target} HTTP/1.1\r\nhost: {self._host}\r\n"
 
 
-def _raise_for_status(status: int, headers: Mapping[str, str], body: bytes) -> None:
-    if status == 200:
+def _head(start: str, size: int | None, headers: Mapping[str, str]) -> bytes:
+    """A request's head.
+
+    Raises:
+        ConnectionFailed: a header has a character that would end it early.
+    """
+    text = start if size is None else f"{start}content-length: {size}\r\n"
+    for name, value in headers.items():
+        text += f"{name}: {value}\r\n"
+    lines = len(headers) + (2 if size is None else 3)
+    if start and (text.count("\n") != lines or text.count("\r") != lines or "\0" in text):
+        raise ConnectionFailed("a header holds a line break")
+    return f"{text}\r\n".encode()
+
+
+def _raise_for_status(answer: Answer) -> None:
+    if answer.status == 200:
         return
     try:
-        message = str(orjson.loads(body)["error"])
+        message = str(orjson.loads(answer.body)["error"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        message = f"HTTP status {status}"
-    retry_after = headers.get("retry-after", "")
-    raise Refused(status, message, float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None)
+        message = f"HTTP status {answer.status}"
+    after = answer.headers.get("retry-after", "")
+    retry_after_s = float(after) if after.isascii() and after.isdigit() and len(after) < 10 else None
+    raise Refused(answer.status, message, retry_after_s)

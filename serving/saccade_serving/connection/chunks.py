@@ -1,6 +1,6 @@
-"""Finds the end of a chunked body, without copying or keeping any of it.
+"""Finds the end of a chunked body, and keeps its data only if it is told where.
 
-The data itself is decoded by the HTTP parser behind; this only says where the next request begins, and refuses
+A request's data is decoded by the HTTP parser behind; this only says where the next request begins, and refuses
 whatever the two could see differently (bare line feeds, signs and spaces in sizes). Source: RFC 9112 section 7.1.
 """
 
@@ -27,12 +27,17 @@ class _In(Enum):
 
 
 class ChunkedBody:
-    """Follows one chunked body. ``feed`` it all that arrives until it is ``complete``."""
+    """Follows one chunked body. ``feed`` it all that arrives until it is ``complete``.
 
-    __slots__ = ("_left", "_line", "_state", "_trailers", "complete")
+    Args:
+        keep: where the data is added; None where nobody wants it.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_keep", "_left", "_line", "_state", "_trailers", "complete")
+
+    def __init__(self, keep: bytearray | None = None) -> None:
         self.complete = False
+        self._keep = keep
         self._state = _In.SIZE
         self._left = 0
         self._line = bytearray()
@@ -52,6 +57,8 @@ class ChunkedBody:
         while at < end and not self.complete:
             if self._state is _In.DATA:
                 step = min(self._left, end - at)
+                if self._keep is not None:
+                    self._keep += view[at : at + step]
                 at += step
                 self._left -= step
                 if not self._left:

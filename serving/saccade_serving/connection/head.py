@@ -19,7 +19,8 @@ _REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-
 # Only where a line begins: else a search in a long line without a colon takes the square of its length.
 _FIELD: Final = re.compile(rb"(?<=\n)(" + _TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)\r\n")
 _AUTHORITY: Final = re.compile(r"(?i:https?)://[A-Za-z0-9._~%!$&'()*+,;=:@\[\]-]+(?=[/?]|\Z)")
-_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+#: A content length; a longer number cannot be one.
+LENGTH: Final = re.compile(r"[0-9]{1,18}")
 
 #: Those that the application's parser knows, without CONNECT, behind which it sees no more HTTP.
 _METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"})
@@ -122,7 +123,7 @@ def read_head(data: bytes) -> Head:
     head = Head()
     head.method = method.decode()
     head.http_1_1 = minor == b"1"
-    head.headers = headers = _read_fields(data, line.end())
+    head.headers = headers = read_fields(data, line.end())
     _read_target(head, target.decode())
     _read_framing(head, headers)
     if head.http_1_1 and "host" not in headers:
@@ -138,11 +139,23 @@ def read_head(data: bytes) -> Head:
     return head
 
 
-def _read_fields(data: bytes, at: int) -> dict[str, str]:
+def read_fields(data: bytes, at: int) -> dict[str, str]:
+    """Read the header lines of a request or an answer.
+
+    Args:
+        data: the head, without the empty line.
+        at: where the first header line begins.
+
+    Returns:
+        Names in lower case; values of repeated headers joined by commas.
+
+    Raises:
+        BadHead: one is malformed, or is sent twice and may not be.
+    """
     headers: dict[str, str] = {}
     fields = _FIELD.findall(data, at)
     if len(fields) > _MAX_FIELDS:
-        raise BadHead(f"the request has over {_MAX_FIELDS} header lines, the limit", 431)
+        raise BadHead(f"there are over {_MAX_FIELDS} header lines, the limit", 431)
     for name, value in fields:
         at += len(name) + len(value) + 3
         key = _names.get(name) or _name_of(name)
@@ -194,7 +207,7 @@ def _read_framing(head: Head, headers: dict[str, str]) -> None:
         head.length = None
     elif length is None:
         head.length = 0
-    elif _LENGTH.fullmatch(length):
+    elif LENGTH.fullmatch(length):
         head.length = int(length)
     else:
         raise BadHead("header content-length is not a number of bytes")
