@@ -1,8 +1,8 @@
 """Appends lines to a file of bounded size without ever keeping the event loop waiting.
 
-The loop only puts a tuple into a bounded buffer; one thread encodes and writes. If the disk is too slow, lines are lost
-and counted, and if it fails, the writing ends: requests never notice. One process writes one file; nothing is synced,
-so a crash costs the last second. What a line holds is the caller's.
+The loop only puts a tuple into a bounded buffer; one thread encodes and writes. If the disk is too slow, lines are
+lost and counted, and if it fails, the writing ends: requests never notice. One process writes one file; nothing is
+synced, so a crash costs the last second. What a line holds is the caller's.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ class LineWriter:
         OSError: it cannot be written there; ``strerror`` says why.
     """
 
-    def __init__(
-        self, name: str, encode: Callable[..., bytes], path: Path, max_bytes: int, room: int = ROOM
-    ) -> None:
+    def __init__(self, name: str, encode: Callable[..., bytes], path: Path, max_bytes: int, room: int = ROOM) -> None:
         self._name = name
         self._encode = encode
         self._path = path

@@ -1,7 +1,7 @@
 """Records the arrival trace: a line for every request that ends, appended to a file of bounded size.
 
-What a line holds, and how it is read, stands in ``saccade_serving.scheduling.trace``; how it is written without keeping
-requests waiting, in ``saccade_serving.lines``.
+What a line holds, and how it is read, stands in ``saccade_serving.scheduling.trace``; how it is written without
+keeping requests waiting, in ``saccade_serving.lines``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from saccade_transformers.workers import ImageWorkers
 
 
 class TransformerMetrics(Metrics):
-    """Calls to the predictor, full candidate tables, images waiting for a thread."""
+    """Calls to the predictor, full candidate tables, variants, images waiting for a thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,7 +19,28 @@ class TransformerMetrics(Metrics):
             "Images whose candidate table had no row left: some objects may be missing.",
             ("model", "version"),
         )
-        self.add(self.predictor_seconds, self.candidates_full)
+        self.variant_requests = Counter(
+            "saccade_variant_requests",
+            "Requests by the variant that answered, where there are several.",
+            ("model", "variant", "code"),
+        )
+        self.variant_seconds = Histogram(
+            "saccade_variant_seconds",
+            "Time of a request from its last byte to its end, by variant.",
+            labels=("model", "variant"),
+        )
+        self.variant_fallbacks = Counter(
+            "saccade_variant_fallbacks",
+            "Requests that a variant had and could not answer, so that the stable one did.",
+            ("model", "variant"),
+        )
+        self.add(
+            self.predictor_seconds,
+            self.candidates_full,
+            self.variant_requests,
+            self.variant_seconds,
+            self.variant_fallbacks,
+        )
 
     def watch_workers(self, workers: ImageWorkers) -> None:
         """Expose the queue of the image threads."""
