@@ -2,8 +2,8 @@
 
 Pure: arrays in, numbers out, the same ones every time. Whoever treats a camera's thousand requests as a thousand
 independent ones gets intervals that are far too narrow; here whole clusters are drawn with replacement, and a request
-without a key is a cluster of its own. Sources: Davison and Hinkley, Bootstrap Methods and their Application (1997), 3.8,
-for clusters; Hesterberg, What Teachers Should Know About the Bootstrap (2015), 4.3, for the expanded percentile
+without a key is a cluster of its own. Sources: Davison and Hinkley, Bootstrap Methods and their Application (1997),
+3.8, for clusters; Hesterberg, What Teachers Should Know About the Bootstrap (2015), for the expanded percentile
 interval, which keeps its coverage where clusters are few. Knows nothing of logs and words.
 """
 
@@ -28,6 +28,8 @@ REPLICATES: Final = 1000
 LEVEL: Final = 0.95
 #: How probable it shall be that a difference of the size called detectable is seen.
 POWER: Final = 0.8
+#: Clusters that are drawn in one call: few calls, and little memory.
+_AT_ONCE: Final = 2**18
 _SEED: Final = 20261127
 _NORMAL: Final = NormalDist()
 
@@ -156,9 +158,10 @@ def _draw_means(sample: Sample, generator: np.random.Generator, replicates: int)
     sums = np.bincount(sample.clusters, weights=sample.values)
     count = len(sizes)
     draws = np.empty(replicates)
-    for i in range(replicates):
-        drawn = generator.integers(0, count, count)
-        draws[i] = sums[drawn].sum() / sizes[drawn].sum()
+    step = max(1, _AT_ONCE // count)
+    for i in range(0, replicates, step):
+        drawn = generator.integers(0, count, (min(step, replicates - i), count))
+        draws[i : i + step] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     return draws
 
 
@@ -175,7 +178,8 @@ def _draw_quantiles(
         below = np.cumsum(weights[clusters])
         # Less a little, for q times the total may come out just above a whole number.
         at = np.searchsorted(below, wanted * below[-1] * (1 - 1e-12), side="left")
-        return values[at]
+        chosen: Floats = values[at]
+        return chosen
 
     draws = np.empty((len(quantiles), replicates))
     for i in range(replicates):
@@ -188,20 +192,21 @@ def _compare(
 ) -> Compared:
     clusters = [sample.effective_clusters for sample in samples]
     change = values[1] - values[0]
+    stable, candidate = (Estimate(value) for value in values)
     if not is_enough or min(len(sample.sizes) for sample in samples) < MIN_CLUSTERS:
-        return Compared(Estimate(values[0]), Estimate(values[1]), Difference(change))
-    estimates = [
+        return Compared(stable, candidate, Difference(change))
+    stable, candidate = (
         Estimate(value, *_interval(drawn, n - 1)) for value, drawn, n in zip(values, draws, clusters, strict=True)
-    ]
+    )
     spread = [float(drawn.var()) for drawn in draws]
     if not sum(spread):  # all alike, which says nothing of what else there may be
-        return Compared(*estimates, Difference(change))
+        return Compared(stable, candidate, Difference(change))
     # Welch and Satterthwaite's: as many as make one variance of the two.
     degrees = sum(spread) ** 2 / sum(v**2 / max(n - 1, 1) for v, n in zip(spread, clusters, strict=True))
     low, high = _interval(draws[1] - draws[0], degrees)
     deviation = math.sqrt(sum(spread) * (degrees + 1) / degrees)
     detectable = (t_quantile((1 + LEVEL) / 2, max(degrees, 3)) + _NORMAL.inv_cdf(POWER)) * deviation
-    return Compared(*estimates, Difference(change, low, high, detectable))
+    return Compared(stable, candidate, Difference(change, low, high, detectable))
 
 
 def _interval(draws: Floats, degrees: float) -> tuple[float, float]:
