@@ -171,11 +171,16 @@ def _sentence(name: str, unit: str, samples: Pair, compared: Compared, lower_is_
     difference = compared.difference
     space = f" {unit}" if unit and unit != "%" else unit and " points"
     if difference.low is None or difference.high is None:
+        alike = [
+            f"{sample.values[0]:.3g}{' %' if unit == '%' else space}" for sample in samples if _is_constant(sample)
+        ]
         clusters = min(len(sample.sizes) for sample in samples)
         if clusters < MIN_CLUSTERS:
             why = f"a variant has {clusters} cameras or users, and {MIN_CLUSTERS} is the least"
-        elif len({value for sample in samples for value in (sample.values.min(), sample.values.max())}) == 1:
-            why = f"all are {samples[0].values[0]:.3g}{' %' if unit == '%' else space}"
+        elif len(alike) == 2 and difference.value:
+            return f"{name}: all of stable's are {alike[0]}, all of the candidate's {alike[1]}."
+        elif len(alike) == 2:
+            why = f"all are {alike[0]}"
         else:
             why = "there are too few requests"
         return f"{name}: nothing can be said, since {why}."
@@ -187,6 +192,10 @@ def _sentence(name: str, unit: str, samples: Pair, compared: Compared, lower_is_
     low, high = sorted((abs(difference.low), abs(difference.high)))
     size = f"{abs(difference.value):.3g}{space} ({low:.3g} to {high:.3g})"
     return f"{name}: the candidate's is {direction} by {size}{better}."
+
+
+def _is_constant(sample: Sample) -> bool:
+    return bool((sample.values == sample.values[0]).all())
 
 
 def _warn(report: Report, units: Sequence[int]) -> None:
