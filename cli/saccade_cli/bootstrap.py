@@ -195,11 +195,13 @@ def _compare(
     stable, candidate = (Estimate(value) for value in values)
     if not is_enough or min(len(sample.sizes) for sample in samples) < MIN_CLUSTERS:
         return Compared(stable, candidate, Difference(change))
-    stable, candidate = (
-        Estimate(value, *_interval(drawn, n - 1)) for value, drawn, n in zip(values, draws, clusters, strict=True)
-    )
     spread = [float(drawn.var()) for drawn in draws]
-    if not sum(spread):  # all alike, which says nothing of what else there may be
+    # What is all alike says nothing of what else there may be.
+    stable, candidate = (
+        Estimate(value, *(_interval(drawn, n - 1) if v else ()))
+        for value, drawn, n, v in zip(values, draws, clusters, spread, strict=True)
+    )
+    if not sum(spread):
         return Compared(stable, candidate, Difference(change))
     # Welch and Satterthwaite's: as many as make one variance of the two.
     degrees = sum(spread) ** 2 / sum(v**2 / max(n - 1, 1) for v, n in zip(spread, clusters, strict=True))

@@ -7,7 +7,9 @@ import pytest
 
 from saccade_cli.bootstrap import (
     MIN_CLUSTERS,
+    Compared,
     Difference,
+    Estimate,
     Sample,
     compare_means,
     compare_quantiles,
@@ -108,7 +110,7 @@ def test_with_too_few_clusters_or_too_few_values_beyond_there_is_a_number_and_no
 
 def test_values_that_are_all_alike_say_nothing_of_their_difference() -> None:
     same = Sample(np.zeros(100), np.arange(100))
-    assert compare_means(same, same).difference == Difference(0.0)
+    assert compare_means(same, same) == Compared(Estimate(0.0), Estimate(0.0), Difference(0.0))
 
 
 def test_a_camera_that_has_nearly_all_frames_counts_as_hardly_more_than_one() -> None:
