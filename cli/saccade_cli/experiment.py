@@ -27,7 +27,7 @@ class UnreadableInput(Exception):
 
 
 class Request(NamedTuple):
-    """One line of the record; see ``ab_log`` in docs/operations.md.
+    """One line of the record; ``docs/ab.md`` describes them.
 
     Attributes:
         variant: that answered.

@@ -154,6 +154,13 @@ def test_a_camera_id_that_is_none_is_refused_everywhere(stage: Stage, camera: st
     assert "parameter 'camera_id'" in rpc.details
 
 
+def test_an_error_names_the_variant_too(stage: Stage) -> None:
+    for camera in CAMERAS[:8]:
+        answer = stage.address.http("/detect", b"no picture", {"x-camera-id": camera})
+        assert answer.status == 415
+        assert answer.headers[NAME] == expected(camera)
+
+
 def test_another_variant_than_the_two_cannot_be_chosen(stage: Stage) -> None:
     answer = stage.address.http("/detect", stage.photo, {NAME: "canary"})
     assert answer.status == 400
