@@ -185,13 +185,18 @@ def _sentence(name: str, unit: str, samples: Pair, compared: Compared, lower_is_
             why = "there are too few requests"
         return f"{name}: nothing can be said, since {why}."
     if not difference.is_seen:
-        size = f"{difference.detectable:.2g}{space}"
+        size = f"{_rounded(difference.detectable, 2)}{space}"
         return f"{name}: no difference seen; would have seen one of about {size}."
     direction = "higher" if difference.value > 0 else "lower"
     better = f", which is {'worse' if difference.value > 0 else 'better'}" if lower_is_better else ""
     low, high = sorted((abs(difference.low), abs(difference.high)))
-    size = f"{abs(difference.value):.3g}{space} ({low:.3g} to {high:.3g})"
+    size = f"{_rounded(abs(difference.value))}{space} ({_rounded(low)} to {_rounded(high)})"
     return f"{name}: the candidate's is {direction} by {size}{better}."
+
+
+def _rounded(value: float | None, digits: int = 3) -> str:
+    """A number to so many digits, in no scientific notation where people would not use it."""
+    return f"{float(f'{value or 0.0:.{digits}g}'):g}"
 
 
 def _is_constant(sample: Sample) -> bool:
