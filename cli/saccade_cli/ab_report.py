@@ -172,7 +172,9 @@ def _sentence(name: str, unit: str, samples: Pair, compared: Compared, lower_is_
     space = f" {unit}" if unit and unit != "%" else unit and " points"
     if difference.low is None or difference.high is None:
         alike = [
-            f"{sample.values[0]:.3g}{' %' if unit == '%' else space}" for sample in samples if _is_constant(sample)
+            f"{_rounded(sample.values[0])}{' %' if unit == '%' else space}"
+            for sample in samples
+            if _is_constant(sample)
         ]
         clusters = min(len(sample.sizes) for sample in samples)
         if clusters < MIN_CLUSTERS:
