@@ -17,8 +17,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from saccade_cli import ab_command
 from saccade_cli import demo as demo_run
 from saccade_cli.detect import DetectFailed, detect, summary, with_scheme
+from saccade_cli.experiment import UnreadableInput
 from saccade_cli.pair import Pair, PairFailed, Ports
 from saccade_serving import __version__
 from saccade_serving.client import ConnectionFailed, Refused, RestClient
@@ -109,6 +111,28 @@ def demo(
         count = asyncio.run(_run_demo(pair, photos, out))
     console.print(demo_run.verdict(count), highlight=False)
     console.print(f"Pictures with boxes: {out}/  ({time.monotonic() - begun:.1f} s in all)")
+
+
+@app.command("ab-report")
+def ab_report_command(
+    log: Annotated[
+        list[Path],
+        typer.Option(help="The transformer's ab_log; once for each file: of all replicas, older ones (.1) first."),
+    ],
+    outcomes: Annotated[
+        Path | None, typer.Option(help="CSV with the columns request_id, value and, for several outcomes, name.")
+    ] = None,
+    candidate: Annotated[str, typer.Option(help="The candidate's name in the log.")] = "candidate",
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the report into this file, too.")] = None,
+) -> None:
+    """Compare the two variants of an A/B test."""
+    try:
+        report = ab_command.read_report(log, outcomes, candidate)
+        if as_json is not None:
+            ab_command.write_json(report, as_json)
+    except (UnreadableInput, OSError) as error:
+        _fail(str(error))
+    ab_command.show(report, console)
 
 
 async def _run_up(pair: Pair) -> None:

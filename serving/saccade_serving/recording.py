@@ -1,154 +1,49 @@
 """Records the arrival trace: a line for every request that ends, appended to a file of bounded size.
 
-The event loop only puts a tuple into a bounded buffer; one thread writes. If the disk is too slow, lines are lost and
-counted, and if it fails, the recording ends: requests never notice. What a line holds, and how it is read, stands in
-``saccade_serving.scheduling.trace``. One process writes one file; nothing is synced, so a crash costs the last second.
+What a line holds, and how it is read, stands in ``saccade_serving.scheduling.trace``; how it is written without
+keeping requests waiting, in ``saccade_serving.lines``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import threading
 import time
-from collections import deque
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Final
 
 from saccade_serving.connection.exchange import Exchange
+from saccade_serving.lines import ROOM, LineWriter
 from saccade_serving.scheduling.trace import encode
 
-log = logging.getLogger("saccade.recording")
 
-#: Lines that may wait for the disk, about 200 bytes of memory each.
-ROOM: Final = 2**16
-#: How often what waits is written.
-_INTERVAL_S: Final = 1.0
-#: Lines that are encoded at once. While they are, nobody else has the interpreter.
-_CHUNK: Final = 64
-#: Time that the last lines have at the end.
-_CLOSE_S: Final = 5.0
-
-
-class Recorder:
-    """Writes one arrival trace, from when it is made until ``close``. As a context manager it closes itself.
-
-    A file that is there already becomes ``<path>.1``, and so does one that has grown to its bound; what was ``.1`` is
-    gone then. Times go on in the new file.
+class Recorder(LineWriter):
+    """Writes one arrival trace. Times go on in a new file.
 
     Args:
         path: of the file.
         max_bytes: that it may have; with ``.1`` there are twice as many.
         room: lines that may wait for the disk.
 
-    Attributes:
-        written: lines.
-        dropped: lines that found no room.
-
     Raises:
         OSError: it cannot be written there; ``strerror`` says why.
     """
 
     def __init__(self, path: Path, max_bytes: int, room: int = ROOM) -> None:
-        self._path = path
-        self._old = path.with_name(f"{path.name}.1")
-        self._max_bytes = max_bytes
-        self._room = room
-        self._waiting: deque[tuple[Any, ...]] = deque()
-        self.written = self.dropped = 0
-        self._taken = self._size = 0
-        self._stopping = threading.Event()
-        if path.exists() and not path.is_file():
-            raise OSError(0, "it is no regular file", str(path))  # it must not be renamed, and a pipe would block
-        self._file = self._begin_file()
+        super().__init__("arrival_trace", encode, path, max_bytes, room)
         self._began = time.monotonic()
-        # A daemon: a disk that hangs shall not keep the process from ending.
-        self._thread = threading.Thread(target=self._run, name="saccade-recording", daemon=True)
-        self._thread.start()
-
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def record(self, exchange: Exchange, version: str, code: str, total_s: float) -> None:
-        """Note a request that has ended. Does not block.
-
-        Args:
-            exchange: of a known model.
-            version: of the model.
-            code: HTTP status, or the name of a gRPC code.
-            total_s: time from its first byte to its end.
-        """
-        waiting = self._waiting
-        if len(waiting) >= self._room:
-            self._drop()
+        """Note a request that has ended; see ``saccade_serving.connection.gate.Recording``."""
+        if not self.has_room():
             return
         started, own = exchange.started, exchange.own_timeout_s
         # What ``encode`` takes, in its order.
-        waiting.append(
-            (
-                started - self._began,
-                exchange.model,
-                version,
-                exchange.rows,
-                exchange.deadline - started if own is None else own,
-                total_s,
-                code,
-                exchange.priority,
-                exchange.queue_timeout_s,
-            )
+        self.put(
+            started - self._began,
+            exchange.model,
+            version,
+            exchange.rows,
+            exchange.deadline - started if own is None else own,
+            total_s,
+            code,
+            exchange.priority,
+            exchange.queue_timeout_s,
         )
-
-    def close(self) -> None:
-        """Write what waits, for 5 s at most, and say how much there was."""
-        self._stopping.set()
-        self._thread.join(_CLOSE_S)
-        lost = self.dropped + len(self._waiting) + self._taken - self.written
-        log.info("arrival_trace_closed", extra={"written": self.written, "dropped": lost})
-
-    def _drop(self) -> None:
-        if not self.dropped and self._room:  # else it has failed, and said so
-            log.warning("arrival_trace_drops", extra={"path": str(self._path), "waiting": len(self._waiting)})
-        self.dropped += 1
-
-    def _run(self) -> None:
-        try:
-            stopping = False
-            while not stopping:
-                stopping = self._stopping.wait(_INTERVAL_S)
-                while self._waiting:
-                    self._write()
-        except Exception as error:
-            self._room = 0
-            self._taken += len(self._waiting)
-            self._waiting.clear()
-            log.error("arrival_trace_failed", extra={"path": str(self._path), "why": str(error)})
-        finally:
-            with contextlib.suppress(OSError):
-                self._file.close()
-
-    def _write(self) -> None:
-        waiting = self._waiting
-        count = min(len(waiting), _CHUNK)
-        data = b"".join([encode(*waiting.popleft()) for _ in range(count)])
-        self._taken += count
-        if self._size and self._size + len(data) > self._max_bytes:
-            self._file.close()
-            self._file = self._begin_file()
-            log.info("arrival_trace_rotated", extra={"path": str(self._path), "written": self.written})
-        self._file.write(data)
-        self._file.flush()
-        self._size += len(data)
-        self.written += count
-
-    def _begin_file(self) -> BinaryIO:
-        with contextlib.suppress(FileNotFoundError):  # the first, or somebody has taken it away to read it
-            os.replace(self._path, self._old)
-        self._size = 0
-        return self._path.open("wb")

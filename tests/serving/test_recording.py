@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from saccade_serving import recording
+from saccade_serving import lines
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.recording import Recorder
 from saccade_serving.scheduling.trace import Recorded, read_trace
@@ -24,8 +24,8 @@ SOON_S = 30.0
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    monkeypatch.setattr(recording, "_INTERVAL_S", 0.001)
-    with caplog.at_level(logging.INFO, "saccade.recording"):
+    monkeypatch.setattr(lines, "_INTERVAL_S", 0.001)
+    with caplog.at_level(logging.INFO, "saccade.lines"):
         yield
 
 
@@ -186,7 +186,7 @@ def test_a_disk_that_fails_ends_the_recording_and_nothing_else(
 def test_a_disk_that_hangs_does_not_keep_the_process_from_ending(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording, "_CLOSE_S", 0.01)
+    monkeypatch.setattr(lines, "_CLOSE_S", 0.01)
     disk = Disk()
     recorder = Recorder(tmp_path / "trace", 2**20)
     recorder._file.close()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from saccade_serving.client import Balanced, GrpcClient, RestClient, V2Client
 from saccade_serving.cpus import container_cpus
+from saccade_serving.lines import LineWriter
 from saccade_serving.server import SaccadeServer, argument_parser
 from saccade_serving.settings import explain
 from saccade_serving.telemetry import configure_logging
 from saccade_transformers.image.decode import ImageLimits, configure_opencv
+from saccade_transformers.ledger import Ledger, encode
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.model import TransformerModel
 from saccade_transformers.pipeline import Pipeline
@@ -23,6 +28,7 @@ from saccade_transformers.settings import TransformerSettings
 from saccade_transformers.target import Target
 from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.tasks.task import Task
+from saccade_transformers.variants import Variants
 from saccade_transformers.workers import ImageWorkers
 
 #: What ``--help`` says of KServe's flags in this service.
@@ -61,30 +67,63 @@ def main() -> None:
     metrics = TransformerMetrics()
     workers = ImageWorkers(settings.image_workers or container_cpus(), settings.max_waiting_images)
     metrics.watch_workers(workers)
-    predictor = Predictor(
-        _client(arguments.predictor_host, arguments, settings, metrics),
-        settings.predictor_model or arguments.model_name,
-        metrics.predictor_seconds,
-    )
     limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+    variants = _variants(arguments, settings, metrics)
     model = TransformerModel(
         arguments.model_name,
-        Target(predictor, lambda contract: _detection(contract, settings)),
+        variants,
         Pipeline(workers, limits, metrics),
         workers,
         settings.max_images_per_request,
         settings.max_request_pixels,
         arguments.enable_predictor_health_check,
     )
-    SaccadeServer(arguments, settings, metrics, lambda gate: [Detect(model, gate), Predict(model, gate)]).start(
-        [model]
-    )
+    server = SaccadeServer(arguments, settings, metrics, lambda gate: [Detect(model, gate), Predict(model, gate)])
+    with _lines(settings) as lines:
+        if variants.candidate is not None:
+            server.gate.recorder = Ledger(variants, metrics, lines)
+        server.start([model])
 
 
 def _from_flags(arguments: argparse.Namespace) -> dict[str, Any]:
     """KServe's flags win over the environment."""
     timeout_s = arguments.predictor_request_timeout_seconds
     return {} if timeout_s is None else {"default_timeout_s": timeout_s}
+
+
+def _variants(arguments: argparse.Namespace, settings: TransformerSettings, metrics: TransformerMetrics) -> Variants:
+    """The predictor, and beside it a candidate where there is one."""
+    model = settings.predictor_model or arguments.model_name
+
+    def target(host: str, model: str, name: str) -> Target:
+        predictor = Predictor(_client(host, arguments, settings, metrics), model, metrics.predictor_seconds)
+        return Target(predictor, lambda contract: _detection(contract, settings), name)
+
+    if not settings.candidate_host:
+        return Variants(target(arguments.predictor_host, model, ""))
+    return Variants(
+        target(arguments.predictor_host, model, settings.stable_name),
+        target(settings.candidate_host, settings.candidate_model or model, settings.candidate_name),
+        settings.candidate_share,
+        settings.split_salt,
+        settings.variant_header,
+        metrics,
+    )
+
+
+@contextlib.contextmanager
+def _lines(settings: TransformerSettings) -> Iterator[LineWriter | None]:
+    """Write the records of an A/B test, if they are asked for, until all has been answered."""
+    if not settings.ab_log:
+        yield None
+        return
+    try:
+        lines = LineWriter("ab_log", encode, Path(settings.ab_log), settings.ab_log_max_bytes)
+    except OSError as error:
+        where = f"SACCADE_TRANSFORMER_AB_LOG={settings.ab_log!r}"
+        sys.exit(f"{where}: the file cannot be written: {error.strerror}")
+    with lines:
+        yield lines
 
 
 def _client(

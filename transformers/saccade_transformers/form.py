@@ -13,7 +13,7 @@ from saccade_serving.errors import InvalidImage, InvalidRequest, short
 
 #: Parameters that a query string or a form may hold.
 PARAMETERS: Final = frozenset(
-    {"camera_id", "score_threshold", "iou_threshold", "max_detections", "cache", "priority", "timeout"}
+    {"camera_id", "user_key", "score_threshold", "iou_threshold", "max_detections", "cache", "priority", "timeout"}
 )
 FILE: Final = "file"
 

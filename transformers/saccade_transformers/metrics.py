@@ -8,7 +8,7 @@ from saccade_transformers.workers import ImageWorkers
 
 
 class TransformerMetrics(Metrics):
-    """Calls to the predictor, full candidate tables, images waiting for a thread."""
+    """Calls to the predictor, full candidate tables, variants, images waiting for a thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,6 +35,26 @@ class TransformerMetrics(Metrics):
                 self._targets,
                 ("state",),
             )
+        )
+        self.variant_requests = Counter(
+            "saccade_variant_requests",
+            "Requests by the variant that answered, where there are several.",
+            ("model", "variant", "code"),
+        )
+        self.variant_seconds = Histogram(
+            "saccade_variant_seconds",
+            "Time of a request from its last byte to its end, by variant.",
+            labels=("model", "variant"),
+        )
+        self.variant_fallbacks = Counter(
+            "saccade_variant_fallbacks",
+            "Requests that a variant had and could not answer, so that the stable one did.",
+            ("model", "variant"),
+        )
+        self.add(
+            self.variant_requests,
+            self.variant_seconds,
+            self.variant_fallbacks,
         )
 
     def _targets(self) -> list[tuple[tuple[str], float]]:

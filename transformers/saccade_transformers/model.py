@@ -33,8 +33,9 @@ from saccade_serving.oip.messages import (
 )
 from saccade_transformers.image.request_pixels import RequestPixels
 from saccade_transformers.pipeline import Answered, Encoded, Pipeline, Raw, Source
-from saccade_transformers.target import Target
+from saccade_transformers.target import Known, Target
 from saccade_transformers.tasks.task import Task
+from saccade_transformers.variants import Variants
 from saccade_transformers.workers import ImageWorkers
 
 log = logging.getLogger("saccade.transformer")
@@ -56,7 +57,7 @@ class TransformerModel(ServedModel):
 
     Args:
         name: the model's name towards clients.
-        target: where the model runs.
+        target: where the model runs; a stable one and a candidate as ``Variants``.
         pipeline: answers single images.
         workers: the threads the pipeline uses; for drawing.
         max_images: images in one request.
@@ -67,7 +68,7 @@ class TransformerModel(ServedModel):
     def __init__(
         self,
         name: str,
-        target: Target,
+        target: Target | Variants,
         pipeline: Pipeline,
         workers: ImageWorkers,
         max_images: int,
@@ -75,7 +76,7 @@ class TransformerModel(ServedModel):
         probe_predictor: bool = False,
     ) -> None:
         super().__init__(name)
-        self._target = target
+        self._variants = target if isinstance(target, Variants) else Variants(target)
         self._pipeline = pipeline
         self.workers = workers
         self._max_images = max_images
@@ -90,9 +91,8 @@ class TransformerModel(ServedModel):
         begun = time.monotonic()
         logged = logging.NOTSET
         while True:
-            exchange = Exchange.begin("warmup", {}, _WARMUP_TIMEOUT_S)
             try:
-                await self.answer([Raw(np.full((64, 64, 3), 114, np.uint8))], {}, exchange)
+                await self._try_out(self._variants.stable)
                 break
             except SaccadeError as error:
                 level = logging.INFO if time.monotonic() - begun < _PATIENCE_S else logging.WARNING
@@ -104,7 +104,14 @@ class TransformerModel(ServedModel):
             pause_s = min(2 * pause_s, longest_s)
         if self._probe_predictor:
             self._probing = asyncio.create_task(self._watch_predictor())
+        self._variants.keep(self._try_out)
         self.ready = True
+
+    async def _try_out(self, target: Target) -> None:
+        """Send one grey image all the way through."""
+        exchange = Exchange.begin("warmup", {}, _WARMUP_TIMEOUT_S)
+        grey = Raw(np.full((64, 64, 3), 114, np.uint8))
+        await self._answer_from(target, await target.known(exchange.remaining_s()), [grey], {}, exchange)
 
     async def infer(self, request: InferRequest, exchange: Exchange) -> InferResponse:
         """Answer a V2 request: input ``image`` BYTES [n] (encoded) or UINT8 [n, h, w, 3] (RGB)."""
@@ -125,6 +132,7 @@ class TransformerModel(ServedModel):
             model_version=",".join(sorted({one.version for one in answered})),
             id=request.id,
             outputs=[*task.to_v2([one.answer for one in answered]), cache],
+            parameters={"variant": answered[0].variant} if answered[0].variant else {},
         )
 
     async def answer(
@@ -141,12 +149,35 @@ class TransformerModel(ServedModel):
         Each image is a request of its own to the predictor, whose batcher puts them together as it sees fit.
 
         Raises:
+            InvalidRequest: camera, user or variant are not what they may be.
             UnknownTensor: one of ``outputs``, the V2 tensors asked for, is none.
             SaccadeError: the first image that failed, named by its index where there are several.
         """
         if len(sources) > self._max_images:
             raise PayloadTooLarge("the request", len(sources), self._max_images, "images")
-        known = await self._target.known(exchange.remaining_s())
+        assigned = self._variants.assign(parameters, exchange, model_version)
+        answered = await self._variants.answer(
+            assigned,
+            exchange,
+            lambda target, known: self._answer_from(
+                target, known, sources, parameters, exchange, model_version=model_version, outputs=outputs
+            ),
+        )
+        assigned.items = sum(one.task.count(one.answer) for one in answered)
+        return answered
+
+    async def _answer_from(
+        self,
+        target: Target,
+        known: Known,
+        sources: Sequence[Source],
+        parameters: Parameters,
+        exchange: Exchange,
+        *,
+        model_version: str = "",
+        outputs: Sequence[str] = (),
+    ) -> list[Answered]:
+        """Answer from one target; what the request chose is held against that target's task."""
         task = known.task
         names = [tensor.name for tensor in self._outputs(task)]
         for name in outputs:
@@ -161,7 +192,7 @@ class TransformerModel(ServedModel):
             [
                 self._pipeline.answer(
                     source,
-                    self._target,
+                    target,
                     known,
                     options,
                     passed_on,
@@ -183,10 +214,15 @@ class TransformerModel(ServedModel):
         return await self._pipeline.draw(source, answered, exchange)
 
     def metadata(self, version: str = "") -> ModelMetadata:
-        """Inputs and outputs as DESIGN states them; the labels and limits of the predictor's model as properties."""
-        if self._target.last is None:
+        """Inputs and outputs as DESIGN states them; the labels and limits of the predictor's model as properties.
+
+        Of several variants, the stable one is described unless only the candidate has the version.
+        """
+        known = next((t.last for t in self._variants.targets if t.last and version in t.last.contract.versions), None)
+        known = known or self._variants.stable.last
+        if known is None:
             raise Overloaded(f"model {self.name!r} is not ready: {self.not_ready_because}")
-        contract, task = self._target.last
+        contract, task = known
         if version and version not in contract.versions:
             raise ModelNotFound(self.name, version, list(contract.versions))
         return ModelMetadata(
@@ -209,13 +245,12 @@ class TransformerModel(ServedModel):
         """
         raise Unimplemented(
             f"model {self.name!r} has no Triton configuration here; the predictor has it: "
-            f"GET /v2/models/{self._target.predictor.model}/config there"
+            f"GET /v2/models/{self._variants.stable.predictor.model}/config there"
         )
 
     def versions(self) -> list[str]:
-        """Versions of the predictor's model, as it last stated them."""
-        last = self._target.last
-        return list(last.contract.versions) if last is not None else []
+        """Versions of the predictor's model, as it last stated them; of all variants."""
+        return self._variants.versions()
 
     def check_probe(self, version: str = "") -> None:
         """Also refuses while the predictor is not ready, where that is asked for."""
@@ -229,12 +264,12 @@ class TransformerModel(ServedModel):
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.gather(self._probing, return_exceptions=True)
-        await self._target.predictor.close()
+        await self._variants.close()
         await asyncio.to_thread(self.workers.close)
 
     async def _watch_predictor(self) -> None:
         while True:
-            self._predictor_ready = await self._target.predictor.is_ready(_PROBE_S)
+            self._predictor_ready = await self._variants.stable.predictor.is_ready(_PROBE_S)
             await asyncio.sleep(_PROBE_S)
 
     def _sources(self, request: InferRequest) -> list[Source]:
@@ -273,7 +308,11 @@ def v1_answer(answered: Answered, name: str) -> dict[str, Any]:
         "detections": answered.task.to_v1(answered.answer),
         "image": {"width": answered.width, "height": answered.height},
         "cache": answered.cache,
-        "model": {"name": name, "version": answered.version},
+        "model": {
+            "name": name,
+            "version": answered.version,
+            **({"variant": answered.variant} if answered.variant else {}),
+        },
     }
 
 

@@ -17,7 +17,8 @@ _PARAMETERS: Final[Json] = {
     "iou_threshold": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
     "max_detections": {"type": "integer", "minimum": 1},
     "cache": {"type": "string", "enum": ["use", "bypass", "refresh"]},
-    "camera_id": {"type": "string"},
+    "camera_id": {"type": "string", "minLength": 1, "maxLength": 128, "description": "no control characters"},
+    "user_key": {"type": "string", "minLength": 1, "maxLength": 128, "description": "no control characters"},
     "priority": {"type": "integer", "minimum": 0},
     "timeout": {"type": "integer", "minimum": 0, "description": "microseconds from the first byte; 0 is none"},
 }
@@ -53,9 +54,26 @@ _DETECTIONS: Final[Json] = {
         "model": {
             "type": "object",
             "required": ["name", "version"],
-            "properties": {"name": {"type": "string"}, "version": {"type": "string"}},
+            "properties": {
+                "name": {"type": "string"},
+                "version": {"type": "string"},
+                "variant": {"type": "string", "description": "where there are several"},
+            },
         },
     },
+}
+#: Headers of both routes.
+_HEADERS: Final[list[Json]] = [
+    {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
+    for name, text, schema in (
+        ("x-camera-id", "the parameter camera_id wins", _PARAMETERS["camera_id"]),
+        ("x-user-key", "the parameter user_key wins", _PARAMETERS["user_key"]),
+        ("x-saccade-variant", "chooses the variant, where variant_header permits it", {"type": "string"}),
+    )
+]
+_ANSWER_HEADERS: Final[Json] = {
+    "x-saccade-cache": {"schema": {"type": "string"}},
+    "x-saccade-variant": {"description": "where there are several variants", "schema": {"type": "string"}},
 }
 
 
@@ -73,7 +91,8 @@ def describe_detect() -> Json:
             "parameters": [
                 {"name": name, "in": "query", "required": False, "schema": schema}
                 for name, schema in _PARAMETERS.items()
-            ],
+            ]
+            + _HEADERS,
             "requestBody": {
                 "required": True,
                 "content": {
@@ -85,6 +104,7 @@ def describe_detect() -> Json:
             "responses": {
                 "200": {
                     "description": "The detections, or the picture with them drawn for who accepts image/jpeg",
+                    "headers": _ANSWER_HEADERS,
                     "content": {"application/json": {"schema": _DETECTIONS}, "image/jpeg": {"schema": _PICTURE}},
                 },
                 **_ERRORS,
@@ -120,7 +140,10 @@ def describe_predict() -> Json:
         "properties": {"predictions": {"type": "array", "items": _DETECTIONS}},
     }
     return {
-        "parameters": [{"name": "model_name", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "parameters": [
+            {"name": "model_name", "in": "path", "required": True, "schema": {"type": "string"}},
+            *_HEADERS,
+        ],
         "post": {
             "summary": "Objects in pictures, by KServe's v1 protocol",
             "operationId": "v1_predict",
@@ -131,6 +154,7 @@ def describe_predict() -> Json:
             "responses": {
                 "200": {
                     "description": "One answer for each picture, in their order",
+                    "headers": _ANSWER_HEADERS,
                     "content": {"application/json": {"schema": answer}},
                 },
                 **_ERRORS,

@@ -57,6 +57,7 @@ class Answered:
         height: of the upright image in pixels.
         cache: what the frame cache did: "miss" or "bypass".
         version: the model version that answered.
+        variant: the target's name; empty where there is but one.
     """
 
     answer: Any
@@ -65,6 +66,7 @@ class Answered:
     height: int
     cache: str
     version: str
+    variant: str = ""
 
 
 class Pipeline:
@@ -146,7 +148,7 @@ class Pipeline:
             label = version if version in contract.versions else "other"
             self._metrics.candidates_full.add((exchange.model, label))
         width, height = mapping.image_size
-        return Answered(answer, task, width, height, cache, version)
+        return Answered(answer, task, width, height, cache, version, target.name)
 
     def _reserve_s(self, exchange: Exchange) -> float:
         """Time to keep for postprocessing; never so much that it alone would refuse a request."""

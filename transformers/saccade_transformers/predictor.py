@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from saccade_serving.client import BadAnswer, ConnectionFailed, Refused, V2Client
 from saccade_serving.client.remaining import TIMEOUT_PARAMETER, deadline_ms, timeout_us
 from saccade_serving.connection.exchange import DEADLINE_HEADER, Exchange
-from saccade_serving.errors import DeadlineExceeded, Overloaded, PredictorUnavailable
+from saccade_serving.errors import DeadlineExceeded, Overloaded, PredictorUnavailable, SaccadeError
 from saccade_serving.metrics import Histogram
 from saccade_serving.oip.messages import InferRequest, ModelMetadata, Parameters, Tensor
 
@@ -180,6 +180,13 @@ class Predictor:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+
+def is_predictors(error: SaccadeError) -> bool:
+    """Whether the predictor has failed, refused or been late, rather than the client or this service."""
+    return isinstance(error, PredictorUnavailable) or isinstance(
+        error.__cause__, (ConnectionFailed, Refused, TimeoutError)
+    )
 
 
 def _translate(error: ConnectionFailed | Refused | TimeoutError) -> Exception:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Final, Self
+
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from saccade_serving.settings import ServiceSettings
+
+#: A metric label and a header's value.
+_VARIANT_NAME: Final = r"^[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9])?$"
 
 
 class TransformerSettings(ServiceSettings):
@@ -43,3 +48,50 @@ class TransformerSettings(ServiceSettings):
     max_waiting_images: int = Field(
         256, ge=1, le=65536, description="images that may wait for such a thread; more are refused with 503"
     )
+    candidate_host: str = Field(
+        "",
+        description="host:port of a second predictor, the candidate, called as --predictor_host is; empty for none",
+    )
+    candidate_model: str = Field("", description="the model's name there; empty for the same as at the predictor")
+    candidate_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the cameras, and of the requests without one, that the candidate answers",
+    )
+    candidate_name: str = Field(
+        "candidate", pattern=_VARIANT_NAME, description="what the candidate is called in answers, metrics and records"
+    )
+    stable_name: str = Field(
+        "stable", pattern=_VARIANT_NAME, description="what the predictor is called there, if there is a candidate"
+    )
+    split_salt: str = Field(
+        "",
+        max_length=64,
+        pattern=r"^[ -~]*$",
+        description="name of the experiment, ASCII; another one deals the cameras anew",
+    )
+    variant_header: bool = Field(
+        False, description="requests may choose their variant by the header x-saccade-variant; for trials"
+    )
+    ab_log: str = Field(
+        "",
+        description="file that a line for every request of a variant is written to, for saccade ab-report; empty for "
+        "none",
+    )
+    ab_log_max_bytes: int = Field(
+        64 * 2**20,
+        ge=2**20,
+        le=2**40,
+        description="size at which that file is renamed to end in .1 and a new one is begun (bytes)",
+    )
+
+    @model_validator(mode="after")
+    def _two_variants(self) -> Self:
+        if self.candidate_name == self.stable_name:
+            raise ValueError(f"candidate_name and stable_name are both {self.stable_name!r}; expected two names")
+        if not self.candidate_host and (self.candidate_share or self.ab_log):
+            raise ValueError(
+                "candidate_share or ab_log is set without a candidate; expected SACCADE_TRANSFORMER_CANDIDATE_HOST"
+            )
+        return self

@@ -108,6 +108,8 @@ class Exchange:
         working: its body is complete and it has a place among those that are worked on.
         received: bytes of its body that have come, where the connection does not count them itself.
         over: it has ended; what the model still says is not heard.
+        answer_headers: over HTTP, headers of its answer beside those that the operation writes, errors included.
+        notes: what the model wants to know of it until it has been counted; the model's own type.
         lease: the memory its body lies in, until the scheduler takes it or the exchange is closed.
     """
 
@@ -124,6 +126,8 @@ class Exchange:
     sink: Sink | None = None
     span: Any = None  # OpenTelemetry's, where traces are on
     span_headers: Mapping[str, str] = MappingProxyType({})  # that make it the parent of what is called upstream
+    answer_headers: Mapping[str, str] = MappingProxyType({})
+    notes: Any = None
     state: Any = None  # what the operation wants to remember until the answer is encoded
     _stop: Callable[[], str] | None = None
     _slot: set[Exchange] | None = None

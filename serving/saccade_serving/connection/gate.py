@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from saccade_serving.connection.deadlines import Deadlines
 from saccade_serving.connection.exchange import Exchange
@@ -17,7 +17,6 @@ from saccade_serving.settings import ServiceSettings
 if TYPE_CHECKING:
     from saccade_serving.connection.control import ModelControl
     from saccade_serving.model import ServedModel
-    from saccade_serving.recording import Recorder
     from saccade_serving.tracing import Tracing
 
 log = logging.getLogger("saccade.requests")
@@ -25,6 +24,20 @@ log = logging.getLogger("saccade.requests")
 #: HTTP status nobody reads: the client closed the connection (nginx's convention).
 CLIENT_LEFT = "499"
 SHUTTING_DOWN = "the server is shutting down"
+
+
+class Recording(Protocol):
+    """Who is told of every request of a known model that has ended."""
+
+    def record(self, exchange: Exchange, version: str, code: str, total_s: float) -> None:
+        """Note it. Does not block.
+
+        Args:
+            exchange: of a known model.
+            version: of the model; empty while it has none.
+            code: HTTP status, or the name of a gRPC code; 499 where the client left.
+            total_s: time from its first byte to its end.
+        """
 
 
 class Gate:
@@ -37,7 +50,7 @@ class Gate:
         draining: set at SIGTERM; readiness turns false while requests are still answered.
         tracing: makes spans of requests; None where that is off.
         control: changes the models; None where nothing can.
-        recorder: records the requests of known models for a replay; None where that is off.
+        recorder: told of the requests of known models; None where that is off.
         last_seen: when a request last arrived or was answered (``time.monotonic()``).
     """
 
@@ -56,7 +69,7 @@ class Gate:
         self.draining = False
         self.tracing: Tracing | None = None
         self.control: ModelControl | None = None
-        self.recorder: Recorder | None = None
+        self.recorder: Recording | None = None
         self._log_share = settings.request_log_share if settings.request_log else 0.0
         self._log_due = 0.0
         self.last_seen = time.monotonic()

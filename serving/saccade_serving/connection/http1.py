@@ -527,7 +527,11 @@ class Http1Connection(asyncio.BufferedProtocol):
         if not fields:
             fields = "".join([f"{name}: {value}\r\n" for name, value in reply.headers.items()])
             fields += f"content-length: {reply.size}\r\n"
-        named = f"{REQUEST_ID_HEADER}: {exchange.request_id}\r\n" if exchange is not None else ""
+        named = ""
+        if exchange is not None:
+            named = f"{REQUEST_ID_HEADER}: {exchange.request_id}\r\n"
+            for name, value in exchange.answer_headers.items():
+                named += f"{name}: {value}\r\n"
         end = "connection: close\r\n\r\n" if self._closing else "\r\n"
         return f"{begin}{fields}{named}{end}".encode("latin-1")
 

@@ -292,6 +292,7 @@ async def _send(send: Send, reply: Reply, exchange: Exchange | None) -> None:
     headers = {**reply.headers, "content-length": str(reply.size)}
     if exchange is not None:
         headers[REQUEST_ID_HEADER] = exchange.request_id
+        headers.update(exchange.answer_headers)
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": raw})
     await send({"type": "http.response.body", "body": b"".join(reply.parts)})

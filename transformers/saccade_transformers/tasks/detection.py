@@ -164,6 +164,10 @@ class DetectionTask:
         boxes = letterbox.to_image(answer.boxes)
         return Detections(boxes, answer.scores, answer.class_ids, answer.full).take(_has_area(boxes))
 
+    def count(self, answer: Detections) -> int:
+        """How many boxes it has."""
+        return len(answer)
+
     def is_full(self, answer: Detections) -> bool:
         """Whether the last row of the table was in use."""
         return answer.full

@@ -94,6 +94,10 @@ class Task(Protocol[AnswerT, OptionsT]):
         """Move an answer from input pixels into pixels of the upright image."""
         ...
 
+    def count(self, answer: AnswerT) -> int:
+        """How many things the answer holds: boxes, masks, poses."""
+        ...
+
     def is_full(self, answer: AnswerT) -> bool:
         """Whether the graph's table had no room left, so that the image may hold more than the answer says."""
         ...

@@ -1,0 +1,265 @@
+"""Reads an A/B test: the transformer's record of its requests (``ab_log``), and outcomes that were found later.
+
+Pure: lines in, requests and values out; which of them count for what. Judges nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+_ANSWERED: Final = frozenset({"200", "OK"})
+#: The service's fault, or its predictor's. All other codes are the client's.
+_ERRORS: Final = frozenset({"500", "502", "503", "504", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN"})
+_LEFT: Final = "499"
+DEFAULT_OUTCOME: Final = "outcome"
+
+
+class UnreadableInput(Exception):
+    """A file is not what it should be; the sentence names the line and what is expected."""
+
+
+class Request(NamedTuple):
+    """One line of the record; ``docs/ab.md`` describes them.
+
+    Attributes:
+        variant: that answered.
+        fell_back: stable answered for the candidate.
+        is_chosen: it chose its variant itself.
+        key: digest of its camera or user; empty without one.
+        share: the candidate's at that time.
+    """
+
+    request_id: str
+    variant: str
+    fell_back: bool
+    is_chosen: bool
+    key: str
+    share: float
+    latency_ms: float
+    code: str
+    items: int
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether it was answered with a result."""
+        return self.code in _ANSWERED
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it failed, and not by its client's fault."""
+        return self.code in _ERRORS
+
+    @property
+    def has_left(self) -> bool:
+        """Whether its client did not wait for the answer."""
+        return self.code == _LEFT
+
+
+_KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "request_id": str,
+    "variant": str,
+    "fallback": bool,
+    "chosen": bool,
+    "key": str,
+    "share": (int, float),
+    "latency_ms": (int, float),
+    "code": str,
+    "items": int,
+}
+
+
+def read_log(lines: Iterable[bytes], name: str = "the log") -> list[Request]:
+    """Read a record.
+
+    Args:
+        lines: as they were written, newlines included. A last one without a newline that cannot be read is left out:
+            its writer was ended there, or has not got further.
+        name: of the file, for errors.
+
+    Raises:
+        UnreadableInput: a line is none of a record.
+    """
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            content = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            if not line.endswith(b"\n"):
+                break
+            raise UnreadableInput(f"line {number} of {name} is not JSON; expected a line of ab_log") from None
+        found.append(_request(content, number, name))
+    return found
+
+
+def _request(content: Any, number: int, name: str) -> Request:
+    values: list[Any] = []
+    for key, kind in _KINDS.items():
+        value = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise UnreadableInput(
+                f"line {number} of {name} is no line of ab_log: expected an object with {', '.join(_KINDS)}; "
+                f"{key!r} is missing or of another kind"
+            )
+        # The same few names stand in every line.
+        values.append(sys.intern(value) if isinstance(value, str) and key != "request_id" else value)
+    return Request(*values)
+
+
+class Outcome(NamedTuple):
+    """One value that was found for a request."""
+
+    request_id: str
+    name: str
+    value: float
+
+
+def read_outcomes(lines: Iterable[str], name: str = "the outcomes") -> list[Outcome]:
+    """Read outcomes: CSV with a head line and the columns ``request_id``, ``value`` and perhaps ``name``.
+
+    Args:
+        lines: of the file.
+        name: of the file, for errors.
+
+    Raises:
+        UnreadableInput: a column is missing, or a value is no finite number.
+    """
+    reader = csv.DictReader(lines)
+    if not {"request_id", "value"} <= set(reader.fieldnames or ()):
+        raise UnreadableInput(
+            f"{name} has the columns {', '.join(reader.fieldnames or ()) or 'none'}; expected request_id, value and, "
+            "for several outcomes, name"
+        )
+    found = []
+    try:
+        for row in reader:
+            try:
+                value = float(row["value"])
+            except (TypeError, ValueError):
+                value = math.nan
+            if not row["request_id"] or not math.isfinite(value):
+                raise UnreadableInput(
+                    f"line {reader.line_num} of {name} has request_id {row['request_id']!r} and value "
+                    f"{row['value']!r}; expected an id and a finite number"
+                )
+            found.append(Outcome(row["request_id"], row.get("name") or DEFAULT_OUTCOME, value))
+    except csv.Error as error:
+        raise UnreadableInput(f"line {reader.line_num} of {name} is not CSV: {error}") from None
+    return found
+
+
+@dataclass
+class Experiment:
+    """What of a record is one experiment: the requests that the last share has split.
+
+    Attributes:
+        stable: name of the variant.
+        candidate: name of the variant.
+        share: the candidate's.
+        requests: split by key or by chance, all at that share.
+        chosen: requests left out, since they chose their variant.
+        earlier: requests left out, since the share was another one then.
+    """
+
+    stable: str
+    candidate: str
+    share: float
+    requests: list[Request] = field(default_factory=list)
+    chosen: int = 0
+    earlier: int = 0
+
+    def arm(self, request: Request) -> str:
+        """The variant that the split gave a request to, whoever answered it then."""
+        return self.candidate if request.fell_back else request.variant
+
+    def of(self, variant: str) -> list[Request]:
+        """The requests that the split gave to a variant."""
+        return [request for request in self.requests if self.arm(request) == variant]
+
+    def own_answers(self, variant: str) -> list[Request]:
+        """The requests that a variant itself has answered."""
+        return [r for r in self.requests if r.is_answered and not r.fell_back and r.variant == variant]
+
+
+def experiment_of(requests: list[Request], candidate: str) -> Experiment:
+    """Find the experiment in a record.
+
+    Args:
+        requests: in the order in which they were written.
+        candidate: the candidate's name; the other name in the record is stable's.
+
+    Raises:
+        UnreadableInput: there is nothing to compare, or there are more than two variants.
+    """
+    names = {request.variant for request in requests}
+    if any(request.fell_back for request in requests):
+        names.add(candidate)
+    listed = ", ".join(sorted(names)) or "none"
+    if candidate not in names or len(names) != 2:
+        raise UnreadableInput(
+            f"the log has requests of these variants: {listed}; expected two, one of them {candidate!r} "
+            "(--candidate names another one)"
+        )
+    [stable] = names - {candidate}
+    split = [request for request in requests if not request.is_chosen]
+    share = float(split[-1].share) if split else 0.0
+    now = [request for request in split if request.share == share]
+    return Experiment(stable, candidate, share, now, len(requests) - len(split), len(split) - len(now))
+
+
+@dataclass
+class Joined:
+    """Outcomes with the requests they belong to.
+
+    Attributes:
+        by_name: of each outcome, the requests and its values, in pairs.
+        unmatched: values whose request is not in the record.
+        left_out: values of requests that no variant of the experiment has answered itself.
+        ambiguous: values whose request id several requests had.
+    """
+
+    by_name: dict[str, list[tuple[Request, float]]] = field(default_factory=dict)
+    unmatched: int = 0
+    left_out: int = 0
+    ambiguous: int = 0
+
+    @property
+    def matched(self) -> int:
+        """Values that count."""
+        return sum(len(pairs) for pairs in self.by_name.values())
+
+
+def join(outcomes: Iterable[Outcome], experiment: Experiment, everything: Iterable[Request]) -> Joined:
+    """Join outcomes by request id.
+
+    Args:
+        outcomes: as read.
+        experiment: whose own answers count.
+        everything: the whole record, to tell what is unknown from what is left out.
+    """
+    times = Counter(request.request_id for request in everything)
+    own = {
+        request.request_id: request
+        for variant in (experiment.stable, experiment.candidate)
+        for request in experiment.own_answers(variant)
+    }
+    joined = Joined()
+    for outcome in outcomes:
+        if not (count := times[outcome.request_id]):
+            joined.unmatched += 1
+        elif count > 1:
+            joined.ambiguous += 1
+        elif (request := own.get(outcome.request_id)) is None:
+            joined.left_out += 1
+        else:
+            joined.by_name.setdefault(outcome.name, []).append((request, outcome.value))
+    return joined
