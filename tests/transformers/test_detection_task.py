@@ -16,9 +16,9 @@ from saccade_transformers.tasks.detection import (
     DetectionOptions,
     Detections,
     DetectionTask,
-    iou_matrix,
     suppress,
 )
+from saccade_transformers.tasks.matching import iou_matrix
 from saccade_transformers.tasks.task import ContractBroken, Task
 
 LABELS = ("person", "car", "traffic light")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -20,6 +21,9 @@ from saccade_transformers.pipeline import Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
 from saccade_transformers.routes import Detect, Predict
 from saccade_transformers.settings import TransformerSettings
+from saccade_transformers.shadow.mirror import Shadow, ShadowLimits
+from saccade_transformers.shadow.sampling import Sampler
+from saccade_transformers.shadow.store import WorstStore
 from saccade_transformers.target import Target
 from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.tasks.task import Task
@@ -62,7 +66,7 @@ def main() -> None:
     workers = ImageWorkers(settings.image_workers or container_cpus(), settings.max_waiting_images)
     metrics.watch_workers(workers)
     predictor = Predictor(
-        _client(arguments, settings),
+        _client(arguments, arguments.predictor_host, settings.predictor_connections),
         settings.predictor_model or arguments.model_name,
         metrics.predictor_seconds,
     )
@@ -75,6 +79,7 @@ def main() -> None:
         settings.max_images_per_request,
         settings.max_request_pixels,
         arguments.enable_predictor_health_check,
+        _shadow(arguments, settings, metrics),
     )
     SaccadeServer(arguments, settings, metrics, lambda gate: [Detect(model, gate), Predict(model, gate)]).start(
         [model]
@@ -87,11 +92,42 @@ def _from_flags(arguments: argparse.Namespace) -> dict[str, Any]:
     return {} if timeout_s is None else {"default_timeout_s": timeout_s}
 
 
-def _client(arguments: argparse.Namespace, settings: TransformerSettings) -> V2Client:
-    host, tls = arguments.predictor_host, arguments.predictor_use_ssl
+def _client(arguments: argparse.Namespace, host: str, connections: int) -> V2Client:
+    tls = arguments.predictor_use_ssl
     if arguments.predictor_protocol == "grpc-v2":
         return GrpcClient(host if ":" in host else f"{host}:{443 if tls else 80}", tls)
-    return RestClient(f"{'https' if tls else 'http'}://{host}", settings.predictor_connections)
+    return RestClient(f"{'https' if tls else 'http'}://{host}", connections)
+
+
+def _shadow(
+    arguments: argparse.Namespace, settings: TransformerSettings, metrics: TransformerMetrics
+) -> Shadow | None:
+    """What mirrors images to a candidate, where there is one."""
+    if not settings.shadow_host:
+        return None
+    store = None
+    if settings.shadow_dir:
+        try:
+            store = WorstStore(Path(settings.shadow_dir), settings.shadow_keep, settings.shadow_max_bytes)
+        except OSError as error:
+            sys.exit(f"SACCADE_TRANSFORMER_SHADOW_DIR={settings.shadow_dir!r}: {error.strerror or error}")
+    candidate = Predictor(
+        _client(arguments, settings.shadow_host, settings.shadow_concurrency),
+        settings.shadow_model or settings.predictor_model or arguments.model_name,
+        metrics.shadow.seconds,
+    )
+    return Shadow(
+        Target(candidate, lambda contract: _detection(contract, settings), "shadow"),
+        Sampler(settings.shadow_share, settings.shadow_by),
+        metrics.shadow,
+        ShadowLimits(
+            settings.shadow_queue,
+            settings.shadow_concurrency,
+            settings.shadow_timeout_s,
+            settings.shadow_images,
+        ),
+        store,
+    )
 
 
 def _detection(contract: PredictorContract, settings: TransformerSettings) -> Task[Any, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from saccade_serving.metrics import Counter, Gauge, Histogram, Metrics
+from saccade_transformers.shadow.metrics import ShadowMetrics
 from saccade_transformers.workers import ImageWorkers
 
 
 class TransformerMetrics(Metrics):
-    """Calls to the predictor, full candidate tables, images waiting for a thread."""
+    """Calls to the predictor, full candidate tables, images waiting for a thread, shadow traffic."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,7 +20,8 @@ class TransformerMetrics(Metrics):
             "Images whose candidate table had no row left: some objects may be missing.",
             ("model", "version"),
         )
-        self.add(self.predictor_seconds, self.candidates_full)
+        self.shadow = ShadowMetrics()
+        self.add(self.predictor_seconds, self.candidates_full, *self.shadow.families)
 
     def watch_workers(self, workers: ImageWorkers) -> None:
         """Expose the queue of the image threads."""
