@@ -11,8 +11,8 @@ from saccade_serving.metrics import Counter, Histogram
 OUTCOMES: Final = ("compared", "dropped", "paused", "late", "refused", "failed", "incomparable")
 #: Upper bounds of shares, close together near 1, where two good models are.
 SHARES: Final = (0.0, 0.1, 0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)
-_SCORE_SHIFTS: Final = (-0.5, -0.2, -0.1, -0.05, -0.02, -0.01, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-_COUNTS: Final = (-20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20)
+_SCORE_SHIFTS: Final = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_COUNTS: Final = (0, 1, 2, 3, 5, 10, 20, 50, 100)
 
 
 class ShadowMetrics:
@@ -31,10 +31,16 @@ class ShadowMetrics:
             "saccade_shadow_class_changes", "Objects that both answers have, with different classes."
         )
         self.score_shift = Histogram(
-            "saccade_shadow_score_shift", "Mean of the candidate's scores less those given.", _SCORE_SHIFTS
+            "saccade_shadow_score_shift",
+            "How far the candidate's scores are from those given, mean of an image; direction less, equal, more.",
+            _SCORE_SHIFTS,
+            ("direction",),
         )
         self.count_difference = Histogram(
-            "saccade_shadow_count_difference", "The candidate's number of objects less that given.", _COUNTS
+            "saccade_shadow_count_difference",
+            "How many objects the candidate finds less or more than were given; direction less, equal, more.",
+            _COUNTS,
+            ("direction",),
         )
 
     @property
@@ -62,6 +68,12 @@ class ShadowMetrics:
         if "class_changes" in differences:
             self.class_changes.add((), differences["class_changes"])
         if "score_shift" in differences:
-            self.score_shift.observe(differences["score_shift"])
+            _observe_signed(self.score_shift, differences["score_shift"])
         if "count_difference" in differences:
-            self.count_difference.observe(differences["count_difference"])
+            _observe_signed(self.count_difference, differences["count_difference"])
+
+
+def _observe_signed(histogram: Histogram, value: float) -> None:
+    """Observe the amount under its direction: Prometheus takes a sum that falls for one that began anew."""
+    direction = "equal" if value == 0 else "more" if value > 0 else "less"
+    histogram.observe(abs(value), (direction,))

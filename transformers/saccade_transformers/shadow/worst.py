@@ -58,7 +58,7 @@ class Worst:
 
     def add(self, frame: Kept) -> list[Kept]:
         """Take a frame in; returns those that have to go for it, perhaps itself."""
-        if not self.would_keep(frame.agreement):
+        if not self.would_keep(frame.agreement) or frame.size > self._max_bytes:
             return [frame]
         insort(self.frames, frame)
         self.size += frame.size
