@@ -95,8 +95,13 @@ class Rig:
             shadow=self.shadow,
         )
 
-    async def ask(self, source: Source | None = None, parameters: dict[str, Any] | None = None, **headers: str) -> Any:
-        exchange = Exchange.begin("rest", headers, 10)
+    async def ask(
+        self,
+        source: Source | None = None,
+        parameters: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Any:
+        exchange = Exchange.begin("rest", headers or {}, 10)
         [answered] = await self.model.answer([source or Raw(PICTURE)], parameters or {}, exchange)
         return answered
 
@@ -160,7 +165,7 @@ def hanging(client: FakeV2Client | None = None) -> FakeV2Client:
 
 async def test_the_candidate_is_sent_the_same_tensor_and_its_answer_is_compared(rig: MakeRig) -> None:
     one = rig(detector_client(PERSON, (0, 0, 4, 4, 0.6, 0)))
-    assert await one.ask_and_mirror(**{"x-request-id": "r-1", "authorization": "Bearer t"}) == "compared"
+    assert await one.ask_and_mirror(headers={"x-request-id": "r-1", "authorization": "Bearer t"}) == "compared"
     [mirrored], [served] = one.candidate.requests, one.served.requests
     assert np.array_equal(mirrored.inputs[0].array, served.inputs[0].array)
     assert mirrored.model_name == "next"
@@ -263,7 +268,7 @@ async def test_a_frame_that_disagrees_is_kept_with_both_answers_and_its_image(
     source: Source = Raw(PICTURE) if form == "raw" else Encoded(png())
     if form == "base64":
         source = Encoded(base64.b64encode(png()).decode(), is_base64=True)
-    await one.ask_and_mirror(source, parameters={"camera_id": "gate 7"}, **{"x-request-id": "r-9"})
+    await one.ask_and_mirror(source, parameters={"camera_id": "gate 7"}, headers={"x-request-id": "r-9"})
     await one.shadow.close()
     [line] = kept(tmp_path)
     assert (line["request_id"], line["width"], line["height"]) == ("r-9", 64, 48)
