@@ -56,10 +56,11 @@ def test_without_a_command_the_help_is_shown() -> None:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ((), ["up", "detect", "demo"]),
+        ((), ["up", "detect", "demo", "shadow-report"]),
         (("up",), ["--model-repository", "--model", "--host", "--port", "--grpc-port"]),
         (("detect",), ["--url", "--save", "--json", "--threshold", "--timeout"]),
         (("demo",), ["--model-repository", "--images", "--out"]),
+        (("shadow-report",), ["DIRECTORY", "--limit", "--save"]),
     ],
 )
 def test_every_command_explains_itself(command: Sequence[str], options: list[str]) -> None:

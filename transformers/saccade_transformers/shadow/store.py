@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,7 @@ log = logging.getLogger("saccade.shadow")
 
 FILE: Final = "worst.jsonl"
 IMAGES: Final = "images"
-#: How often frames that were offered are looked at, and the file is written where they changed it.
+#: Least time between two times the file is written; images are written as they come.
 _INTERVAL_S: Final = 2.0
 #: Frames that may wait for the thread, each with its image.
 _ROOM: Final = 16
@@ -43,7 +44,7 @@ class WorstStore:
         directory: made if it is not there.
         keep: frames, at least 1.
         max_bytes: of lines and images together; the file is there twice while it is written.
-        interval_s: between two looks at what was offered.
+        interval_s: least time between two times the file is written.
 
     Raises:
         OSError: it cannot be written there.
@@ -59,7 +60,8 @@ class WorstStore:
         self._images.mkdir(parents=True, exist_ok=True)
         self._take_up()
         self._write()
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._wake = threading.Event()
         # A daemon: a disk that hangs shall not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="saccade-shadow-store", daemon=True)
         self._thread.start()
@@ -72,21 +74,27 @@ class WorstStore:
         """Hand over a frame and its encoded image, empty for none. From any thread; does not block."""
         if len(self._offered) < _ROOM:
             self._offered.append((frame, image))
+            self._wake.set()
 
     def close(self) -> None:
         """Write what was offered, for 5 s at most."""
-        self._stopping.set()
+        self._stopping = True
+        self._wake.set()
         self._thread.join(_CLOSE_S)
 
     def _run(self) -> None:
         stopping = unwritten = False
+        write_at = 0.0
         while not stopping:
-            stopping = self._stopping.wait(self._interval_s)
+            self._wake.wait(self._interval_s)
+            self._wake.clear()
+            stopping = self._stopping
             try:
                 while self._offered:
                     unwritten |= self._keep(*self._offered[0])
                     self._offered.popleft()
-                if unwritten:
+                if unwritten and (stopping or time.monotonic() >= write_at):
+                    write_at = time.monotonic() + self._interval_s
                     self._write()
                     unwritten = False
             except OSError as error:
