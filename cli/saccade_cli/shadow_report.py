@@ -22,6 +22,7 @@ from saccade_cli.detect import summary
 from saccade_transformers.image.decode import ImageLimits, decode, encode_jpeg
 from saccade_transformers.shadow.store import FILE
 from saccade_transformers.tasks.detection import Detections, DetectionTask
+from saccade_transformers.tasks.matching import match
 
 #: Pixels of frame between the two pictures.
 _GAP: Final = 8
@@ -80,37 +81,65 @@ def read_frames(directory: Path) -> list[Frame]:
     return sorted(frames, key=lambda frame: frame.agreement)
 
 
-def count_by_class(frames: Sequence[Frame]) -> list[tuple[str, int, int]]:
-    """Objects by class in all frames: label, how many were served, how many the candidate found.
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Where the two answers for a frame differ, object by object.
 
-    The largest difference stands first.
+    Attributes:
+        missed: served, and not found by the candidate.
+        alone: found by the candidate, and not served.
+        changed: at the same place with different classes: served, candidate.
     """
-    served = Counter(str(one["label"]) for frame in frames for one in frame.served)
-    candidate = Counter(str(one["label"]) for frame in frames for one in frame.candidate)
-    rows = [(label, served[label], candidate[label]) for label in {*served, *candidate}]
-    return sorted(rows, key=lambda row: (-abs(row[1] - row[2]), row[0]))
+
+    missed: list[dict[str, Any]]
+    alone: list[dict[str, Any]]
+    changed: list[tuple[dict[str, Any], dict[str, Any]]]
+
+    @classmethod
+    def of(cls, frame: Frame) -> Contrast:
+        """Match the two answers as the shadow did."""
+        a, b = _detections(frame.served), _detections(frame.candidate)
+        same, changed = match(a.boxes, a.class_ids, b.boxes, b.class_ids)
+        left, right = ({pair[i] for pair in same + changed} for i in (0, 1))
+        return cls(
+            [one for i, one in enumerate(frame.served) if i not in left],
+            [one for i, one in enumerate(frame.candidate) if i not in right],
+            [(frame.served[pair.a], frame.candidate[pair.b]) for pair in changed],
+        )
 
 
 def frames_table(frames: Sequence[Frame]) -> Table:
-    """One row a frame."""
-    table = Table("agreement", "request", "camera", "served", "candidate", "image")
+    """One row a frame: what the candidate missed, what it alone found, what it took for something else."""
+    table = Table("agreement", "request", "camera", "missed", "found alone", "other class", "image")
     for column in table.columns:
         column.overflow = "fold"
     table.columns[0].justify = "right"
     for frame in frames:
-        answers = summary(frame.served), summary(frame.candidate)
-        cells = frame.request_id, frame.camera[:8], *answers, Path(frame.image).name
+        found = Contrast.of(frame)
+        changes = [f"{a['label']} {a['score']:.2f} -> {b['label']} {b['score']:.2f}" for a, b in found.changed]
+        contrasts = summary(found.missed), summary(found.alone), ", ".join(changes) or "-"
+        cells = frame.request_id, frame.camera[:8], *contrasts, Path(frame.image).name
         table.add_row(f"{frame.agreement:.2f}", *map(escape, cells))
     return table
 
 
 def classes_table(frames: Sequence[Frame]) -> Table:
-    """The ten classes whose numbers differ most."""
-    table = Table("class, in all frames kept", "served", "candidate", "difference")
+    """The ten classes that the answers differ in most: objects of all frames."""
+    counts: dict[str, Counter[str]] = {}
+    for frame in frames:
+        found = Contrast.of(frame)
+        for name, objects in (
+            ("served", frame.served),
+            ("missed", [*found.missed, *(served for served, _ in found.changed)]),
+            ("alone", [*found.alone, *(candidate for _, candidate in found.changed)]),
+        ):
+            for one in objects:
+                counts.setdefault(str(one["label"]), Counter())[name] += 1
+    table = Table("class, in all frames kept", "served", "missed", "found alone")
     for column in table.columns[1:]:
         column.justify = "right"
-    for label, served, candidate in count_by_class(frames)[:10]:
-        table.add_row(escape(label), str(served), str(candidate), f"{candidate - served:+d}")
+    for label, count in sorted(counts.items(), key=lambda item: (-item[1]["missed"] - item[1]["alone"], item[0]))[:10]:
+        table.add_row(escape(label), *(str(count[name]) for name in ("served", "missed", "alone")))
     return table
 
 
@@ -164,13 +193,15 @@ def draw(directory: Path, frame: Frame) -> bytes:
 def _draw(picture: NDArray[np.uint8], answer: list[dict[str, Any]]) -> NDArray[np.uint8]:
     names = {int(one["class_id"]): str(one["label"]) for one in answer}
     labels = [names.get(class_id, "") for class_id in range(max(names, default=-1) + 1)]
-    task = DetectionTask(labels, 1, 0.0, 0.0, 0.5, 1)
-    found = Detections(
+    return DetectionTask(labels, 1, 0.0, 0.0, 0.5, 1).draw(picture, _detections(answer))
+
+
+def _detections(answer: list[dict[str, Any]]) -> Detections:
+    return Detections(
         np.array([one["box"] for one in answer], np.float32).reshape(-1, 4),
         np.array([one["score"] for one in answer], np.float32),
         np.array([one["class_id"] for one in answer], np.int32),
     )
-    return task.draw(picture, found)
 
 
 def _frame(content: Any) -> Frame:
