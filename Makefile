@@ -31,6 +31,7 @@ bench: $(DEV) ## Measure what a request costs, beside stock KServe and Triton (F
 	$(BIN)/python bench/dataplane.py $(FLAGS)
 	$(BIN)/python bench/path.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/metrics.py $(filter --quick,$(FLAGS))
+	$(BIN)/python bench/shadow.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/scheduler.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/replay.py --real-time $(filter --quick,$(FLAGS))
 

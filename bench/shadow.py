@@ -188,8 +188,13 @@ def own_cpu_s() -> float:
     return total_cpu_s(with_descendants(os.getpid())) + ended.ru_utime + ended.ru_stime
 
 
-def lines(found: Sequence[Arm]) -> list[dict[str, Any]]:
-    """What the table and the JSON say: percentiles, differences to the arms without a shadow, the noise."""
+def lines(found: Sequence[Arm], judged: bool) -> list[dict[str, Any]]:
+    """What the table and the JSON say: percentiles, differences to the arms without a shadow, the noise.
+
+    Args:
+        found: all arms, those without settings being without a shadow.
+        judged: whether there are enough requests to say what is within the noise.
+    """
     without = [taken for arm in found if not arm.settings for taken in arm.latencies_ms]
     made = []
     for arm in found:
@@ -205,7 +210,7 @@ def lines(found: Sequence[Arm]) -> list[dict[str, Any]]:
                 "rounds_ms": [percentile(taken, share) for taken in arm.latencies_ms],
                 "difference_ms": difference,
                 "noise_ms": noise,
-                "within_noise": abs(difference) <= noise,
+                "within_noise": abs(difference) <= noise if judged else None,
             }
         made.append(line)
     return made
@@ -249,7 +254,7 @@ def show(found: Sequence[Arm], made: Sequence[dict[str, Any]]) -> Table:
             f"{p50['difference_ms']:+.2f}",
             f"{p99['ms']:.2f}",
             f"{p99['difference_ms']:+.2f}",
-            "yes" if p50["within_noise"] and p99["within_noise"] else "NO",
+            "-" if p50["within_noise"] is None else "yes" if p50["within_noise"] and p99["within_noise"] else "NO",
             ", ".join(f"{count} {name}" for name, count in sorted(arm.outcomes.items())),
         )
     return table
@@ -258,7 +263,7 @@ def show(found: Sequence[Arm], made: Sequence[dict[str, Any]]) -> Table:
 def main(arguments: list[str]) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="bench/shadow.py", description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two short rounds: shows that it works, and no more")
+    parser.add_argument("--quick", action="store_true", help="two short rounds, too few requests to judge")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file (default: bench/results/)")
     given = parser.parse_args(arguments)
     plan = QUICK if given.quick else Plan()
@@ -276,7 +281,7 @@ def main(arguments: list[str]) -> int:
         return 130
     finally:
         progress.end()
-    made = lines(found)
+    made = lines(found, judged=not given.quick)
     out = console()
     out.print(show(found, made))
     out.print(

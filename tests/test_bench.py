@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import shadow
 from measuring import (
     ceiling,
     goals,
@@ -645,6 +646,28 @@ async def test_a_wrong_answer_ends_the_measurement(answer: bytes, why: str) -> N
             await asyncio.to_thread(send)
 
 
+# shadow
+
+
+def test_noise_is_what_halves_of_equal_rounds_differ_by() -> None:
+    assert shadow.noise_ms([[1.0, 2.0, 3.0]] * 8, 0.99) == 0
+    mixed = [[10.0] * 20] * 6 + [[30.0] * 20] * 2
+    assert shadow.noise_ms(mixed, 0.5) == 0, "either half has more quick rounds"
+    assert shadow.noise_ms(mixed, 0.99) == 20, "both slow rounds are in one half often enough"
+
+
+def test_an_arm_is_held_against_both_arms_without_a_shadow() -> None:
+    def arm(key: str, settings: dict[str, str], *rounds: float) -> shadow.Arm:
+        return shadow.Arm(key, key, settings, [[value] * 10 for value in rounds], {"compared": 1} if settings else {})
+
+    found = [arm("off", {}, 10, 12), arm("again", {}, 10, 12), arm("on", {"X": "1"}, 11, 30)]
+    off, _, on = shadow.lines(found, judged=True)
+    assert (off["p99"]["difference_ms"], off["p99"]["within_noise"]) == (0, True)
+    assert (on["p99"]["ms"], on["p99"]["difference_ms"], on["p99"]["within_noise"]) == (30, 18, False)
+    assert on["shadow"] == {"compared": 1}
+    assert shadow.lines(found, judged=False)[2]["p99"]["within_noise"] is None
+
+
 # the command
 
 
@@ -765,6 +788,7 @@ def eventually(condition: Callable[[], bool]) -> None:
         ("replay", "yes goodput never falls"),
         ("scheduler", "3 priorities"),
         ("metrics", "counting a request"),
+        ("shadow", "5% mirrored"),
     ],
 )
 def test_the_benches_of_the_scheduler_run_and_write_what_they_print(script: str, says: str, tmp_path: Path) -> None:
