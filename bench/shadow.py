@@ -177,7 +177,7 @@ def _outcomes(port: int) -> dict[str, int]:
     found: dict[str, int] = {}
     for family in text_string_to_metric_families((get(port, "/metrics") or b"").decode()):
         for sample in family.samples:
-            if sample.name == "saccade_shadow_requests_total":
+            if sample.name == "saccade_shadow_requests_total" and sample.value:
                 found[sample.labels["outcome"]] = int(sample.value)
     return found
 

@@ -54,7 +54,8 @@ def answers(address: Address, image: bytes) -> list[Any]:
 def outcomes(service: Service) -> dict[str, float]:
     samples = service.address.scrape()
     names = samples.label_values("saccade_shadow_requests_total", "outcome")
-    return {name: samples.total("saccade_shadow_requests_total", outcome=name) for name in names}
+    counts = {name: samples.total("saccade_shadow_requests_total", outcome=name) for name in names}
+    return {name: count for name, count in counts.items() if count}
 
 
 def kept(directory: Path) -> list[Any]:

@@ -114,7 +114,7 @@ class Rig:
         return outcome
 
     def outcomes(self) -> dict[str, int]:
-        return {labels[0]: int(count) for labels, count in self.metrics.shadow.requests.values.items()}
+        return {labels[0]: int(count) for labels, count in self.metrics.shadow.requests.values.items() if count}
 
     def sample(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0
@@ -380,6 +380,25 @@ async def test_a_candidate_that_changes_its_input_mid_stream_is_found_out(rig: M
     one.candidate.answer, one.candidate.describe = answer, describe
     outcomes = [await one.ask_and_mirror() for _ in range(3)]
     assert outcomes == ["failed", "incomparable", "compared"]
+
+
+async def test_a_candidate_that_states_a_giant_input_is_not_believed(rig: MakeRig) -> None:
+    metadata = detector_metadata(inputs=[TensorMetadata("image", "UINT8", (-1, 100_000, 100_000, 3))])
+    one = rig(detector_client(metadata=metadata))
+    assert [await one.ask_and_mirror() for _ in range(3)] == ["incomparable"] * 3
+
+
+async def test_what_fails_while_a_sample_is_taken_does_not_fail_the_request(
+    rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("saccade_transformers.shadow.sample.letterbox", no_memory)
+    metadata = detector_metadata(inputs=[TensorMetadata("image", "UINT8", (-1, 48, 48, 3))])
+    one = rig(detector_client(metadata=metadata))
+    assert [await one.ask_and_mirror() for _ in range(2)] == ["incomparable"] * 2
+    assert len((await one.ask()).answer) == 2
 
 
 async def test_a_slow_candidate_fills_its_places_and_no_more_are_drawn(rig: MakeRig) -> None:

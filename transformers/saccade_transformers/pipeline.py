@@ -191,9 +191,7 @@ class Pipeline:
         tensor = np.empty((1, height, width, 3), np.uint8)
         picture = self._decode(source, pixels)
         if sample is not None:
-            sample.take(picture, contract.input_size)
-            if sample.keeps_image:
-                sample.image = self._encoded(source)
+            sample.take(picture, contract.input_size, lambda: self._encoded(source))
         return tensor, letterbox(picture, tensor[0])
 
     def _encoded(self, source: Source) -> bytes:

@@ -34,7 +34,7 @@ from saccade_serving.oip.messages import Parameters
 from saccade_serving.telemetry import Seldom
 from saccade_transformers.image.header import read_header
 from saccade_transformers.shadow.breaker import Breaker
-from saccade_transformers.shadow.metrics import ShadowMetrics
+from saccade_transformers.shadow.metrics import OUTCOMES, ShadowMetrics
 from saccade_transformers.shadow.sample import Sample
 from saccade_transformers.shadow.sampling import Sampler, camera_digest, camera_of
 from saccade_transformers.shadow.store import IMAGES, WorstStore
@@ -47,6 +47,8 @@ log = logging.getLogger("saccade.shadow")
 _LOG_EVERY_S: Final = 60.0
 #: Time that calls in flight have to notice that they were called off.
 _CLOSE_S: Final = 2.0
+#: A candidate that states a larger input than 4096 x 4096 is not believed: each image would be made that large for it.
+_MAX_INPUT_PIXELS: Final = 2**24
 _SUFFIXES: Final = {"JPEG": "jpg", "PNG": "png", "WebP": "webp", "BMP": "bmp"}
 
 
@@ -107,6 +109,8 @@ class Shadow:
         self._mirrors: set[asyncio.Task[None]] = set()
         self._comparing = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._closed = False
+        for outcome in OUTCOMES:
+            metrics.requests.add((outcome,), 0)  # a rate needs a beginning
 
     def draw(self, parameters: Parameters, exchange: Exchange) -> Sample | None:
         """Decide on one image of a request; None: it is not mirrored. A sample has to be closed."""
@@ -122,6 +126,8 @@ class Shadow:
         self._drawn += 1
         known = self._target.last
         size = known.contract.input_size if known is not None else None
+        if size is not None and size[0] * size[1] > _MAX_INPUT_PIXELS:
+            size = None  # nothing is made for it: incomparable
         keeps_image = self._limits.keeps_images and self._store is not None
         return Sample(self._end_of_request, camera, exchange.request_id, parameters, size, keeps_image)
 
@@ -186,7 +192,7 @@ class Shadow:
         assert sample.tensor is not None
         _, height, width, _ = sample.tensor.shape
         if (width, height) != known.contract.input_size:
-            raise _Incomparable(f"the image was prepared for {width}x{height}, before the candidate was known")
+            raise _Incomparable(f"the image was prepared for {width}x{height}, not for this candidate")
         _check_labels(sample.known.contract.labels, known.contract.labels)
         try:
             options = known.task.options(sample.parameters)

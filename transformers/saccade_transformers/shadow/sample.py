@@ -6,6 +6,7 @@ made, where images are kept.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from saccade_transformers.target import Known
 
 if TYPE_CHECKING:
     from saccade_transformers.pipeline import Answered
+
+log = logging.getLogger("saccade.shadow")
 
 
 class Sample:
@@ -58,21 +61,30 @@ class Sample:
         self.request_id = request_id
         self.parameters = parameters
         self.complete = False
-        self.keeps_image = keeps_image
+        self._keeps_image = keeps_image
         self._input_size = input_size
         self._end: Callable[[Sample], None] | None = end
 
-    def take(self, picture: NDArray[np.uint8], input_size: tuple[int, int]) -> None:
-        """Letterbox the decoded picture for the candidate, if its input has another size; in the worker that decoded.
+    def take(
+        self, picture: NDArray[np.uint8], input_size: tuple[int, int], encoded: Callable[[], bytes] = bytes
+    ) -> None:
+        """Set aside what is gone when the picture is; in the worker that decoded it. Raises nothing.
 
         Args:
-            picture: [h, w, 3] uint8 RGB.
+            picture: [h, w, 3] uint8 RGB; letterboxed for the candidate if that has another input size.
             input_size: (width, height) of the input of the predictor that answers.
+            encoded: copies the encoded image; called where images are kept.
         """
-        if self._input_size is not None and self._input_size != input_size:
-            width, height = self._input_size
-            self.tensor = np.empty((1, height, width, 3), np.uint8)
-            self.mapping = letterbox(picture, self.tensor[0])
+        try:
+            if self._input_size is not None and self._input_size != input_size:
+                width, height = self._input_size
+                tensor = np.empty((1, height, width, 3), np.uint8)
+                self.mapping = letterbox(picture, tensor[0])
+                self.tensor = tensor
+            if self._keeps_image:
+                self.image = encoded()
+        except Exception:  # no memory, for one: the request goes on, and the image will turn out to be incomparable
+            log.warning("shadow_sample_failed", exc_info=True)
 
     def give(self, tensor: NDArray[np.uint8], mapping: Letterbox, known: Known, served: Any) -> None:
         """Add what came of the request: its answer, and the tensor it was made of. The image is complete now."""
