@@ -200,6 +200,26 @@ async def test_every_image_of_a_request_is_drawn_for_itself_and_the_warm_up_is_n
     assert one.sample("saccade_shadow_agreement_sum") == 3
 
 
+async def test_one_place_at_a_time_serves_all_that_come_one_after_the_other(rig: MakeRig) -> None:
+    one = rig(detector_client(PERSON), limits=ShadowLimits(queue=64, concurrency=1))
+    await asyncio.gather(*(one.ask() for _ in range(30)))
+    await eventually(lambda: one.outcomes() == {"compared": 30}, "none is left behind")
+    assert one.shadow._drawn == 0
+    assert not one.shadow._mirrors
+
+
+async def test_large_parameters_are_not_kept_for_the_candidate(rig: MakeRig) -> None:
+    one = rig(hanging())
+    await one.ask(parameters={"camera_id": "x" * 10_000, "score_threshold": "0.5"})
+    await eventually(lambda: one.shadow._drawn == 1, "it is on its way")
+    exchange = Exchange.begin("rest", {}, 10)
+    sample = one.shadow.draw({"camera_id": "x" * 10_000, "score_threshold": "0.5"}, exchange)
+    assert sample is not None
+    assert sample.parameters == {"score_threshold": "0.5"}
+    assert len(sample.camera) == 16
+    sample.close()
+
+
 async def test_a_share_of_none_asks_the_candidate_nothing(rig: MakeRig) -> None:
     one = rig(detector_client(PERSON), share=0.0)
     for _ in range(5):

@@ -49,6 +49,8 @@ _LOG_EVERY_S: Final = 60.0
 _CLOSE_S: Final = 2.0
 #: A candidate that states a larger input than 4096 x 4096 is not believed: each image would be made that large for it.
 _MAX_INPUT_PIXELS: Final = 2**24
+#: Longer parameters are no option of a task, and are not kept for a candidate.
+_MAX_PARAMETER_CHARS: Final = 256
 _SUFFIXES: Final = {"JPEG": "jpg", "PNG": "png", "WebP": "webp", "BMP": "bmp"}
 
 
@@ -129,17 +131,20 @@ class Shadow:
         if size is not None and size[0] * size[1] > _MAX_INPUT_PIXELS:
             size = None  # nothing is made for it: incomparable
         keeps_image = self._limits.keeps_images and self._store is not None
-        return Sample(self._end_of_request, camera, exchange.request_id, parameters, size, keeps_image)
+        few = {k: v for k, v in parameters.items() if not isinstance(v, str) or len(v) <= _MAX_PARAMETER_CHARS}
+        return Sample(self._end_of_request, camera_digest(camera), exchange.request_id, few, size, keeps_image)
 
     async def close(self) -> None:
         """Call off what is under way, write what is to be kept; takes seconds at most."""
         self._closed = True
         self._drawn -= len(self._waiting)
         self._waiting.clear()
-        for mirror in self._mirrors:
+        mirrors = list(self._mirrors)
+        for mirror in mirrors:
             mirror.cancel()
-        if self._mirrors:
-            await asyncio.wait(self._mirrors, timeout=_CLOSE_S)
+        if mirrors:
+            await asyncio.wait(mirrors, timeout=_CLOSE_S)
+            self._mirrors.clear()  # one that had not begun does not do so itself
         await self._target.predictor.close()
         self._comparing.shutdown(wait=False, cancel_futures=True)
         if self._store is not None:
@@ -152,17 +157,20 @@ class Shadow:
             return
         self._waiting.append(sample)
         if len(self._mirrors) < self._limits.concurrency:
-            mirror = asyncio.get_running_loop().create_task(self._mirror_all())
-            self._mirrors.add(mirror)
-            mirror.add_done_callback(self._mirrors.discard)
+            self._mirrors.add(asyncio.get_running_loop().create_task(self._mirror_all()))
 
     async def _mirror_all(self) -> None:
-        while self._waiting:
-            sample = self._waiting.popleft()
-            try:
-                self._metrics.count(await self._mirror(sample))
-            finally:
-                self._drawn -= 1
+        try:
+            while self._waiting:
+                sample = self._waiting.popleft()
+                try:
+                    self._metrics.count(await self._mirror(sample))
+                finally:
+                    self._drawn -= 1
+        finally:  # at once, and not in a callback: an image that comes next has to find this place free
+            task = asyncio.current_task()
+            assert task is not None
+            self._mirrors.discard(task)
 
     async def _mirror(self, sample: Sample) -> str:
         """Ask and compare; returns the outcome."""
@@ -226,7 +234,7 @@ class Shadow:
                 "id": name,
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "request_id": sample.request_id,
-                "camera": camera_digest(sample.camera),
+                "camera": sample.camera,
                 "width": served.width,
                 "height": served.height,
                 "agreement": round(agreement, 4),

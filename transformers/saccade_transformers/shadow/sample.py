@@ -28,7 +28,7 @@ class Sample:
 
     Args:
         end: told once, when nothing more comes of it.
-        camera: that it is of, empty for none.
+        camera: digest of the camera that it is of, empty for none.
         request_id: of its request.
         parameters: of its request.
         input_size: (width, height) of the candidate's input; None while that is not known.
