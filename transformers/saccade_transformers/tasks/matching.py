@@ -63,14 +63,29 @@ def match(
 
 def iou_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
     """Intersection over union of every box of ``a`` [n, 4] with every one of ``b`` [m, 4], as [n, m], 0..1."""
-    first, second = a.astype(np.float64)[:, None, :], b.astype(np.float64)[None, :, :]
-    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
-    shared: NDArray[np.float64] = np.clip(sides, 0, None).prod(axis=-1)
-    areas: NDArray[np.float64] = _area(first) + _area(second)
-    union = areas - shared
-    return shared / np.where(union > 0, union, 1.0)
+    first, second = a.astype(np.float64).T[:, :, None], b.astype(np.float64).T[:, None, :]
+    shared = _shared_side(first[0], first[2], second[0], second[2])
+    shared *= _shared_side(first[1], first[3], second[1], second[3])
+    union = _area(first) + _area(second)
+    union -= shared
+    union[union <= 0] = 1.0
+    shared /= union
+    return shared
+
+
+def _shared_side(
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    other_low: NDArray[np.float64],
+    other_high: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """How much of two intervals [low, high] is the same; in place, since these are the largest arrays there are."""
+    shared: NDArray[np.float64] = np.minimum(high, other_high)
+    shared -= np.maximum(low, other_low)
+    np.maximum(shared, 0, out=shared)
+    return shared
 
 
 def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    area: NDArray[np.float64] = (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1)
+    area: NDArray[np.float64] = (boxes[2] - boxes[0]) * (boxes[3] - boxes[1])
     return area
