@@ -228,17 +228,23 @@ async def test_a_share_of_none_asks_the_candidate_nothing(rig: MakeRig) -> None:
     assert (one.candidate.requests, one.outcomes()) == ([], {})
 
 
-async def test_a_candidate_with_another_input_size_gets_a_tensor_of_its_own(rig: MakeRig) -> None:
+@pytest.mark.parametrize("form", ["encoded", "base64", "raw"])
+async def test_a_candidate_with_another_input_size_gets_a_tensor_of_its_own(rig: MakeRig, form: str) -> None:
     metadata = detector_metadata(inputs=[TensorMetadata("pixels", "UINT8", (-1, 48, 48, 3))])
     # 64 x 48 in 48 x 48: scaled by 0.75, 6 rows of frame above and below.
     one = rig(detector_client((12, 15, 24, 24, 0.9, 0), (0, 6, 6, 12, 0.8, 1), metadata=metadata))
-    # The candidate is not known yet when the first image is decoded: it was prepared for the predictor alone.
-    assert await one.ask_and_mirror() == "incomparable"
-    assert await one.ask_and_mirror() == "compared"
-    [mirrored] = one.candidate.requests
+    source: Source = Raw(PICTURE) if form == "raw" else Encoded(png())
+    if form == "base64":
+        source = Encoded(base64.b64encode(png()), is_base64=True)
+    outcomes = [await one.ask_and_mirror(source) for _ in range(2)]
+    # Pixels are gone when it turns out what the candidate wants; later ones are letterboxed while they are there.
+    assert outcomes == ["incomparable" if form == "raw" else "compared", "compared"]
+    mirrored = one.candidate.requests[-1]
     assert (mirrored.inputs[0].name, mirrored.inputs[0].shape) == ("pixels", (1, 48, 48, 3))
-    assert one.sample("saccade_shadow_agreement_sum") == 1
-    assert one.sample("saccade_shadow_iou_sum") == 1, "both answers are in pixels of the image"
+    assert mirrored.inputs[0].array[0, 24, 24].tolist() == [250, 10, 10]
+    assert one.sample("saccade_shadow_agreement_sum") == one.outcomes()["compared"]
+    assert one.sample("saccade_shadow_iou_sum") == one.outcomes()["compared"], "both answers are in the image's pixels"
+    assert one.served.requests[0].inputs[0].shape == (1, 24, 32, 3)
 
 
 async def test_request_parameters_hold_for_the_candidate_too(rig: MakeRig) -> None:

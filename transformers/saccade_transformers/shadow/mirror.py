@@ -2,9 +2,9 @@
 
 Whatever happens here, no request waits for it, fails by it or is refused for it: there are few places, and an image
 that finds none is not drawn at all, before anything was copied for it. A candidate that fails or is slow is left alone
-for a while (``breaker``). The comparing runs in one thread of its own, so that it takes no place among the image
-threads. That thread is not given a lower priority: it needs the interpreter's lock, and a thread that the kernel does
-not let run while it holds that would hold up everybody.
+for a while (``breaker``). Preparing and comparing run in one thread of their own, so that they take no place among the
+image threads. That thread is not given a lower priority: it needs the interpreter's lock, and a thread that the kernel
+does not let run while it holds that would hold up everybody.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import numpy as np
 import orjson
 from numpy.typing import NDArray
 
@@ -32,7 +33,9 @@ from saccade_serving.errors import (
 )
 from saccade_serving.oip.messages import Parameters
 from saccade_serving.telemetry import Seldom
+from saccade_transformers.image.decode import ImageLimits, decode
 from saccade_transformers.image.header import read_header
+from saccade_transformers.image.letterbox import letterbox
 from saccade_transformers.shadow.breaker import Breaker
 from saccade_transformers.shadow.metrics import OUTCOMES, ShadowMetrics
 from saccade_transformers.shadow.sample import Sample
@@ -47,7 +50,7 @@ log = logging.getLogger("saccade.shadow")
 _LOG_EVERY_S: Final = 60.0
 #: Time that calls in flight have to notice that they were called off.
 _CLOSE_S: Final = 2.0
-#: A candidate that states a larger input than 4096 x 4096 is not believed: each image would be made that large for it.
+#: A candidate that states a larger input than 4096 x 4096 is not believed: images would be made that large for it.
 _MAX_INPUT_PIXELS: Final = 2**24
 #: Longer parameters are no option of a task, and are not kept for a candidate.
 _MAX_PARAMETER_CHARS: Final = 256
@@ -197,21 +200,20 @@ class Shadow:
     async def _ask_and_compare(self, sample: Sample) -> None:
         exchange = Exchange.begin("shadow", {REQUEST_ID_HEADER: sample.request_id}, self._limits.timeout_s)
         known = await self._target.known(self._limits.timeout_s)
-        assert sample.tensor is not None
-        _, height, width, _ = sample.tensor.shape
-        if (width, height) != known.contract.input_size:
-            raise _Incomparable(f"the image was prepared for {width}x{height}, not for this candidate")
         _check_labels(sample.known.contract.labels, known.contract.labels)
         try:
             options = known.task.options(sample.parameters)
         except InvalidRequest as error:
             raise _Incomparable(f"the candidate cannot do what the request asks for: {error}") from error
+        loop = asyncio.get_running_loop()
+        if not sample.fits(known.contract.input_size):
+            await loop.run_in_executor(self._comparing, _prepare, sample, known.contract.input_size)
+        assert sample.tensor is not None
         outputs, version = await self._target.predictor.infer(sample.tensor, known.contract, {}, exchange)
-        work = asyncio.get_running_loop().run_in_executor(
-            self._comparing, self._compare, sample, known, outputs, options, version
-        )
         try:
-            agreement, differences = await work
+            agreement, differences = await loop.run_in_executor(
+                self._comparing, self._compare, sample, known, outputs, options, version
+            )
         except ContractBroken as error:
             self._target.predictor.forget()
             raise PredictorUnavailable(f"the candidate's answer is not what its model promises: {error}") from error
@@ -229,7 +231,8 @@ class Shadow:
         differences = task.differences(served.answer, answer)
         if self._store is not None and self._store.wants(agreement):
             name = secrets.token_hex(8)
-            image = f"{name}.{_suffix(sample.image)}" if sample.image else ""
+            encoded = sample.image if self._limits.keeps_images else b""
+            image = f"{name}.{_suffix(encoded)}" if encoded else ""
             line = {
                 "id": name,
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -243,8 +246,8 @@ class Shadow:
                 "candidate": {"version": version, "answer": known.task.to_v1(answer)},
                 "image": f"{IMAGES}/{image}" if image else None,
             }
-            kept = Kept(round(agreement, 4), name, orjson.dumps(line), image, len(sample.image))
-            self._store.offer(kept, sample.image)
+            kept = Kept(round(agreement, 4), name, orjson.dumps(line), image, len(encoded))
+            self._store.offer(kept, encoded)
         return agreement, differences
 
     def _say(self, event: str, error: Exception) -> None:
@@ -269,6 +272,22 @@ def _check_labels(served: list[str], candidate: list[str]) -> None:
     for class_id, (ours, theirs) in enumerate(zip(served, candidate, strict=False)):
         if ours != theirs:
             raise _Incomparable(f"class {class_id} is {ours!r} here and {theirs!r} at the candidate")
+
+
+def _prepare(sample: Sample, input_size: tuple[int, int]) -> None:
+    """Make the tensor of a candidate whose input has another size, from the copy of the encoded image; in the thread.
+
+    Raises:
+        _Incomparable: there is no copy, or the input is too large.
+    """
+    width, height = input_size
+    if not sample.image or width * height > _MAX_INPUT_PIXELS:
+        raise _Incomparable(f"the candidate takes {width}x{height}, which was not prepared for")
+    # Its own request has decoded it: it is within the limits.
+    picture = decode(sample.image, ImageLimits(len(sample.image), 2**30))
+    tensor = np.empty((1, height, width, 3), np.uint8)
+    sample.mapping = letterbox(picture, tensor[0])
+    sample.tensor = tensor
 
 
 def _suffix(image: bytes) -> str:

@@ -1,7 +1,8 @@
 """One image that was drawn to be mirrored, on its way beside the request: what the candidate needs is set aside.
 
 Nothing of the request's own memory is held: the tensor was made for the predictor, and of the encoded image a copy is
-made, where images are kept.
+made, where images are kept or the candidate needs another tensor. That one is made of the copy later, beside the
+request.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Sample:
     Attributes:
         tensor: [1, height, width, 3] for the candidate, once ``take`` and ``give`` were called.
         mapping: where the picture lies in it.
-        image: the encoded image; empty without one.
+        image: the encoded image; empty where it is not needed, or pixels were sent.
         served: what the client was answered.
         known: what is known of the predictor that answered.
     """
@@ -71,20 +72,25 @@ class Sample:
         """Set aside what is gone when the picture is; in the worker that decoded it. Raises nothing.
 
         Args:
-            picture: [h, w, 3] uint8 RGB; letterboxed for the candidate if that has another input size.
+            picture: [h, w, 3] uint8 RGB; letterboxed for a candidate with another input size where nothing is encoded.
             input_size: (width, height) of the input of the predictor that answers.
-            encoded: copies the encoded image; called where images are kept.
+            encoded: copies the encoded image; empty where pixels were sent.
         """
         try:
-            if self._input_size is not None and self._input_size != input_size:
+            fits = self._input_size == input_size
+            if self._keeps_image or not fits:
+                self.image = encoded()
+            if not fits and not self.image and self._input_size is not None:
                 width, height = self._input_size
                 tensor = np.empty((1, height, width, 3), np.uint8)
                 self.mapping = letterbox(picture, tensor[0])
                 self.tensor = tensor
-            if self._keeps_image:
-                self.image = encoded()
         except Exception:  # no memory, for one: the request goes on, and the image will turn out to be incomparable
             log.warning("shadow_sample_failed", exc_info=True)
+
+    def fits(self, input_size: tuple[int, int]) -> bool:
+        """Whether the tensor is of a size (width, height)."""
+        return self.tensor is not None and (self.tensor.shape[2], self.tensor.shape[1]) == input_size
 
     def give(self, tensor: NDArray[np.uint8], mapping: Letterbox, known: Known, served: Any) -> None:
         """Add what came of the request: its answer, and the tensor it was made of. The image is complete now."""
