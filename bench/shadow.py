@@ -59,9 +59,9 @@ class Plan:
         seconds: that an arm has its load in a round.
     """
 
-    rounds: int = 16
+    rounds: int = 20
     per_s: float = 25.0
-    seconds: float = 5.0
+    seconds: float = 4.0
 
 
 QUICK: Final = Plan(rounds=2, seconds=1.5)
@@ -130,10 +130,9 @@ def run(plan: Plan, scratch: Path, say: Progress) -> tuple[list[Arm], dict[str, 
         for arm in found:
             say.say(f"starting: {arm.label}")
             running.append(_start(stack, arm, ports["predictor"], scratch))
-        body = request()
+        body, order = request(), random.Random(1)
         for number in range(plan.rounds):
-            for place in range(len(found)):
-                index = (place + number) % len(found)
+            for index in order.sample(range(len(found)), len(found)):
                 arm, (server, port, _) = found[index], running[index]
                 say.step(f"round {number + 1} of {plan.rounds}", arm.label)
                 sample = client.measure(
