@@ -33,6 +33,7 @@ bench: $(DEV) ## Measure what a request and batching cost, beside other servers 
 	$(BIN)/python bench/client.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/metrics.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/batching.py $(filter --quick,$(FLAGS))
+	$(BIN)/python bench/shadow.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/scheduler.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/hard_limit.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/replay.py --real-time $(filter --quick,$(FLAGS))

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 import hard_limit
+import shadow
 from batching import WrongAnswers, check
 from measuring import (
     batching_table,
@@ -848,6 +849,28 @@ def test_without_a_queue_proxy_the_hard_limit_is_not_measured_and_the_command_is
     assert not (tmp_path / "file.json").exists()
 
 
+# shadow
+
+
+def test_noise_is_what_halves_of_equal_rounds_differ_by() -> None:
+    assert shadow.noise_ms([[1.0, 2.0, 3.0]] * 8, 0.99) == 0
+    assert shadow.noise_ms([[10.0]] * 15 + [[500.0]], 0.99) == 0, "one round that was disturbed"
+    assert shadow.noise_ms([[10.0]] * 8 + [[14.0]] * 8, 0.99) == 4
+
+
+def test_an_arm_is_held_against_both_arms_without_a_shadow() -> None:
+    def arm(key: str, settings: dict[str, str], *rounds: float) -> shadow.Arm:
+        return shadow.Arm(key, key, settings, [[value] * 10 for value in rounds], {"compared": 1} if settings else {})
+
+    found = [arm("off", {}, 10, 12), arm("again", {}, 10, 12), arm("on", {"X": "1"}, 11, 30)]
+    off, _, on = shadow.lines(found, judged=True)
+    assert (off["p99"]["difference_ms"], off["p99"]["within_noise"]) == (0, True)
+    assert (on["p99"]["ms"], on["p99"]["difference_ms"], on["p99"]["within_noise"]) == (20.5, 9.5, False)
+    assert on["p99"]["all_ms"] == 30
+    assert on["shadow"] == {"compared": 1}
+    assert shadow.lines(found, judged=False)[2]["p99"]["within_noise"] is None
+
+
 # the command
 
 
@@ -1115,6 +1138,7 @@ def eventually(condition: Callable[[], bool]) -> None:
         ("replay", "yes goodput never falls"),
         ("scheduler", "3 priorities"),
         ("metrics", "counting a request"),
+        ("shadow", "5% mirrored"),
     ],
 )
 def test_the_benches_of_the_scheduler_run_and_write_what_they_print(script: str, says: str, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from saccade_cli import ab_command
 from saccade_cli import demo as demo_run
+from saccade_cli import shadow_report as report
 from saccade_cli.detect import DetectFailed, detect, summary, with_scheme
 from saccade_cli.experiment import UnreadableInput
 from saccade_cli.pair import Pair, PairFailed, Ports
@@ -135,6 +136,26 @@ def ab_report_command(
     ab_command.show(report, console)
 
 
+@app.command("shadow-report")
+def shadow_report(
+    directory: Annotated[Path, typer.Argument(help="The transformer's SHADOW_DIR, or a copy.", show_default=False)],
+    limit: Annotated[int, typer.Option(min=1, help="Frames to list, the least agreement first.")] = 20,
+    save: Annotated[Path | None, typer.Option(help="Write both answers, drawn side by side, into this.")] = None,
+) -> None:
+    """Show the frames on which a candidate disagreed most with the model that serves."""
+    with _reporting():
+        frames = report.read_frames(directory)
+        if not frames:
+            _note(f"no frame in {directory}: nothing was compared yet, or all answers agree")
+            return
+        console.print(report.frames_table(frames[:limit]), report.classes_table(frames))
+        console.print(report.tell(frames), highlight=False, soft_wrap=True, markup=False)
+        if save is not None:
+            saved = report.save_pairs(directory, frames[:limit], save, _note)
+            told = f"{saved} pictures, served left and candidate right: {save}/"
+            console.print(told, highlight=False, soft_wrap=True, markup=False)
+
+
 async def _run_up(pair: Pair) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -239,7 +260,7 @@ def _stopped_at_the_end(pair: Pair) -> Iterator[None]:
 def _reporting() -> Iterator[None]:
     try:
         yield
-    except (PairFailed, demo_run.DemoFailed, ConnectionFailed, Refused, OSError) as error:
+    except (PairFailed, demo_run.DemoFailed, report.ReportFailed, ConnectionFailed, Refused, OSError) as error:
         _fail(str(error))
 
 

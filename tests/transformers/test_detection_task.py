@@ -16,9 +16,9 @@ from saccade_transformers.tasks.detection import (
     DetectionOptions,
     Detections,
     DetectionTask,
-    iou_matrix,
     suppress,
 )
+from saccade_transformers.tasks.matching import iou_matrix
 from saccade_transformers.tasks.task import ContractBroken, Task
 
 LABELS = ("person", "car", "traffic light")
@@ -347,6 +347,55 @@ def test_agreement_is_symmetric_from_0_to_1_and_1_with_itself(a: Detections, b: 
     assert TASK.agreement(a, b) == TASK.agreement(b, a)
     assert 0 <= TASK.agreement(a, b) <= 1
     assert TASK.agreement(a, a) == 1
+
+
+def test_differences_tell_what_moved_what_changed_class_and_what_only_one_answer_has() -> None:
+    a = detections((0, 0, 10, 10, 0.9, 0), (20, 0, 30, 10, 0.8, 1), (50, 0, 60, 10, 0.7, 0))
+    b = detections((0, 0, 10, 8, 0.7, 0), (20, 0, 30, 10, 0.8, 2), (80, 0, 90, 10, 0.6, 0), (80, 20, 90, 30, 0.6, 0))
+    assert TASK.differences(a, b) == pytest.approx(
+        {
+            "matched": 1,
+            "class_changes": 1,
+            "only_in_a": 1,
+            "only_in_b": 2,
+            "iou": 0.9,
+            "score_shift": -0.2,
+            "count_difference": 1,
+        }
+    )
+
+
+def test_a_box_has_its_own_class_as_counterpart_before_any_other() -> None:
+    a = detections((0, 0, 10, 10, 0.9, 0))
+    b = detections((0, 0, 10, 10, 0.9, 1), (0, 0, 10, 6, 0.9, 0))
+    found = TASK.differences(a, b)
+    assert (found["matched"], found["class_changes"], found["only_in_b"]) == (1, 0, 1)
+
+
+@settings(max_examples=300)
+@given(answers(), answers())
+def test_differences_of_equal_answers_are_none_and_swapped_answers_differ_the_other_way(
+    a: Detections, b: Detections
+) -> None:
+    equal = TASK.differences(a, a)
+    assert (equal.pop("matched"), equal.pop("iou")) == (len(a), 1)
+    assert set(equal.values()) == {0}
+    there, back = TASK.differences(a, b), TASK.differences(b, a)
+    for name in ("matched", "class_changes", "iou"):
+        assert there[name] == pytest.approx(back[name])
+    for name in ("score_shift", "count_difference"):
+        assert there[name] == pytest.approx(-back[name])
+    assert (there["only_in_a"], there["only_in_b"]) == (back["only_in_b"], back["only_in_a"])
+    assert 0 <= there["iou"] <= 1
+    assert TASK.agreement(a, b) == pytest.approx(
+        1 if not len(a) + len(b) else 2 * there["matched"] / (len(a) + len(b))
+    )
+
+
+def test_two_full_tables_are_matched_as_their_parts_are() -> None:
+    boxes = [(20 * (i % 60), 20 * (i // 60), 20 * (i % 60) + 10, 20 * (i // 60) + 10, 0.5, i % 3) for i in range(700)]
+    found = TASK.differences(detections(*boxes), detections(*reversed(boxes)))
+    assert (found["matched"], found["only_in_a"], found["only_in_b"], found["iou"]) == (700, 0, 0, 1)
 
 
 # Drawing

@@ -25,6 +25,9 @@ from saccade_transformers.pipeline import Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
 from saccade_transformers.routes import Detect, Predict
 from saccade_transformers.settings import TransformerSettings
+from saccade_transformers.shadow.mirror import Shadow, ShadowLimits
+from saccade_transformers.shadow.sampling import Sampler
+from saccade_transformers.shadow.store import WorstStore
 from saccade_transformers.target import Target
 from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.tasks.task import Task
@@ -77,6 +80,7 @@ def main() -> None:
         settings.max_images_per_request,
         settings.max_request_pixels,
         arguments.enable_predictor_health_check,
+        _shadow(arguments, settings, metrics),
     )
     server = SaccadeServer(arguments, settings, metrics, lambda gate: [Detect(model, gate), Predict(model, gate)])
     with _lines(settings) as lines:
@@ -130,7 +134,8 @@ def _client(
     hosts: str, arguments: argparse.Namespace, settings: TransformerSettings, metrics: TransformerMetrics
 ) -> V2Client:
     """A client of one predictor, or of several by commas."""
-    clients = [_client_of(host, arguments, settings) for host in hosts.replace(",", " ").split()]
+    connections = settings.predictor_connections
+    clients = [_client_of(host, arguments, settings, connections) for host in hosts.replace(",", " ").split()]
     client = Balanced(
         clients, metrics.predictor_retries, metrics.predictor_hedges, hedge_after_s=settings.hedge_after_ms / 1e3
     )
@@ -138,13 +143,44 @@ def _client(
     return client
 
 
-def _client_of(host: str, arguments: argparse.Namespace, settings: TransformerSettings) -> V2Client:
+def _client_of(host: str, arguments: argparse.Namespace, settings: TransformerSettings, connections: int) -> V2Client:
     tls = arguments.predictor_use_ssl
     if arguments.predictor_protocol == "grpc-v2":
         address = host if ":" in host else f"{host}:{443 if tls else 80}"
         return GrpcClient(address, tls, settings.max_answer_bytes)
     url = f"{'https' if tls else 'http'}://{host}"
-    return RestClient(url, settings.predictor_connections, max_answer_bytes=settings.max_answer_bytes)
+    return RestClient(url, connections, max_answer_bytes=settings.max_answer_bytes)
+
+
+def _shadow(
+    arguments: argparse.Namespace, settings: TransformerSettings, metrics: TransformerMetrics
+) -> Shadow | None:
+    """What mirrors images to a candidate, where there is one."""
+    if not settings.shadow_host:
+        return None
+    store = None
+    if settings.shadow_dir:
+        try:
+            store = WorstStore(Path(settings.shadow_dir), settings.shadow_keep, settings.shadow_max_bytes)
+        except OSError as error:
+            sys.exit(f"SACCADE_TRANSFORMER_SHADOW_DIR={settings.shadow_dir!r}: {error.strerror or error}")
+    candidate = Predictor(
+        _client_of(settings.shadow_host, arguments, settings, settings.shadow_concurrency),
+        settings.shadow_model or settings.predictor_model or arguments.model_name,
+        metrics.shadow.seconds,
+    )
+    return Shadow(
+        Target(candidate, lambda contract: _detection(contract, settings), "shadow"),
+        Sampler(settings.shadow_share, settings.shadow_by),
+        metrics.shadow,
+        ShadowLimits(
+            settings.shadow_queue,
+            settings.shadow_concurrency,
+            settings.shadow_timeout_s,
+            settings.shadow_images,
+        ),
+        store,
+    )
 
 
 def _detection(contract: PredictorContract, settings: TransformerSettings) -> Task[Any, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from saccade_serving.client.balance import Balance
 from saccade_serving.metrics import Counter, Gauge, Histogram, Metrics
+from saccade_transformers.shadow.metrics import ShadowMetrics
 from saccade_transformers.workers import ImageWorkers
 
 
 class TransformerMetrics(Metrics):
-    """Calls to the predictor, full candidate tables, variants, images waiting for a thread."""
+    """Calls to the predictor, variants, shadow traffic, full candidate tables, images waiting for a thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,11 +52,8 @@ class TransformerMetrics(Metrics):
             "Requests that a variant had and could not answer, so that the stable one did.",
             ("model", "variant"),
         )
-        self.add(
-            self.variant_requests,
-            self.variant_seconds,
-            self.variant_fallbacks,
-        )
+        self.shadow = ShadowMetrics()
+        self.add(self.variant_requests, self.variant_seconds, self.variant_fallbacks, *self.shadow.families)
 
     def _targets(self) -> list[tuple[tuple[str], float]]:
         states = [balance.states() for balance in self.balances]

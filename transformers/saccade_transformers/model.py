@@ -33,6 +33,7 @@ from saccade_serving.oip.messages import (
 )
 from saccade_transformers.image.request_pixels import RequestPixels
 from saccade_transformers.pipeline import Answered, Encoded, Pipeline, Raw, Source
+from saccade_transformers.shadow.mirror import Shadow
 from saccade_transformers.target import Known, Target
 from saccade_transformers.tasks.task import Task
 from saccade_transformers.variants import Variants
@@ -63,6 +64,7 @@ class TransformerModel(ServedModel):
         max_images: images in one request.
         max_pixels: of all of them together.
         probe_predictor: readiness also asks the predictor (KServe's ``--enable_predictor_health_check``).
+        shadow: mirrors a share of the images to a candidate; None for none.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class TransformerModel(ServedModel):
         max_images: int,
         max_pixels: int,
         probe_predictor: bool = False,
+        shadow: Shadow | None = None,
     ) -> None:
         super().__init__(name)
         self._variants = target if isinstance(target, Variants) else Variants(target)
@@ -84,6 +87,7 @@ class TransformerModel(ServedModel):
         self._probing: asyncio.Task[None] | None = None
         self._predictor_ready = True
         self._probe_predictor = probe_predictor
+        self._shadow = shadow
 
     async def prepare(self) -> None:
         """Reach the predictor, however long that takes, and send one image all the way through."""
@@ -188,22 +192,31 @@ class TransformerModel(ServedModel):
         passed_on = {key: parameters[key] for key in PASSED_ON if key in parameters}
         exchange.rows = len(sources)
         pixels = RequestPixels(self._max_pixels)
-        answered = await _all_or_none(
-            [
-                self._pipeline.answer(
-                    source,
-                    target,
-                    known,
-                    options,
-                    passed_on,
-                    exchange,
-                    model_version=model_version,
-                    cache=cache,
-                    pixels=pixels,
-                )
-                for source in sources
-            ]
-        )
+        # A candidate is compared with what serves for good, not with another candidate.
+        shadow = self._shadow if target is self._variants.stable else None
+        samples = [shadow.draw(parameters, exchange) if shadow is not None else None for _ in sources]
+        try:
+            answered = await _all_or_none(
+                [
+                    self._pipeline.answer(
+                        source,
+                        target,
+                        known,
+                        options,
+                        passed_on,
+                        exchange,
+                        model_version=model_version,
+                        cache=cache,
+                        pixels=pixels,
+                        sample=sample,
+                    )
+                    for source, sample in zip(sources, samples, strict=True)
+                ]
+            )
+        finally:
+            for sample in samples:
+                if sample is not None:
+                    sample.close()
         # The version is the predictor's text: as a label only if its metadata states it, too.
         first = answered[0].version
         exchange.version = first if first in known.contract.versions else "other"
@@ -264,6 +277,8 @@ class TransformerModel(ServedModel):
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.gather(self._probing, return_exceptions=True)
+        if self._shadow is not None:
+            await self._shadow.close()
         await self._variants.close()
         await asyncio.to_thread(self.workers.close)
 

@@ -18,6 +18,7 @@ from saccade_transformers.image.letterbox import Letterbox, letterbox
 from saccade_transformers.image.request_pixels import RequestPixels
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.predictor import PredictorContract
+from saccade_transformers.shadow.sample import Sample
 from saccade_transformers.target import Known, Target
 from saccade_transformers.tasks.task import ContractBroken, Options, Task
 from saccade_transformers.workers import ImageWorkers
@@ -99,6 +100,7 @@ class Pipeline:
         model_version: str = "",
         cache: str = "miss",
         pixels: RequestPixels | None = None,
+        sample: Sample | None = None,
     ) -> Answered:
         """Answer one image.
 
@@ -112,6 +114,7 @@ class Pipeline:
             model_version: the version asked for; empty for the predictor's choice.
             cache: the cache outcome to report.
             pixels: what all images of the request have together.
+            sample: where the image was drawn to be mirrored: takes what the candidate needs.
 
         Raises:
             InvalidImage, UnsupportedMedia, PayloadTooLarge: the image is not served.
@@ -123,7 +126,7 @@ class Pipeline:
             try:
                 async with asyncio.timeout(exchange.remaining_s()):
                     tensor, mapping = await self._workers.admit(
-                        lambda: self._prepare(source, contract, pixels), exchange
+                        lambda: self._prepare(source, contract, pixels, sample), exchange
                     )
             except TimeoutError:
                 raise exchange.too_late("while the image was decoded") from None
@@ -148,7 +151,10 @@ class Pipeline:
             label = version if version in contract.versions else "other"
             self._metrics.candidates_full.add((exchange.model, label))
         width, height = mapping.image_size
-        return Answered(answer, task, width, height, cache, version, target.name)
+        answered = Answered(answer, task, width, height, cache, version, target.name)
+        if sample is not None:
+            sample.give(tensor, mapping, known, answered)
+        return answered
 
     def _reserve_s(self, exchange: Exchange) -> float:
         """Time to keep for postprocessing; never so much that it alone would refuse a request."""
@@ -176,12 +182,25 @@ class Pipeline:
                 raise exchange.too_late("while the answer was drawn") from None
 
     def _prepare(
-        self, source: Source, contract: PredictorContract, pixels: RequestPixels | None
+        self,
+        source: Source,
+        contract: PredictorContract,
+        pixels: RequestPixels | None,
+        sample: Sample | None = None,
     ) -> tuple[NDArray[np.uint8], Letterbox]:
         """Decode and letterbox; runs in a worker thread."""
         width, height = contract.input_size
         tensor = np.empty((1, height, width, 3), np.uint8)
-        return tensor, letterbox(self._decode(source, pixels), tensor[0])
+        picture = self._decode(source, pixels)
+        if sample is not None:
+            sample.take(picture, contract.input_size, lambda: self._encoded(source))
+        return tensor, letterbox(picture, tensor[0])
+
+    def _encoded(self, source: Source) -> bytes:
+        """A copy of the encoded image; empty where pixels were sent."""
+        if isinstance(source, Raw):
+            return b""
+        return bytes(decode_base64(source.data, self._limits) if source.is_base64 else source.data)  # type: ignore[arg-type]
 
     def _decode(self, source: Source, pixels: RequestPixels | None = None) -> NDArray[np.uint8]:
         if isinstance(source, Raw):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -84,6 +84,34 @@ class TransformerSettings(ServiceSettings):
         ge=2**20,
         le=2**40,
         description="size at which that file is renamed to end in .1 and a new one is begun (bytes)",
+    )
+
+    shadow_host: str = Field(
+        "",
+        description="host:port of a candidate predictor that a share of the images is mirrored to; empty for none; "
+        "same protocol and TLS as the predictor's",
+    )
+    shadow_model: str = Field(
+        "", description="the model's name at the candidate; empty for the same as the predictor's"
+    )
+    shadow_share: float = Field(0.05, ge=0, le=1, description="share of the images, or of the cameras, mirrored")
+    shadow_by: Literal["random", "camera"] = Field(
+        "random", description="draw every image for itself, or all images of a camera or none"
+    )
+    shadow_queue: int = Field(
+        16, ge=1, le=1024, description="drawn images that may wait for the candidate; further ones are not mirrored"
+    )
+    shadow_concurrency: int = Field(2, ge=1, le=64, description="calls to the candidate at once")
+    shadow_timeout_s: float = Field(5.0, gt=0, le=600, description="time of a call to the candidate (seconds)")
+    shadow_dir: str = Field(
+        "", description="directory for the frames whose two answers disagree most; one process each; empty for none"
+    )
+    shadow_keep: int = Field(200, ge=1, le=10_000, description="frames kept in shadow_dir")
+    shadow_max_bytes: int = Field(
+        256 * 2**20, ge=2**16, le=2**40, description="size of the frames kept in shadow_dir, images included (bytes)"
+    )
+    shadow_images: bool = Field(
+        False, description="keep the encoded images of these frames too, as the clients sent them"
     )
 
     @model_validator(mode="after")

@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from saccade_serving.errors import InvalidRequest
 from saccade_serving.oip.messages import Parameters, Tensor, TensorMetadata
 from saccade_transformers.image.letterbox import Letterbox
+from saccade_transformers.tasks.matching import match
 from saccade_transformers.tasks.task import ContractBroken, Options, number, whole
 
 CANDIDATES: Final = "candidates"
-#: Boxes of two answers that overlap at least this much (IoU) and have the same class are the same object.
-AGREEMENT_IOU: Final = 0.5
 #: Class ids above this are taken for a broken graph, not for a large vocabulary.
 _MAX_CLASS_ID: Final = 65_535
 #: No model's input is this large; keeps the sums within NMS exact whatever the graph answers. Pixels.
@@ -192,16 +191,28 @@ class DetectionTask:
         """
         if not len(a) and not len(b):
             return 1.0
-        overlap = iou_matrix(a.boxes, b.boxes)
-        rows, columns = np.nonzero((overlap >= AGREEMENT_IOU) & (a.class_ids[:, None] == b.class_ids))
-        # Ties are broken by the pair's indices without regard to their order: swapping a and b changes nothing.
-        order = np.lexsort((np.maximum(rows, columns), np.minimum(rows, columns), -overlap[rows, columns]))
-        left, right = set(range(len(a))), set(range(len(b)))
-        for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-            if row in left and column in right:
-                left.remove(row)
-                right.remove(column)
-        return 2 * (len(a) - len(left)) / (len(a) + len(b))
+        return 2 * len(match(a.boxes, a.class_ids, b.boxes, b.class_ids)[0]) / (len(a) + len(b))
+
+    def differences(self, a: Detections, b: Detections) -> dict[str, float]:
+        """Match boxes as ``agreement`` does, then what is left over regardless of class; see ``Task.differences``.
+
+        Returns:
+            ``matched``: boxes of one class that both have; ``class_changes``; ``only_in_a`` and ``only_in_b``: boxes
+            without a counterpart; ``iou``: the mean of all pairs, 0 where there is none but boxes are;
+            ``score_shift``: the mean of the pairs of one class, 0 where there is none; ``count_difference``.
+        """
+        same, changed = match(a.boxes, a.class_ids, b.boxes, b.class_ids)
+        pairs = same + changed
+        shifts = [float(b.scores[j]) - float(a.scores[i]) for i, j, _ in same]
+        return {
+            "matched": len(same),
+            "class_changes": len(changed),
+            "only_in_a": len(a) - len(pairs),
+            "only_in_b": len(b) - len(pairs),
+            "iou": sum(iou for _, _, iou in pairs) / len(pairs) if pairs else float(not len(a) and not len(b)),
+            "score_shift": sum(shifts) / len(shifts) if shifts else 0.0,
+            "count_difference": len(b) - len(a),
+        }
 
     def draw(self, image: NDArray[np.uint8], answer: Detections) -> NDArray[np.uint8]:
         """Draw boxes with label and score; a class always has the same colour. See ``Task.draw``."""
@@ -290,21 +301,6 @@ def suppress(found: Detections, iou_threshold: float, limit: int) -> Detections:
         nms_threshold=iou_threshold,
     )
     return found.take(np.asarray(kept, np.intp)[:limit])
-
-
-def iou_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Intersection over union of every box of ``a`` [n, 4] with every one of ``b`` [m, 4], as [n, m], 0..1."""
-    first, second = a.astype(np.float64)[:, None, :], b.astype(np.float64)[None, :, :]
-    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
-    shared: NDArray[np.float64] = np.clip(sides, 0, None).prod(axis=-1)
-    areas: NDArray[np.float64] = _area(first) + _area(second)
-    union = areas - shared
-    return shared / np.where(union > 0, union, 1.0)
-
-
-def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    area: NDArray[np.float64] = (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1)
-    return area
 
 
 def _has_area(boxes: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -110,6 +110,17 @@ class Task(Protocol[AnswerT, OptionsT]):
         """How far two answers for the same image agree: 0 (not at all) to 1 (the same); symmetric."""
         ...
 
+    def differences(self, a: AnswerT, b: AnswerT) -> Mapping[str, float]:
+        """Say in numbers how ``b`` differs from ``a``, two answers for the same image.
+
+        Returns:
+            Name -> number; the names are the same for all answers of a task. Four are known to metrics, and a task
+            without the notion leaves them out: ``iou`` (mean overlap of what both have, 0..1; 1 of equal answers),
+            ``class_changes`` (objects both have, with different classes), ``score_shift`` (mean of b's scores less
+            a's) and ``count_difference`` (b's objects less a's); all but ``iou`` are 0 of equal answers.
+        """
+        ...
+
     def draw(self, image: NDArray[np.uint8], answer: AnswerT) -> NDArray[np.uint8]:
         """Draw an answer.
 

@@ -1,0 +1,219 @@
+"""``saccade shadow-report``: reads the frames that a transformer's shadow kept, and says what they have in common.
+
+Reads the directory and changes nothing in it; it may do so while the transformer writes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from rich.markup import escape
+from rich.table import Table
+
+from saccade_cli.detect import summary
+from saccade_transformers.image.decode import ImageLimits, decode, encode_jpeg
+from saccade_transformers.shadow.store import FILE
+from saccade_transformers.tasks.detection import Detections, DetectionTask
+from saccade_transformers.tasks.matching import match
+
+#: Pixels of frame between the two pictures.
+_GAP: Final = 8
+#: What is read of somebody's disk: the largest that a transformer can be told to take.
+_LIMITS: Final = ImageLimits(2**30, 2**30)
+
+
+class ReportFailed(Exception):
+    """There is nothing to report on; the message tells a person why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame that was kept.
+
+    Attributes:
+        time: when it was compared, ISO 8601, UTC.
+        request_id: of the request.
+        camera: digest of the camera's name, empty for none.
+        agreement: 0..1.
+        differences: see ``Task.differences``; a is what was served, b the candidate's.
+        served: the answer that was given.
+        candidate: the candidate's.
+        versions: of the two models.
+        image: path of the image within the directory, empty where none was kept.
+    """
+
+    time: str
+    request_id: str
+    camera: str
+    agreement: float
+    differences: Mapping[str, float]
+    served: list[dict[str, Any]]
+    candidate: list[dict[str, Any]]
+    versions: tuple[str, str]
+    image: str
+
+
+def read_frames(directory: Path) -> list[Frame]:
+    """Read all frames, the least agreement first.
+
+    Raises:
+        ReportFailed: there is no such file, or a line is not one of ours.
+    """
+    path = directory / FILE
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ReportFailed(f"{path}: {error.strerror}; expected the directory of SHADOW_DIR") from error
+    frames = []
+    for number, line in enumerate(lines, 1):
+        try:
+            frames.append(_frame(orjson.loads(line)))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ReportFailed(f"{path}, line {number} is not a frame: {error!r}") from error
+    return sorted(frames, key=lambda frame: frame.agreement)
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Where the two answers for a frame differ, object by object.
+
+    Attributes:
+        missed: served, and not found by the candidate.
+        alone: found by the candidate, and not served.
+        changed: at the same place with different classes: served, candidate.
+    """
+
+    missed: list[dict[str, Any]]
+    alone: list[dict[str, Any]]
+    changed: list[tuple[dict[str, Any], dict[str, Any]]]
+
+    @classmethod
+    def of(cls, frame: Frame) -> Contrast:
+        """Match the two answers as the shadow did."""
+        a, b = _detections(frame.served), _detections(frame.candidate)
+        same, changed = match(a.boxes, a.class_ids, b.boxes, b.class_ids)
+        left, right = ({pair[i] for pair in same + changed} for i in (0, 1))
+        return cls(
+            [one for i, one in enumerate(frame.served) if i not in left],
+            [one for i, one in enumerate(frame.candidate) if i not in right],
+            [(frame.served[pair.a], frame.candidate[pair.b]) for pair in changed],
+        )
+
+
+def frames_table(frames: Sequence[Frame]) -> Table:
+    """One row a frame: what the candidate missed, what it alone found, what it took for something else."""
+    table = Table("agreement", "request", "camera", "missed", "found alone", "other class", "image")
+    for column in table.columns:
+        column.overflow = "fold"
+    table.columns[0].justify = "right"
+    for frame in frames:
+        found = Contrast.of(frame)
+        changes = [f"{a['label']} {a['score']:.2f} -> {b['label']} {b['score']:.2f}" for a, b in found.changed]
+        contrasts = summary(found.missed), summary(found.alone), ", ".join(changes) or "-"
+        cells = frame.request_id, frame.camera[:8], *contrasts, Path(frame.image).name
+        table.add_row(f"{frame.agreement:.2f}", *map(escape, cells))
+    return table
+
+
+def classes_table(frames: Sequence[Frame]) -> Table:
+    """The ten classes that the answers differ in most: objects of all frames."""
+    counts: dict[str, Counter[str]] = {}
+    for frame in frames:
+        found = Contrast.of(frame)
+        for name, objects in (
+            ("served", frame.served),
+            ("missed", [*found.missed, *(served for served, _ in found.changed)]),
+            ("alone", [*found.alone, *(candidate for _, candidate in found.changed)]),
+        ):
+            for one in objects:
+                counts.setdefault(str(one["label"]), Counter())[name] += 1
+    table = Table("class, in all frames kept", "served", "missed", "found alone")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, count in sorted(counts.items(), key=lambda item: (-item[1]["missed"] - item[1]["alone"], item[0]))[:10]:
+        table.add_row(escape(label), *(str(count[name]) for name in ("served", "missed", "alone")))
+    return table
+
+
+def tell(frames: Sequence[Frame]) -> str:
+    """How many frames, of when, of which versions, in what way they differ."""
+    times = [frame.time for frame in frames]
+    versions, candidates = (", ".join(sorted({frame.versions[i] for frame in frames})) for i in (0, 1))
+    sums = {
+        name: round(sum(frame.differences.get(name, 0) for frame in frames))
+        for name in ("matched", "class_changes", "only_in_a", "only_in_b")
+    }
+    return (
+        f"{len(frames)} frames, {min(times)} to {max(times)}; version {versions} served, candidate {candidates}\n"
+        f"{sums['matched']} objects in both, {sums['class_changes']} with another class, "
+        f"{sums['only_in_a']} missed by the candidate, {sums['only_in_b']} found by it alone"
+    )
+
+
+def save_pairs(directory: Path, frames: Sequence[Frame], save: Path, note: Callable[[str], None]) -> int:
+    """Write both answers of every frame that has an image; returns how many. ``note`` is told what cannot be drawn."""
+    save.mkdir(parents=True, exist_ok=True)
+    saved = 0
+    for number, frame in enumerate(frames, 1):
+        if not frame.image:
+            continue
+        try:
+            (save / f"{number:03d}-{Path(frame.image).stem}.jpg").write_bytes(draw(directory, frame))
+            saved += 1
+        except ReportFailed as error:
+            note(str(error))
+    if not saved:
+        note("no frame has an image that can be drawn: the transformer's SHADOW_IMAGES keeps them")
+    return saved
+
+
+def draw(directory: Path, frame: Frame) -> bytes:
+    """Draw what was served and, to its right, what the candidate found; returns a JPEG.
+
+    Raises:
+        ReportFailed: the image is not there or no image.
+    """
+    try:
+        picture = decode((directory / frame.image).read_bytes(), _LIMITS)
+    except Exception as error:
+        raise ReportFailed(f"{directory / frame.image}: {error}") from error
+    gap = np.full((picture.shape[0], _GAP, 3), 255, np.uint8)
+    drawn = [_draw(picture, answer) for answer in (frame.served, frame.candidate)]
+    return encode_jpeg(cv2.hconcat([drawn[0], gap, drawn[1]]).astype(np.uint8))
+
+
+def _draw(picture: NDArray[np.uint8], answer: list[dict[str, Any]]) -> NDArray[np.uint8]:
+    names = {int(one["class_id"]): str(one["label"]) for one in answer}
+    labels = [names.get(class_id, "") for class_id in range(max(names, default=-1) + 1)]
+    return DetectionTask(labels, 1, 0.0, 0.0, 0.5, 1).draw(picture, _detections(answer))
+
+
+def _detections(answer: list[dict[str, Any]]) -> Detections:
+    return Detections(
+        np.array([one["box"] for one in answer], np.float32).reshape(-1, 4),
+        np.array([one["score"] for one in answer], np.float32),
+        np.array([one["class_id"] for one in answer], np.int32),
+    )
+
+
+def _frame(content: Any) -> Frame:
+    served, candidate = content["served"], content["candidate"]
+    return Frame(
+        str(content["time"]),
+        str(content["request_id"]),
+        str(content["camera"]),
+        float(content["agreement"]),
+        dict(content["differences"]),
+        list(served["answer"]),
+        list(candidate["answer"]),
+        (str(served["version"]), str(candidate["version"])),
+        str(content["image"] or ""),
+    )

@@ -1,0 +1,129 @@
+"""``saccade shadow-report``: what a person sees of the frames that a shadow kept."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import orjson
+import pytest
+from typer.testing import CliRunner, Result
+
+from saccade_cli.__main__ import app
+from saccade_transformers.shadow.store import WorstStore
+from saccade_transformers.shadow.worst import Kept
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wide terminal without colours."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+
+
+def report(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["shadow-report", *map(str, arguments)])
+
+
+def found(label: str, class_id: int, box: tuple[float, ...] = (5, 5, 40, 30)) -> dict[str, Any]:
+    return {"box": list(box), "score": 0.9, "class_id": class_id, "label": label}
+
+
+def keep(directory: Path, with_images: bool = True) -> None:
+    """Let a store keep two frames, as the transformer's does."""
+    store = WorstStore(directory, 10, 10**6)
+    image = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes() if with_images else b""
+    for number, candidate in enumerate([[found("cat", 1)], [found("person", 0), found("cat", 1, (0, 0, 20, 20))]]):
+        name = f"{number:016x}"
+        file = f"{name}.jpg" if with_images else ""
+        line = {
+            "id": name,
+            "time": f"2026-11-27T10:0{number}:00.000+00:00",
+            "request_id": f"r-{number}",
+            "camera": "0123456789abcdef",
+            "width": 64,
+            "height": 48,
+            "agreement": number * 2 / 3,
+            "differences": {"matched": number, "class_changes": 1 - number, "only_in_a": 0, "only_in_b": number},
+            "served": {"version": "1", "answer": [found("person", 0)]},
+            "candidate": {"version": "2", "answer": candidate},
+            "image": f"images/{file}" if file else None,
+        }
+        store.offer(Kept(number * 2 / 3, name, orjson.dumps(line), file, len(image)), image)
+    store.close()
+
+
+def test_the_worst_frames_stand_first_with_both_answers_and_what_they_come_to(tmp_path: Path) -> None:
+    keep(tmp_path)
+    result = report(tmp_path)
+    assert result.exit_code == 0, result.output
+    worst, better = (line for line in result.output.splitlines() if "r-" in line)
+    assert "0.00" in worst
+    assert "person 0.90 -> cat 0.90" in worst
+    assert "0.67" in better
+    assert "cat 0.90" in better
+    assert "->" not in better
+    assert "2 frames, 2026-11-27T10:00:00.000+00:00 to 2026-11-27T10:01:00.000+00:00" in result.output
+    assert "version 1 served, candidate 2" in result.output
+    assert "1 objects in both, 1 with another class, 0 missed by the candidate, 1 found by it alone" in result.output
+    rows = [re.split(r"\s*[│┃]\s*", line)[1:-1] for line in result.output.splitlines()]
+    assert ["cat", "0", "0", "2"] in rows
+    assert ["person", "2", "1", "0"] in rows
+
+
+def test_a_limit_shortens_the_list_and_not_the_sums(tmp_path: Path) -> None:
+    keep(tmp_path)
+    result = report(tmp_path, "--limit", "1")
+    assert "r-0" in result.output
+    assert "r-1" not in result.output
+    assert "2 frames" in result.output
+
+
+def test_both_answers_are_drawn_side_by_side(tmp_path: Path) -> None:
+    keep(tmp_path / "kept")
+    result = report(tmp_path / "kept", "--save", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "2 pictures" in result.output
+    first, _ = sorted((tmp_path / "out").iterdir())
+    picture = cv2.imread(str(first))
+    assert picture is not None
+    assert picture.shape[0] == 48
+    assert picture.shape[1] == 64 + 8 + 64
+    for side in (picture[:, :64], picture[:, 72:]):
+        assert (np.abs(side.astype(int) - 90).max(axis=2) > 60).any(), "a box"
+
+
+def test_without_images_the_setting_is_named(tmp_path: Path) -> None:
+    keep(tmp_path / "kept", with_images=False)
+    result = report(tmp_path / "kept", "--save", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "SHADOW_IMAGES" in result.stderr
+
+
+def test_an_image_that_is_gone_costs_its_picture_only(tmp_path: Path) -> None:
+    keep(tmp_path / "kept")
+    (tmp_path / "kept" / "images" / f"{0:016x}.jpg").unlink()
+    result = report(tmp_path / "kept", "--save", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "1 pictures" in result.output
+
+
+def test_a_directory_without_frames_says_so(tmp_path: Path) -> None:
+    WorstStore(tmp_path, 10, 10**6).close()
+    result = report(tmp_path)
+    assert result.exit_code == 0
+    assert "no frame in" in result.stderr
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "expected the directory of SHADOW_DIR"), (b"{}\n", "line 1")])
+def test_what_is_no_such_directory_is_refused_in_one_sentence(tmp_path: Path, content: bytes | None, why: str) -> None:
+    if content is not None:
+        (tmp_path / "worst.jsonl").write_bytes(content)
+    result = report(tmp_path)
+    assert result.exit_code == 1
+    assert why in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output

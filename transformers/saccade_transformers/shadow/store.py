@@ -1,0 +1,164 @@
+"""Keeps the frames that disagree most in a directory: ``worst.jsonl``, and the images beside it in ``images/``.
+
+A thread of its own writes; whoever offers a frame never waits. What finds no room in memory, or fails on the disk, is
+lost and said now and then: requests never notice. One process owns a directory; what it finds there at the start it
+takes up. Nothing is synced: a crash costs the last seconds, never the file's form.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from saccade_serving.telemetry import Seldom
+from saccade_transformers.shadow.worst import Kept, Worst
+
+log = logging.getLogger("saccade.shadow")
+
+FILE: Final = "worst.jsonl"
+IMAGES: Final = "images"
+#: Least time between two times the file is written; images are written as they come.
+_INTERVAL_S: Final = 2.0
+#: Frames that may wait for the thread, each with its image.
+_ROOM: Final = 16
+#: Time that the last frames have at the end.
+_CLOSE_S: Final = 5.0
+_LOG_EVERY_S: Final = 60.0
+#: Names of our own image files: nothing else is ever removed.
+_OURS: Final = re.compile(r"[0-9a-f]{16}\.(jpg|png|webp|bmp)(\.tmp)?")
+
+
+class WorstStore:
+    """A directory of the frames that disagree most, from when it is made until ``close``.
+
+    Args:
+        directory: made if it is not there.
+        keep: frames, at least 1.
+        max_bytes: of lines and images together; the file is there twice while it is written.
+        interval_s: least time between two times the file is written.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+
+    def __init__(self, directory: Path, keep: int, max_bytes: int, interval_s: float = _INTERVAL_S) -> None:
+        self._file = directory / FILE
+        self._images = directory / IMAGES
+        self._interval_s = interval_s
+        self._worst = Worst(keep, max_bytes)
+        self._offered: deque[tuple[Kept, bytes]] = deque()
+        self._seldom = Seldom(_LOG_EVERY_S)
+        self._images.mkdir(parents=True, exist_ok=True)
+        self._take_up()
+        self._write()
+        self._stopping = False
+        self._wake = threading.Event()
+        # A daemon: a disk that hangs shall not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="saccade-shadow-store", daemon=True)
+        self._thread.start()
+
+    def wants(self, agreement: float) -> bool:
+        """Whether a frame of this agreement has a chance to be kept. From any thread."""
+        return self._worst.would_keep(agreement) and len(self._offered) < _ROOM
+
+    def offer(self, frame: Kept, image: bytes) -> None:
+        """Hand over a frame and its encoded image, empty for none. From any thread; does not block."""
+        if len(self._offered) < _ROOM:
+            self._offered.append((frame, image))
+            self._wake.set()
+
+    def close(self) -> None:
+        """Write what was offered, for 5 s at most."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(_CLOSE_S)
+
+    def _run(self) -> None:
+        stopping = unwritten = False
+        write_at = 0.0
+        while not stopping:
+            self._wake.wait(self._interval_s)
+            self._wake.clear()
+            stopping = self._stopping
+            try:
+                while self._offered:
+                    unwritten |= self._keep(*self._offered[0])
+                    self._offered.popleft()
+                if unwritten and (stopping or time.monotonic() >= write_at):
+                    write_at = time.monotonic() + self._interval_s
+                    self._write()
+                    unwritten = False
+            except OSError as error:
+                self._offered.clear()
+                self._complain(error)
+
+    def _keep(self, frame: Kept, image: bytes) -> bool:
+        """Take a frame in; returns whether that changed anything."""
+        if not self._worst.would_keep(frame.agreement):
+            return False
+        if frame.image:
+            _replace(self._images / frame.image, image)
+        gone = self._worst.add(frame)
+        for old in gone:
+            self._remove(old.image)
+        return frame not in gone
+
+    def _write(self) -> None:
+        _replace(self._file, b"".join(frame.line + b"\n" for frame in self._worst.frames))
+
+    def _take_up(self) -> None:
+        """Read what is there; lines that are not ours and images without a line go."""
+        with contextlib.suppress(FileNotFoundError), self._file.open("rb") as file:
+            for line in file:
+                frame = self._read(line.rstrip(b"\n"))
+                if frame is not None:
+                    self._worst.add(frame)
+        known = {frame.image for frame in self._worst.frames}
+        for path in self._images.iterdir():
+            if path.name not in known and _OURS.fullmatch(path.name):
+                self._remove(path.name)
+
+    def _read(self, line: bytes) -> Kept | None:
+        try:
+            content = orjson.loads(line)
+            agreement, name, image = float(content["agreement"]), str(content["id"]), str(content["image"] or "")
+        except (ValueError, TypeError, KeyError):
+            return None
+        image = image.removeprefix(f"{IMAGES}/")
+        size = 0
+        if image:
+            if not _OURS.fullmatch(image):
+                return None
+            with contextlib.suppress(FileNotFoundError):  # somebody took it away: the line still tells something
+                size = (self._images / image).stat().st_size
+        return Kept(agreement, name, line, image, size)
+
+    def _remove(self, image: str) -> None:
+        if image:
+            with contextlib.suppress(OSError):
+                (self._images / image).unlink()
+
+    def _complain(self, error: OSError) -> None:
+        if self._seldom.due("store"):
+            log.warning("shadow_store_failed", extra={"path": str(self._file), "why": str(error)})
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, and nothing is left of a failure."""
+    new = path.with_name(f"{path.name}.tmp")
+    try:
+        new.write_bytes(content)
+        os.replace(new, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
