@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +18,12 @@ from saccade_predictor import configuration, warmup
 from saccade_predictor.batcher import HANG_LIMIT_S, Batcher
 from saccade_predictor.batchingconfig import make_queue, make_rules
 from saccade_predictor.delivery import Once, Outcome
-from saccade_predictor.engines.engine import Engine, EngineDescription, Outputs
+from saccade_predictor.engines.engine import Engine
 from saccade_predictor.loader import Loader
 from saccade_predictor.metrics import PredictorMetrics
-from saccade_predictor.modelconfig import ModelConfig, TensorConfig
+from saccade_predictor.modelconfig import ModelConfig
 from saccade_predictor.rows import row_bytes, rows_of
+from saccade_predictor.tensors import answered, check_text, describe
 from saccade_predictor.warmup import Sample
 from saccade_serving.connection.exchange import AwaitedEnd, Exchange
 from saccade_serving.errors import DeadlineExceeded, InvalidRequest
@@ -33,9 +33,7 @@ from saccade_serving.oip.contract import check_request, count_rows
 from saccade_serving.oip.messages import (
     InferRequest,
     InferResponse,
-    ModelMetadata,
     Tensor,
-    TensorMetadata,
     TensorSlot,
 )
 from saccade_serving.oip.rules import whole_parameter
@@ -136,7 +134,7 @@ class Version:
         self.config = config
         self.engine = file.engine
         self.labels = file.labels
-        self.metadata = _describe(model, file, description)
+        self.metadata = describe(model, file.version, config, file.labels, description)
         self.configuration = configuration.describe(config, description.platform)
         self.slo_s = config.slo_ms / 1e3
         self.delays = batching is not None and batching.may_delay
@@ -292,7 +290,7 @@ class Version:
         stages["queue"] = outcome.queue_s
         stages["compute"] = outcome.compute_s
         try:
-            tensors = _tensors(outcome.outputs, self.metadata.outputs)
+            tensors = answered(outcome.outputs, self.metadata.outputs)
             response = InferResponse(self.model, tensors, self.version, request.id, {}, release)
             if classes:
                 batched = bool(self.config.max_batch_size)
@@ -387,52 +385,3 @@ class Version:
                 if time.monotonic() > ends:
                     raise
             await asyncio.sleep(0.05)
-
-
-def _describe(model: str, file: LoadedEngine, description: EngineDescription) -> ModelMetadata:
-    properties = {key: value for key, value in description.properties.items() if key.startswith("saccade.")}
-    for names in file.labels.values():
-        properties["saccade.labels"] = json.dumps(names, ensure_ascii=False)
-    return ModelMetadata(
-        name=model,
-        versions=[file.version],
-        platform=description.platform,
-        inputs=[_metadata(tensor, file.config) for tensor in file.config.inputs],
-        outputs=[_metadata(tensor, file.config) for tensor in file.config.outputs],
-        properties=properties,
-    )
-
-
-def _metadata(tensor: TensorConfig, config: ModelConfig) -> TensorMetadata:
-    """A tensor as clients see it: a batched model's dims are those of one row."""
-    batch = (-1,) if config.max_batch_size else ()
-    return TensorMetadata(tensor.name, tensor.datatype, (*batch, *tensor.dims))
-
-
-def check_text(request: InferRequest) -> None:
-    """Refuse BYTES elements that are no text. The engine would find out too late, and fail the whole batch.
-
-    Raises:
-        InvalidRequest: an element is not UTF-8.
-    """
-    for tensor in request.inputs:
-        if tensor.datatype != "BYTES":
-            continue
-        try:
-            for element in tensor.elements:
-                str(element, "utf-8")
-        except UnicodeDecodeError:
-            raise InvalidRequest(
-                f"input {tensor.name!r} has an element that is not UTF-8 text, which this model needs"
-            ) from None
-
-
-def _tensors(outputs: Outputs, metadata: Sequence[TensorMetadata]) -> list[Tensor]:
-    tensors = []
-    for expected in metadata:
-        array = outputs[expected.name]
-        if expected.datatype == "BYTES":
-            tensors.append(Tensor.of_bytes(expected.name, array.shape, list(array.ravel())))
-        else:
-            tensors.append(Tensor.of(expected.name, array))
-    return tensors

@@ -61,7 +61,7 @@ def test_without_a_command_the_help_is_shown() -> None:
         (("detect",), ["--url", "--save", "--json", "--threshold", "--timeout"]),
         (("demo",), ["--model-repository", "--images", "--out"]),
         (("ab-report",), ["--log", "--outcomes", "--candidate", "--json"]),
-        (("shadow-report",), ["DIRECTORY", "--limit", "--save"]),
+        (("shadow-report",), ["SHADOW_DIR", "--limit", "--save"]),
     ],
 )
 def test_every_command_explains_itself(command: Sequence[str], options: list[str]) -> None:

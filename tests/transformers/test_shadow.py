@@ -210,10 +210,10 @@ async def test_one_place_at_a_time_serves_all_that_come_one_after_the_other(rig:
 
 async def test_large_parameters_are_not_kept_for_the_candidate(rig: MakeRig) -> None:
     one = rig(hanging())
-    await one.ask(parameters={"camera_id": "x" * 10_000, "score_threshold": "0.5"})
+    await one.ask(parameters={"camera_id": "c", "note": "x" * 10_000, "score_threshold": "0.5"})
     await eventually(lambda: one.shadow._drawn == 1, "it is on its way")
     exchange = Exchange.begin("rest", {}, 10)
-    sample = one.shadow.draw({"camera_id": "x" * 10_000, "score_threshold": "0.5"}, exchange)
+    sample = one.shadow.draw({"camera_id": "c", "note": "x" * 10_000, "score_threshold": "0.5"}, exchange)
     assert sample is not None
     assert sample.parameters == {"score_threshold": "0.5"}
     assert len(sample.camera) == 16
