@@ -215,7 +215,7 @@ async def test_large_parameters_are_not_kept_for_the_candidate(rig: MakeRig) -> 
     exchange = Exchange.begin("rest", {}, 10)
     sample = one.shadow.draw({"camera_id": "c", "note": "x" * 10_000, "score_threshold": "0.5"}, exchange)
     assert sample is not None
-    assert sample.parameters == {"score_threshold": "0.5"}
+    assert sample.parameters == {"camera_id": "c", "score_threshold": "0.5"}
     assert len(sample.camera) == 16
     sample.close()
 
