@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import InvalidRequest, PredictorUnavailable
 from saccade_serving.oip.messages import Buffer, Parameters
-from saccade_transformers.image.decode import ImageLimits, decode, decode_base64, encode_jpeg
+from saccade_transformers.image.decode import ImageLimits, decode, decode_base64, decode_for_input, encode_jpeg
 from saccade_transformers.image.letterbox import Letterbox, letterbox
+from saccade_transformers.image.picture import Picture
 from saccade_transformers.image.request_pixels import RequestPixels
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.predictor import Predictor, PredictorContract
@@ -169,9 +170,7 @@ class Pipeline:
         with exchange.stage("draw"):
             try:
                 async with asyncio.timeout(exchange.remaining_s()):
-                    return await self._workers.run(
-                        lambda: encode_jpeg(answered.task.draw(self._decode(source), answered.answer)), exchange
-                    )
+                    return await self._workers.run(lambda: self._draw(source, answered), exchange)
             except TimeoutError:
                 raise exchange.too_late("while the answer was drawn") from None
 
@@ -181,18 +180,27 @@ class Pipeline:
         """Decode and letterbox; runs in a worker thread."""
         width, height = contract.input_size
         tensor = np.empty((1, height, width, 3), np.uint8)
-        return tensor, letterbox(self._decode(source, pixels), tensor[0])
+        return tensor, letterbox(self._decode(source, contract.input_size, pixels), tensor[0])
 
-    def _decode(self, source: Source, pixels: RequestPixels | None = None) -> NDArray[np.uint8]:
-        if isinstance(source, Raw):
-            self._limits.check_pixels(source.pixels.shape[1], source.pixels.shape[0])
-            if pixels is not None:
-                pixels.take(source.pixels.shape[1], source.pixels.shape[0])
-            return source.pixels
+    def _decode(self, source: Source, input_size: tuple[int, int], pixels: RequestPixels | None) -> Picture:
+        if isinstance(source, Encoded):
+            return decode_for_input(self._bytes_of(source), self._limits, input_size, pixels)
+        height, width, _ = source.pixels.shape
+        self._limits.check_pixels(width, height)
+        if pixels is not None:
+            pixels.take(width, height)
+        return Picture.whole(source.pixels)
+
+    def _draw(self, source: Source, answered: Answered) -> bytes:
+        """Draw into the whole picture; runs in a worker thread."""
+        whole = source.pixels if isinstance(source, Raw) else decode(self._bytes_of(source), self._limits)
+        return encode_jpeg(answered.task.draw(whole, answered.answer))
+
+    def _bytes_of(self, source: Encoded) -> Buffer:
         if source.is_base64:
-            return decode(decode_base64(source.data, self._limits), self._limits, pixels)
+            return decode_base64(source.data, self._limits)
         assert not isinstance(source.data, str)
-        return decode(source.data, self._limits, pixels)
+        return source.data
 
 
 def _read(
