@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import shlex
 import signal
 import sys
@@ -32,7 +30,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from measuring import ceiling, machine, path_table, proxy, table
 from measuring.ceiling import Step
 from measuring.client import Client
-from measuring.cpu import total_cpu_s, with_descendants
+from measuring.cpu import own_cpu_s
 from measuring.memory import allow_files, idle_connections, rss_bytes
 from measuring.path_table import Idle, Way, WaySample
 from measuring.payload import rest_request
@@ -214,12 +212,6 @@ class _Started:
 
     def __exit__(self, *_: object) -> None:
         self._server.stop()
-
-
-def own_cpu_s() -> float:
-    """CPU seconds of this process and everything it started, what has ended included."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return total_cpu_s(with_descendants(os.getpid())) + ended.ru_utime + ended.ru_stime
 
 
 def scrape(port: int) -> dict[str, float]:

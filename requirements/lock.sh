@@ -19,3 +19,5 @@ compile build.txt --group build --constraint requirements/dev.txt
 echo "uv>=0.9" | compile tools-lock.txt -
 # The peers that bench/ measures: PyTriton wants another numpy, so they live in an environment of their own.
 printf 'nvidia-pytriton==0.7.0\nnumpy<2\n' | compile bench.txt --no-deps -
+# What bench/frames.py's baseline and bench/decoders.py need beyond dev.txt, whose numpy they use.
+printf 'imagehash\nscipy\nsimplejpeg\n' | compile bench-frames.txt --no-deps -

@@ -19,6 +19,7 @@ import pytest
 from measuring import ceiling, goals, grpc_client, machine, path_table, payload, proxy, rest_client, table, triton
 from measuring.ceiling import Step
 from measuring.cpu import cpu_s, with_descendants
+from measuring.environment import Unavailable
 from measuring.memory import allow_files, ask, idle_connections, open_files, rss_bytes
 from measuring.plan import DEFAULT, QUICK, requests_for
 from measuring.processes import Server, ServerFailed, free_port
@@ -414,7 +415,7 @@ def test_a_server_that_ignores_sigterm_is_ended_with_what_it_started(
 
 
 def test_triton_is_refused_with_a_reason_where_its_wheel_does_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(triton.Unavailable, match="no Python backend for Python 3"):
+    with pytest.raises(Unavailable, match="no Python backend for Python 3"):
         triton.set_up(tmp_path, tmp_path / "scratch", ROOT / "bench", 1, 2)
 
 

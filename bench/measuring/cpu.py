@@ -7,6 +7,7 @@ Source: Linux gives every process a CPU clock (clock_getcpuclockid(3)) that coun
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,6 +46,12 @@ def with_descendants(root: int, proc: Path = PROC) -> list[int]:
     for pid in found:  # grows while it is read
         found += children.get(pid, [])
     return found
+
+
+def own_cpu_s() -> float:
+    """CPU seconds of this process and everything it started, what has ended included."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return total_cpu_s(with_descendants(os.getpid())) + ended.ru_utime + ended.ru_stime
 
 
 def busy_s(proc: Path = PROC) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from measuring.payload import Protocol
+from measuring.payload import RIGHT_ANSWERS, Protocol
 
 
 class ClientError(Exception):
@@ -28,6 +28,7 @@ class Load:
         per_s: send at this rate for ``limit_s`` whether or not answers come (REST); 0: each connection sends its next
             request when the answer to the last has come.
         proxy_pid: a process between client and server, whose CPU time is counted apart; 0 if there is none.
+        right: a body that holds one of these is a right answer (REST).
     """
 
     protocol: Protocol
@@ -42,6 +43,7 @@ class Load:
     own_ids: bool = False
     per_s: float = 0.0
     proxy_pid: int = 0
+    right: tuple[bytes, ...] = RIGHT_ANSWERS
 
 
 @dataclass(frozen=True, slots=True)

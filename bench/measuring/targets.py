@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from measuring import triton
+from measuring.environment import Unavailable, install
 from measuring.payload import Protocol
 from measuring.processes import Server, ServerFailed, free_port, get
 from servers.noop import MODEL
@@ -22,6 +23,7 @@ _START_S: Final = 90.0
 #: Products whose servers are scripts of ours.
 _MODULES: Final = {"bare": "servers.bare", "saccade": "servers.saccade_noop", "kserve": "servers.kserve_noop"}
 _SILENT: Final = {"bare"}  # no ready route
+_TRITON: Final = "Triton's server (nvidia-pytriton and numpy, 75 MB)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def running(
             if target.product not in unavailable:
                 try:
                     command, environment = _command(target, scratch, ports, say)
-                except triton.Unavailable as why:
+                except Unavailable as why:
                     unavailable[target.product] = str(why)
             if target.product in unavailable:
                 failed[target.key] = unavailable[target.product]
@@ -163,9 +165,9 @@ def _command(
     """Command and environment of a server.
 
     Raises:
-        triton.Unavailable: Triton cannot be had here.
+        Unavailable: Triton cannot be had here.
     """
     if target.product == "triton":
-        packages = triton.install(ROOT / ".tools" / "triton", ROOT / "requirements" / "bench.txt", say)
+        packages = install(ROOT / ".tools" / "triton", ROOT / "requirements" / "bench.txt", _TRITON, say)
         return triton.set_up(packages, scratch / target.key, BENCH, ports[0], ports[1])
     return [sys.executable, "-m", _MODULES[target.product], *target.options, *map(str, ports)], {}

@@ -1,4 +1,4 @@
-"""Triton's server from the wheel nvidia-pytriton, on the CPU: installed on demand, set up, or refused with a reason.
+"""Triton's server from the wheel nvidia-pytriton, on the CPU: set up, or refused with a reason.
 
 The wheel needs no GPU, and of its requirements only numpy: just the server in it is used. It lies in an environment of
 its own, because that numpy is older than ours.
@@ -6,19 +6,16 @@ its own, because that numpy is older than ours.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from measuring.environment import Unavailable
 from servers.noop import INPUT, MODEL, OUTPUT
 
-_INSTALL_S: Final = 300
 _CONFIG: Final = f"""
 backend: "python"
 max_batch_size: 0
@@ -28,53 +25,13 @@ instance_group [{{ kind: KIND_CPU count: 1 }}]
 """
 
 
-class Unavailable(Exception):
-    """Triton cannot be run here; the message says why."""
-
-
-def install(environment: Path, requirements: Path, say: Callable[[str], None]) -> Path:
-    """Install the wheel and its numpy unless they are there already.
-
-    Args:
-        environment: folder of the virtual environment.
-        requirements: the hashed requirement file.
-        say: shows progress.
-
-    Returns:
-        The folder of its packages.
-
-    Raises:
-        Unavailable: there is no such wheel for this machine, or it cannot be had.
-    """
-    packages = environment / "lib" / f"python{_python()}" / "site-packages"
-    stamp = environment / ".installed"
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
-    if stamp.is_file() and stamp.read_text() == digest and packages.is_dir():
-        return packages
-    say("installing Triton's server (nvidia-pytriton and numpy, 75 MB; once)")
-    pip = [str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    for command in (
-        [sys.executable, "-m", "venv", "--clear", str(environment)],
-        [*pip, "--require-hashes", "--no-deps", "-r", str(requirements)],
-    ):
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=_INSTALL_S)
-        except subprocess.CalledProcessError as error:
-            lines = (error.stderr or error.stdout).strip().splitlines() or ["no message"]
-            raise Unavailable(f"nvidia-pytriton cannot be installed: {lines[-1][:300]}") from error
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise Unavailable(f"nvidia-pytriton cannot be installed within {_INSTALL_S} s") from error
-    stamp.write_text(digest)
-    return packages
-
-
 def set_up(
     packages: Path, scratch: Path, bench: Path, http_port: int, grpc_port: int
 ) -> tuple[list[str], dict[str, str]]:
     """Lay out a backend folder and a model repository.
 
     Args:
-        packages: from ``install``.
+        packages: folder of the installed wheel.
         scratch: an empty folder.
         bench: the bench's own folder, where ``servers`` lies.
         http_port: where REST shall be served.
