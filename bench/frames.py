@@ -1,10 +1,11 @@
 """What a frame costs in the transformer when no cache has it, beside the usual way to write one.
 
-Real processes on 127.0.0.1: a client, the transformer, and a stub predictor that answers the same candidates each time.
-The baseline ("seeds") is FastAPI with cv2.imdecode of the whole frame, imagehash.phash of it, and an FP32 tensor; its
-extra packages are installed into .tools/frames on the first run.
+Real processes on 127.0.0.1: a client, the transformer, and a stub predictor that always answers the same
+candidates. The baseline ("seeds") is FastAPI with cv2.imdecode of the whole frame, imagehash.phash of it, and an
+FP32 tensor; its extra packages are installed into .tools/frames on the first run.
 
-Prints CPU per frame, latency and frames per second, and the resident memory over many frames; writes the same as JSON.
+Prints CPU per frame, latency and frames per second, and the resident memory over many frames; writes the same as
+JSON.
 """
 
 from __future__ import annotations
@@ -224,7 +225,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round, few frames: a look (all of it: five minutes)")
     parser.add_argument("--side", type=int, default=SIDE, help="of the model's square input in pixels (default: 640)")
     parser.add_argument("--frames", type=int, help="for the look at the memory (default: 2000; 50000: ten minutes)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file (default: bench/results/frames.json)")
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS, help="the JSON file (default: bench/results/frames.json)"
+    )
     return parser.parse_args(arguments)
 
 

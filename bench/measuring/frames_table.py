@@ -29,8 +29,8 @@ GROWTH: Final = 0.05
 NOTES: Final = (
     "Every frame is a miss. The baseline looks it up first (imagehash.phash of the whole frame, in a dict); Saccade "
     "has no frame cache yet, and its hash, of a small grey picture that is there already, will add about 0.1 ms.",
-    "CPU: of the transformer's process. All rows call the same stub predictor, and post the same multipart form but for "
-    "'raw body'. Client, transformer and stub share the cores.",
+    "CPU: of the transformer's process. All rows call the same stub predictor and post the same multipart form, but "
+    "for the raw body. Client, transformer and stub share the cores.",
 )
 
 #: Key of the server, name of the frame, connections.
@@ -82,9 +82,7 @@ class Memory:
 def summarise(samples: Mapping[Cell, Sequence[Sample]]) -> list[FrameRow]:
     """Make a row of every cell that has samples, by frame and connections, in the order of ``LABELS``."""
     cells = {cell: taken for cell, taken in samples.items() if taken}
-    cpu_ms = {
-        cell: [one.server_cpu_s / len(one.latencies_s) * 1e3 for one in taken] for cell, taken in cells.items()
-    }
+    cpu_ms = {cell: [one.server_cpu_s / len(one.latencies_s) * 1e3 for one in taken] for cell, taken in cells.items()}
     per_second = {cell: median(len(one.latencies_s) / one.wall_s for one in taken) for cell, taken in cells.items()}
 
     def row(key: str, frame: str, connections: int) -> FrameRow:

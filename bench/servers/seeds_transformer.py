@@ -1,9 +1,9 @@
-"""What is usually written: FastAPI, ``cv2.imdecode`` of the whole frame, a perceptual hash of it, FP32 CHW to the model.
+"""What is usually written: FastAPI, ``cv2.imdecode`` of the whole frame, a perceptual hash of it, an FP32 tensor.
 
-The baseline of ``bench/frames.py``. It is not made slow: uvicorn on uvloop and httptools without an access log, one HTTP
-session, binary tensors unless told otherwise, nothing decoded twice, NumPy and OpenCV for all that touches pixels. Its
-lookup never hits, which is what a miss costs. ``--threads`` moves the work on pixels off the event loop, which such
-services often do not.
+The baseline of ``bench/frames.py``. It is not made slow: uvicorn on uvloop and httptools without an access log, one
+HTTP session, binary tensors unless told otherwise, nothing decoded twice, NumPy and OpenCV for all that touches
+pixels. Its lookup never hits, which is what a miss costs. ``--threads`` moves the work on pixels off the event
+loop, which such services often do not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import imagehash
 import numpy as np
 import orjson
 import uvicorn
-from fastapi import FastAPI, UploadFile
+from fastapi import FastAPI, HTTPException, UploadFile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -81,6 +81,8 @@ class Transformer:
     def _prepare(self, data: bytes) -> tuple[str, bytes, dict[str, str], tuple[float, float]]:
         """Decode, hash, resize, encode. Returns the cache's key, body, headers, and image pixels per input pixel."""
         frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        if frame is None:
+            raise HTTPException(415, "not an image")
         rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         key = str(imagehash.phash(Image.fromarray(rgb)))
         resized = cv2.resize(rgb, (self._side, self._side))
@@ -94,7 +96,9 @@ class Transformer:
             described["data"] = tensor.ravel().tolist()
             return orjson.dumps({"inputs": [described]}), {"content-type": "application/json"}
         described["parameters"] = {"binary_data_size": tensor.nbytes}
-        head = orjson.dumps({"inputs": [described], "outputs": [{"name": OUTPUT, "parameters": {"binary_data": True}}]})
+        head = orjson.dumps(
+            {"inputs": [described], "outputs": [{"name": OUTPUT, "parameters": {"binary_data": True}}]}
+        )
         return head + tensor.tobytes(), {"inference-header-content-length": str(len(head))}
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""A predictor that computes nothing: it reads a request's body to its end and answers the same candidates each time.
+"""A predictor that computes nothing: it reads a request's body to its end and always answers the same candidates.
 
-As cheap as can be, so that what is measured is the transformer before it. Knows as much of V2 as a transformer's client
-needs: a model's metadata and readiness, and binary tensors. Looks at no byte of the body, so it takes tensors of any
+As cheap as can be, so that what is measured is the transformer before it. Knows as much of V2 as its client needs:
+a model's metadata and readiness, and binary tensors. Looks at no byte of the body, so it takes tensors of any
 shape, and as JSON, too.
 """
 

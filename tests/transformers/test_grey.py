@@ -53,7 +53,7 @@ def test_a_small_object_that_appears_moves_a_block_of_the_thumbnail_by_most_of_i
         tensor = np.empty((416, 416, 3), np.uint8)
         thumbnails.append(greys(tensor, letterbox(Picture.whole(picture), tensor)).thumbnail.astype(int))
     change = np.abs(thumbnails[1] - thumbnails[0])
-    blocks = change[: 116, :208].reshape(29, 4, 52, 4).mean(axis=(1, 3))
+    blocks = change[:116, :208].reshape(29, 4, 52, 4).mean(axis=(1, 3))
     assert blocks.max() > 10
 
 

@@ -1,9 +1,10 @@
-"""Reduced decoding: never smaller than the input needs, the same place in the input, the original's pixels in answers."""
+"""Reduced decoding: never smaller than the input needs, the same place in it, and answers in the original's pixels."""
 
 from __future__ import annotations
 
 import io
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from PIL import Image, ImageOps
 from saccade_serving.errors import InvalidImage, PayloadTooLarge
 from saccade_transformers.image.decode import ImageLimits, decode, decode_for_input
 from saccade_transformers.image.letterbox import Letterbox, letterbox
-from saccade_transformers.image.picture import Picture, Reduction
-from saccade_transformers.image.reduction import MARGIN, reduced, reduction_for, size_of
+from saccade_transformers.image.picture import Picture, Reduction, reduced
+from saccade_transformers.image.reduction import MARGIN, reduction_for, size_of
 
 LIMITS = ImageLimits(max_bytes=20_000_000, max_pixels=50_000_000)
 SIDES = st.integers(1, 9000)
@@ -29,8 +30,12 @@ def smooth(width: int, height: int) -> NDArray[np.uint8]:
     return np.stack([255 * x / width, 255 * y / height, waves], axis=-1).astype(np.uint8)
 
 
-def jpeg(picture: NDArray[np.uint8], mode: str = "RGB", orientation: int = 1, **options: object) -> bytes:
-    exif = b"Exif\x00\x00" + struct.pack("<2sHI", b"II", 42, 8) + struct.pack("<HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
+def jpeg(picture: NDArray[np.uint8], mode: str = "RGB", orientation: int = 1, **options: Any) -> bytes:
+    exif = (
+        b"Exif\x00\x00"
+        + struct.pack("<2sHI", b"II", 42, 8)
+        + struct.pack("<HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
+    )
     buffer = io.BytesIO()
     Image.fromarray(picture).convert(mode).save(buffer, "JPEG", exif=exif, **options)
     return buffer.getvalue()
@@ -115,9 +120,11 @@ def test_a_picture_that_is_not_of_its_header_is_told() -> None:
 # decoding
 
 
-@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}])
+@pytest.mark.parametrize(
+    "options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}]
+)
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_every_kind_of_jpeg_is_reduced_in_the_right_colours(mode: str, options: dict[str, object]) -> None:
+def test_every_kind_of_jpeg_is_reduced_in_the_right_colours(mode: str, options: dict[str, Any]) -> None:
     if mode == "L":
         options = {name: value for name, value in options.items() if name != "subsampling"}
     whole, ours, picture, _ = both_ways(jpeg(smooth(800, 600), mode, quality=90, **options), 160)
@@ -180,7 +187,7 @@ def test_a_damaged_jpeg_is_refused_as_it_is_when_decoded_whole() -> None:
     step=st.sampled_from([2, 4, 8]),
 )
 @example(width=613, height=401, side=100, step=4)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_what_lies_where_does_not_depend_on_the_reduction(width: int, height: int, side: int, step: Reduction) -> None:
     box = Letterbox.fit((width, height), (side, side))
     if width / step <= box.scaled_size[0] or height / step <= box.scaled_size[1]:
@@ -194,7 +201,7 @@ def test_what_lies_where_does_not_depend_on_the_reduction(width: int, height: in
     letterbox(Picture.whole(smooth(width, height)), whole)
     # The first two channels are the position in 1/255 of the picture; the frame is the same.
     difference = np.abs(ours[..., :2].astype(int) - whole[..., :2])
-    assert difference.max() <= 2 + 255 * step / min(width, height) / 2
+    assert difference.max() <= 3 + 255 * step / min(width, height) / 2
 
 
 def test_a_fraction_of_a_pixel_at_the_far_side_moves_nothing() -> None:
@@ -203,16 +210,17 @@ def test_a_fraction_of_a_pixel_at_the_far_side_moves_nothing() -> None:
     assert picture.reduction == step
     assert picture.pixels.shape == (409, 613, 3)
     right = slice(box.pad_x + box.scaled_size[0] - 20, box.pad_x + box.scaled_size[0] - 1)
-    moved = ours[box.pad_y + 5 : box.pad_y + box.scaled_size[1] - 5, right, 0].mean() - whole[
-        box.pad_y + 5 : box.pad_y + box.scaled_size[1] - 5, right, 0
-    ].mean()
+    moved = (
+        ours[box.pad_y + 5 : box.pad_y + box.scaled_size[1] - 5, right, 0].mean()
+        - whole[box.pad_y + 5 : box.pad_y + box.scaled_size[1] - 5, right, 0].mean()
+    )
     # 255 levels over 400 pixels: a shift by half a pixel would show as 0.3.
     assert abs(moved) < 0.1
 
 
 def test_a_reduced_picture_that_is_not_what_it_says_is_a_value_error() -> None:
     out = np.empty((100, 100, 3), np.uint8)
-    with pytest.raises(ValueError, match="is not larger than"):
+    with pytest.raises(ValueError, match="is smaller than 100x100"):
         letterbox(Picture(np.zeros((50, 50, 3), np.uint8), (100, 100), 2), out)
     with pytest.raises(ValueError, match="expected"):
         letterbox(Picture(np.zeros((90, 90, 3), np.uint8), (400, 400), 2), out)

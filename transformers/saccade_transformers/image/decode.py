@@ -5,7 +5,7 @@ What reaches OpenCV is one of the four formats of ``header.py`` and complete. Op
 orientation, turns grey, palette and CMYK/YCCK into RGB, drops alpha (colours as stored, not blended over a
 background) and keeps the upper 8 of 16 bits.
 
-For a model's input a JPEG is decoded no larger than that needs (``reduction.py`` says how much); drawing takes it whole.
+For a model's input a JPEG is decoded no larger than that needs (``reduction.py`` says how much), for drawing whole.
 
 Does not letterbox, cache or retry. Does not notice damage inside the compressed data of a JPEG that libjpeg conceals
 (it fills with grey): no decoder tells. Importing this module changes nothing in OpenCV: a service calls
@@ -148,12 +148,12 @@ def _decode_with_opencv(view: memoryview, header: ImageHeader, reduction: Reduct
         raise InvalidImage(f"the {image_format} is damaged or truncated: it cannot be decoded") from err
     if pixels is None:
         damaged(image_format, "it cannot be decoded")
-    pixels = pixels.astype(np.uint8, copy=False)
-    size = size_of((header.width, header.height), pixels, reduction)
+    picture: NDArray[np.uint8] = pixels.astype(np.uint8, copy=False)
+    size = size_of((header.width, header.height), picture, reduction)
     if size is None:
         damaged(image_format, "its picture has not the size that its header gives")
     limits.check_pixels(*size, header.format)  # whatever the header said
-    return Picture(pixels, size, reduction)
+    return Picture(picture, size, reduction)
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 90) -> bytes:

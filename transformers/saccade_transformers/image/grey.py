@@ -1,8 +1,7 @@
 """The grey pictures that frames are compared by, made from what the model is given: nothing is decoded for them.
 
-A perceptual hash needs a tiny one, and a guard against small changes one at half the scale of the model's input (coarser
-ones are blind to small objects). Both cost a fiftieth of the decode they come from, where a second one, however small, costs
-more than half of it.
+A perceptual hash needs a tiny one, and a guard against small changes one at half the scale of the model's input
+(coarser ones are blind to small objects). Both together cost a fraction of a second decode, however small that is.
 
 Pure: computes no hash, compares nothing, remembers nothing.
 """
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from saccade_transformers.image.letterbox import Letterbox
 
-#: Side of the picture whose lowest frequencies are the hash: four times the hash's 8 bits, as ``imagehash.phash`` has it.
+#: Side of the picture whose lowest frequencies are the hash: four times its 8 bits, as ``imagehash.phash`` has it.
 HASH_SIDE: Final = 32
 
 

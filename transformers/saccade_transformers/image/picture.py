@@ -30,3 +30,8 @@ class Picture:
     def whole(cls, pixels: NDArray[np.uint8]) -> Picture:
         """A picture that is not reduced."""
         return cls(pixels, (pixels.shape[1], pixels.shape[0]))
+
+
+def reduced(side: int, reduction: Reduction) -> int:
+    """Length of a side of ``side`` pixels in a reduced picture; libjpeg rounds up."""
+    return -(-side // reduction)

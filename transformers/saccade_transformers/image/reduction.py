@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saccade_transformers.image.letterbox import Letterbox
-from saccade_transformers.image.picture import Reduction
+from saccade_transformers.image.picture import Reduction, reduced
 
-#: How much larger than its place in the input a reduced picture is at least, along either side. At 1 a detector finds
-#: boxes that differ from the whole picture's five times as often as those of the same JPEG at 3 points less quality do;
-#: at 1.5 as often (docs/decisions.md has the figures).
+#: How much larger than its place in the input a reduced picture is at least, along either side. docs/decisions.md has
+#: the figures: what a detector finds changes about as much as when a JPEG is written at 3 points less quality.
 MARGIN: Final = 1.5
 _STEPS: Final[tuple[Reduction, ...]] = (8, 4, 2)
 
@@ -36,7 +35,10 @@ def reduction_for(stored: tuple[int, int], input_size: tuple[int, int]) -> Reduc
         shape still tells whether it did.
     """
     width, height = stored
-    places = Letterbox.fit((width, height), input_size).scaled_size, Letterbox.fit((height, width), input_size).scaled_size
+    places = (
+        Letterbox.fit((width, height), input_size).scaled_size,
+        Letterbox.fit((height, width), input_size).scaled_size,
+    )
     for step in _STEPS:
         # Rounded down: the last row and column of a reduced picture are partly the encoder's padding.
         least = all(
@@ -46,11 +48,6 @@ def reduction_for(stored: tuple[int, int], input_size: tuple[int, int]) -> Reduc
         if least and (width == height or reduced(width, step) != reduced(height, step)):
             return step
     return 1
-
-
-def reduced(side: int, reduction: Reduction) -> int:
-    """Length of a side of ``side`` pixels in a reduced picture; libjpeg rounds up."""
-    return -(-side // reduction)
 
 
 def size_of(stored: tuple[int, int], pixels: NDArray[np.uint8], reduction: Reduction) -> tuple[int, int] | None:
