@@ -30,6 +30,8 @@ soak: $(DEV) ## Run the long tests, which look for what grows or gets lost (abou
 bench: $(DEV) ## Measure what a request costs, beside stock KServe and Triton (FLAGS=--quick for a look).
 	$(BIN)/python bench/dataplane.py $(FLAGS)
 	$(BIN)/python bench/path.py $(filter --quick,$(FLAGS))
+	$(BIN)/python bench/frames.py $(filter --quick,$(FLAGS))
+	$(BIN)/python bench/decoders.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/metrics.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/scheduler.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/replay.py --real-time $(filter --quick,$(FLAGS))
