@@ -17,12 +17,16 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any, Final, NoReturn
+
+import numpy as np
 
 from measuring import frames_table, machine, pictures, table
 from measuring.client import Client
@@ -33,6 +37,9 @@ from measuring.memory import rss_bytes
 from measuring.processes import Server, ServerFailed, free_port
 from measuring.samples import ClientError, Load, Sample
 from measuring.targets import BENCH, ROOT
+from saccade_transformers.image.decode import ImageLimits, decode_for_input
+from saccade_transformers.image.grey import greys
+from saccade_transformers.image.letterbox import letterbox
 
 RESULTS: Final = BENCH / "results" / "frames.json"
 #: Name of a frame -> width, height, bytes (0: JPEG quality 85).
@@ -169,6 +176,18 @@ class Bench:
         )
 
 
+def grey_ms(image: bytes, side: int) -> float:
+    """CPU ms of the grey pictures that a frame cache will compare, of a frame that is letterboxed already; median."""
+    tensor = np.empty((side, side, 3), np.uint8)
+    box = letterbox(decode_for_input(image, ImageLimits(len(image), 2**30), (side, side)), tensor)
+    taken = []
+    for _ in range(50):
+        begun = time.thread_time()
+        greys(tensor, box)
+        taken.append((time.thread_time() - begun) * 1e3)
+    return median(taken)
+
+
 def request(image: bytes, form: bool) -> bytes:
     """Head and body of ``POST /detect``, as a multipart form or raw."""
     kind = "image/jpeg"
@@ -211,6 +230,7 @@ def report(bench: Bench, arguments: Sequence[str]) -> dict[str, Any]:
         "input_side": bench.side,
         "load": bench.load,
         "skipped": bench.skipped,
+        "grey_ms": {name: grey_ms(image, bench.side) for name, image in bench.frames.items()},
         "lines": [asdict(row) for row in rows],
         "memory": [{**asdict(one), "growth": one.growth} for one in bench.memory],
         "goals": [{**asdict(goal), "reached": goal.reached} for goal in frames_table.judge(rows, bench.memory)],
@@ -262,6 +282,10 @@ def main(arguments: Sequence[str]) -> int:
     console.print(frames_table.goals_table(frames_table.judge(rows, bench.memory), not given.quick))
     for note in frames_table.NOTES:
         console.print(note, markup=False)
+    for name, took in content["grey_ms"].items():
+        console.print(
+            f"The grey pictures for hash and guard, not in the table: {took:.2f} ms for {name}.", markup=False
+        )
     for key, reason in bench.skipped.items():
         console.print(f"{key} was left out: {reason}", markup=False)
     return 0

@@ -28,7 +28,7 @@ MORE_FRAMES, LESS_CPU = 3.0, 1 / 3
 GROWTH: Final = 0.05
 NOTES: Final = (
     "Every frame is a miss. The baseline looks it up first (imagehash.phash of the whole frame, in a dict); Saccade "
-    "has no frame cache yet, and its hash, of a small grey picture that is there already, will add about 0.1 ms.",
+    "has no frame cache yet: the grey pictures below and a hash of 32 x 32 pixels, about 0.1 ms, will come on top.",
     "CPU: of the transformer's process. All rows call the same stub predictor and post the same multipart form, but "
     "for the raw body. Client, transformer and stub share the cores.",
 )

@@ -137,7 +137,11 @@ class Pipeline:
             self._metrics.statistics.of(exchange.model, version).executed(1, 0, int(seconds * 1e9), 0)
         with exchange.stage("postprocess"):
             try:
-                answer, seconds = await self._workers.run(lambda: _read(task, outputs, options, mapping))
+                rows = {name: array[0] for name, array in outputs.items() if array.ndim and len(array) == 1}
+                if task.is_light(rows, options):
+                    answer, seconds = _read(task, rows, options, mapping)
+                else:
+                    answer, seconds = await self._workers.run(lambda: _read(task, rows, options, mapping))
             except ContractBroken as error:
                 self._predictor.forget()
                 raise PredictorUnavailable(
@@ -204,10 +208,9 @@ class Pipeline:
 
 
 def _read(
-    task: Task[Any, Any], outputs: dict[str, NDArray[Any]], options: Options, mapping: Letterbox
+    task: Task[Any, Any], rows: dict[str, NDArray[Any]], options: Options, mapping: Letterbox
 ) -> tuple[Any, float]:
-    """Turn the predictor's outputs into an answer; runs in a worker thread. Returns the seconds it took, too."""
+    """Turn the predictor's outputs for one image into an answer. Returns the seconds it took, too."""
     begun = time.monotonic()
-    rows = {name: array[0] for name, array in outputs.items() if array.ndim and len(array) == 1}
     answer = task.to_image(task.read(rows, options), mapping)
     return answer, time.monotonic() - begun
