@@ -31,6 +31,8 @@ bench: $(DEV) ## Measure what a request and batching cost, beside other servers 
 	$(BIN)/python bench/dataplane.py $(FLAGS)
 	$(BIN)/python bench/path.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/client.py $(filter --quick,$(FLAGS))
+	$(BIN)/python bench/frames.py $(filter --quick,$(FLAGS))
+	$(BIN)/python bench/decoders.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/metrics.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/batching.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/shadow.py $(filter --quick,$(FLAGS))

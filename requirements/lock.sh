@@ -24,3 +24,5 @@ printf 'nvidia-pytriton==0.7.0\nnumpy<2\n' | compile bench.txt --no-deps -
     printf 'mlserver==1.7.1\nlitserve==0.2.19\nuvloop<0.22\n'
     grep -oE '^(numpy|onnxruntime)==[^\]+' requirements/dev.txt
 } | compile bench-batching.txt -
+# What bench/frames.py's baseline and bench/decoders.py need beyond dev.txt, whose numpy they use.
+printf 'imagehash\nscipy\nsimplejpeg\n' | compile bench-frames.txt --no-deps -

@@ -33,6 +33,7 @@ class _Connection:
     def __init__(self, load: Load) -> None:
         self._answer_bytes = load.answer_bytes
         self._unsent: list[memoryview] = []
+        self._right = load.right
         self._answer = b""
         self.started = 0.0
         self.waits = self.is_closed = False
@@ -91,7 +92,8 @@ class _Connection:
             raise ClientError(f"an answer without Content-Length: {head[:100]!r}")
         if len(body) < int(length[1]):
             return False
-        if not head.startswith(b"HTTP/1.1 200") or not is_right(body, self._answer_bytes):
+        right = any(one in body for one in self._right) if self._right else is_right(body, self._answer_bytes)
+        if not head.startswith(b"HTTP/1.1 200") or not right:
             raise ClientError(f"a wrong answer: {self._answer[:300]!r}")
         self.received_bytes += len(self._answer)
         self.waits = False

@@ -29,6 +29,7 @@ class Load:
             request when the answer to the last has come.
         answer_bytes: an answer is right that has at least so many; 0: one that has the number of ``payload``.
         proxy_pid: a process between client and server, whose CPU time is counted apart; 0 if there is none.
+        right: a body that holds one of these is a right answer (REST); none: as ``answer_bytes`` says.
     """
 
     protocol: Protocol
@@ -44,6 +45,7 @@ class Load:
     per_s: float = 0.0
     proxy_pid: int = 0
     answer_bytes: int = 0
+    right: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ _START_S: Final = 90.0
 #: Products whose servers are scripts of ours.
 _MODULES: Final = {"bare": "servers.bare", "saccade": "servers.saccade_noop", "kserve": "servers.kserve_noop"}
 _SILENT: Final = {"bare"}  # no ready route
+_TRITON: Final = "Triton's server (nvidia-pytriton and numpy, 75 MB)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Triton's server from the wheel nvidia-pytriton, on the CPU: installed on demand, set up, or refused with a reason.
+"""Triton's server from the wheel nvidia-pytriton, on the CPU: set up, or refused with a reason.
 
 The wheel needs no GPU, and of its requirements only numpy: just the server in it is used. It lies in an environment of
 its own, because that numpy is older than ours.

@@ -485,3 +485,18 @@ def test_the_schema_describes_every_v2_answer(images: list[Detections]) -> None:
         data: Any = tensor.data
         assert len(data) == (len(images) if metadata.datatype != "BYTES" else len(images) * most)
     assert [metadata.shape for metadata in TASK.schema()] == [(-1,), (-1, -1, 4), (-1, -1), (-1, -1), (-1, -1)]
+
+
+@pytest.mark.parametrize(("over", "light"), [(0, True), (100, True), (101, False)])
+def test_an_answer_is_light_while_few_candidates_reach_the_threshold(over: int, light: bool) -> None:
+    task = DetectionTask(["person"], 1000, 0.05, 0.4, 0.5, 100)
+    table = np.zeros((1000, 6), np.float32)
+    table[:, 4] = 0.3
+    table[:over, 4] = 0.5
+    assert task.is_light({"candidates": table}, task.options({})) == light
+
+
+@pytest.mark.parametrize("outputs", [{}, {"candidates": np.zeros(3, np.float32)}, {"candidates": np.zeros((2, 3, 4))}])
+def test_outputs_that_break_the_contract_are_light(outputs: dict[str, Any]) -> None:
+    task = DetectionTask(["person"], 1000, 0.05, 0.4, 0.5, 100)
+    assert task.is_light(outputs, task.options({}))

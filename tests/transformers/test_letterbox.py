@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from saccade_serving.errors import InvalidImage
 from saccade_transformers.image.letterbox import PADDING, Letterbox, letterbox
+from saccade_transformers.image.picture import Picture
 
 RNG = np.random.default_rng(0)
 
@@ -31,7 +32,7 @@ def to_input(box: Letterbox, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def test_a_wide_picture_is_centred_with_grey_above_and_below() -> None:
     image, out = noise(832, 416), dirty(416, 416)
-    box = letterbox(image, out)
+    box = letterbox(Picture.whole(image), out)
     assert box == Letterbox((832, 416), (416, 416), 0.5, 0.5, 0, 104)
     assert (out[:104] == PADDING).all()
     assert (out[312:] == PADDING).all()
@@ -41,7 +42,7 @@ def test_a_wide_picture_is_centred_with_grey_above_and_below() -> None:
 
 def test_a_tall_picture_is_enlarged_linearly_with_grey_at_its_sides() -> None:
     image, out = noise(50, 100), dirty(300, 400)
-    box = letterbox(image, out)
+    box = letterbox(Picture.whole(image), out)
     assert box == Letterbox((50, 100), (300, 400), 4.0, 4.0, 50, 0)
     assert (out[:, :50] == PADDING).all()
     assert (out[:, 250:] == PADDING).all()
@@ -51,14 +52,14 @@ def test_a_tall_picture_is_enlarged_linearly_with_grey_at_its_sides() -> None:
 
 def test_a_picture_of_the_inputs_size_is_copied() -> None:
     image, out = noise(64, 48), dirty(64, 48)
-    box = letterbox(image, out)
+    box = letterbox(Picture.whole(image), out)
     assert box == Letterbox((64, 48), (64, 48), 1.0, 1.0, 0, 0)
     np.testing.assert_array_equal(out, image)
 
 
 def test_an_odd_rest_of_padding_goes_to_the_far_side() -> None:
     out = dirty(10, 10)
-    box = letterbox(noise(10, 7), out)
+    box = letterbox(Picture.whole(noise(10, 7)), out)
     assert (box.pad_y, box.scaled_size) == (1, (10, 7))
     assert (out[8:] == PADDING).all()
 
@@ -68,7 +69,7 @@ def test_an_odd_rest_of_padding_goes_to_the_far_side() -> None:
 def test_every_byte_of_the_input_is_written(width: int, height: int, input_width: int, input_height: int) -> None:
     image = np.full((height, width, 3), 200, np.uint8)
     out = dirty(input_width, input_height)
-    box = letterbox(image, out)
+    box = letterbox(Picture.whole(image), out)
     assert set(np.unique(out)) <= {200, PADDING}
     scaled_width, scaled_height = box.scaled_size
     assert (out == 200).sum() == 3 * scaled_width * scaled_height
@@ -79,7 +80,7 @@ def test_every_byte_of_the_input_is_written(width: int, height: int, input_width
 @pytest.mark.parametrize("input_size", [(416, 416), (640, 384), (1, 1)])
 def test_no_side_ever_becomes_zero(size: tuple[int, int], input_size: tuple[int, int]) -> None:
     image, out = np.full((size[1], size[0], 3), 200, np.uint8), dirty(*input_size)
-    box = letterbox(image, out)
+    box = letterbox(Picture.whole(image), out)
     assert min(box.scaled_size) >= 1
     assert (out == 200).any()
     whole = np.array([[0, 0, *size]], np.float32)
@@ -127,14 +128,14 @@ def test_no_boxes_stay_no_boxes() -> None:
 def test_a_read_only_picture_and_a_part_of_a_batch_will_do() -> None:
     image = np.frombuffer(noise(40, 30).tobytes(), np.uint8).reshape(30, 40, 3)
     batch = np.full((3, 20, 20, 3), 7, np.uint8)
-    letterbox(image, batch[1])
+    letterbox(Picture.whole(image), batch[1])
     assert (batch[[0, 2]] == 7).all()
     assert (batch[1, 7] != 7).any()
 
 
 def test_a_picture_without_pixels_is_an_invalid_image() -> None:
     with pytest.raises(InvalidImage, match="0x30 pixels"):
-        letterbox(np.zeros((30, 0, 3), np.uint8), dirty(4, 4))
+        letterbox(Picture.whole(np.zeros((30, 0, 3), np.uint8)), dirty(4, 4))
 
 
 @pytest.mark.parametrize(
@@ -150,4 +151,4 @@ def test_a_picture_without_pixels_is_an_invalid_image() -> None:
 )
 def test_arrays_of_another_kind_are_a_value_error(image: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match=r"expected uint8|C-contiguous|model's input"):
-        letterbox(image, out)
+        letterbox(Picture.whole(image), out)

@@ -110,6 +110,23 @@ async def test_version_and_cache_outcome_are_passed_through(line: Line) -> None:
     assert answered.cache == "bypass"
 
 
+@pytest.mark.parametrize(("limit", "in_a_thread"), [(-1, True), (100, False)])
+async def test_an_answer_is_read_in_a_thread_unless_it_is_light(
+    line: Line, limit: int, in_a_thread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    read = DetectionTask.read
+
+    def noting(task: DetectionTask, outputs: Any, options: Any) -> Any:
+        threads.append(threading.get_ident())
+        return read(task, outputs, options)
+
+    monkeypatch.setattr(DetectionTask, "read", noting)
+    monkeypatch.setattr("saccade_transformers.tasks.detection._LIGHT", limit)
+    assert len((await line.answer(Raw(PICTURE))).answer) == 1
+    assert (threads[0] != threading.get_ident()) == in_a_thread
+
+
 async def test_every_stage_is_timed_also_for_a_request_that_fails(line: Line) -> None:
     span = Exchange.begin("rest", {}, 10)
     await line.answer(Raw(PICTURE), span)

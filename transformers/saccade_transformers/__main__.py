@@ -17,6 +17,7 @@ from saccade_serving.lines import LineWriter
 from saccade_serving.server import SaccadeServer, argument_parser
 from saccade_serving.settings import explain
 from saccade_serving.telemetry import configure_logging
+from saccade_transformers.heap import keep_freed_memory
 from saccade_transformers.image.decode import ImageLimits, configure_opencv
 from saccade_transformers.ledger import Ledger, encode
 from saccade_transformers.metrics import TransformerMetrics
@@ -66,6 +67,7 @@ def main() -> None:
         sys.exit(explain(error, "SACCADE_TRANSFORMER_"))
     configure_logging(settings.log_level, settings.log_format)
     configure_opencv()
+    keep_freed_memory()
 
     metrics = TransformerMetrics()
     workers = ImageWorkers(settings.image_workers or container_cpus(), settings.max_waiting_images)

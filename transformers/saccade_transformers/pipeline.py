@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import InvalidRequest, PredictorUnavailable
 from saccade_serving.oip.messages import Buffer, Parameters
-from saccade_transformers.image.decode import ImageLimits, decode, decode_base64, encode_jpeg
+from saccade_transformers.image.decode import ImageLimits, decode, decode_base64, decode_for_input, encode_jpeg
 from saccade_transformers.image.letterbox import Letterbox, letterbox
+from saccade_transformers.image.picture import Picture
 from saccade_transformers.image.request_pixels import RequestPixels
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.predictor import PredictorContract
@@ -139,7 +140,11 @@ class Pipeline:
             self._metrics.statistics.of(exchange.model, version).executed(1, 0, int(seconds * 1e9), 0)
         with exchange.stage("postprocess"):
             try:
-                answer, seconds = await self._workers.run(lambda: _read(task, outputs, options, mapping))
+                rows = {name: array[0] for name, array in outputs.items() if array.ndim and len(array) == 1}
+                if task.is_light(rows, options):
+                    answer, seconds = _read(task, rows, options, mapping)
+                else:
+                    answer, seconds = await self._workers.run(lambda: _read(task, rows, options, mapping))
             except ContractBroken as error:
                 target.predictor.forget()
                 raise PredictorUnavailable(
@@ -175,9 +180,7 @@ class Pipeline:
         with exchange.stage("draw"):
             try:
                 async with asyncio.timeout(exchange.remaining_s()):
-                    return await self._workers.run(
-                        lambda: encode_jpeg(answered.task.draw(self._decode(source), answered.answer)), exchange
-                    )
+                    return await self._workers.run(lambda: self._draw(source, answered), exchange)
             except TimeoutError:
                 raise exchange.too_late("while the answer was drawn") from None
 
@@ -191,34 +194,40 @@ class Pipeline:
         """Decode and letterbox; runs in a worker thread."""
         width, height = contract.input_size
         tensor = np.empty((1, height, width, 3), np.uint8)
-        picture = self._decode(source, pixels)
+        picture = self._decode(source, contract.input_size, pixels)
         if sample is not None:
             sample.take(picture, contract.input_size, lambda: self._encoded(source))
         return tensor, letterbox(picture, tensor[0])
 
     def _encoded(self, source: Source) -> bytes:
         """A copy of the encoded image; empty where pixels were sent."""
-        if isinstance(source, Raw):
-            return b""
-        return bytes(decode_base64(source.data, self._limits) if source.is_base64 else source.data)  # type: ignore[arg-type]
+        return b"" if isinstance(source, Raw) else bytes(self._bytes_of(source))
 
-    def _decode(self, source: Source, pixels: RequestPixels | None = None) -> NDArray[np.uint8]:
-        if isinstance(source, Raw):
-            self._limits.check_pixels(source.pixels.shape[1], source.pixels.shape[0])
-            if pixels is not None:
-                pixels.take(source.pixels.shape[1], source.pixels.shape[0])
-            return source.pixels
+    def _decode(self, source: Source, input_size: tuple[int, int], pixels: RequestPixels | None) -> Picture:
+        if isinstance(source, Encoded):
+            return decode_for_input(self._bytes_of(source), self._limits, input_size, pixels)
+        height, width, _ = source.pixels.shape
+        self._limits.check_pixels(width, height)
+        if pixels is not None:
+            pixels.take(width, height)
+        return Picture.whole(source.pixels)
+
+    def _draw(self, source: Source, answered: Answered) -> bytes:
+        """Draw into the whole picture; runs in a worker thread."""
+        whole = source.pixels if isinstance(source, Raw) else decode(self._bytes_of(source), self._limits)
+        return encode_jpeg(answered.task.draw(whole, answered.answer))
+
+    def _bytes_of(self, source: Encoded) -> Buffer:
         if source.is_base64:
-            return decode(decode_base64(source.data, self._limits), self._limits, pixels)
+            return decode_base64(source.data, self._limits)
         assert not isinstance(source.data, str)
-        return decode(source.data, self._limits, pixels)
+        return source.data
 
 
 def _read(
-    task: Task[Any, Any], outputs: dict[str, NDArray[Any]], options: Options, mapping: Letterbox
+    task: Task[Any, Any], rows: dict[str, NDArray[Any]], options: Options, mapping: Letterbox
 ) -> tuple[Any, float]:
-    """Turn the predictor's outputs into an answer; runs in a worker thread. Returns the seconds it took, too."""
+    """Turn the predictor's outputs for one image into an answer. Returns the seconds it took, too."""
     begun = time.monotonic()
-    rows = {name: array[0] for name, array in outputs.items() if array.ndim and len(array) == 1}
     answer = task.to_image(task.read(rows, options), mapping)
     return answer, time.monotonic() - begun

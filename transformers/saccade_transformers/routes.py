@@ -24,6 +24,7 @@ CACHE_HEADER: Final = "x-saccade-cache"
 FORM: Final = "multipart/form-data"
 _JSON_TYPES: Final = ("", "application/json", "application/x-www-form-urlencoded")
 _MAX_FORM_FIELDS: Final = 32
+_SMALL_FORM_BYTES: Final = 2**19
 #: Values in the JSON of a v1 request: images are one string each.
 MAX_V1_VALUES: Final = 2**16
 
@@ -61,9 +62,11 @@ class Detect(Operation):
         image = body
         form: dict[str, str] = {}
         if content_type(exchange.headers) == FORM:
-            image, form = await model.workers.admit(
-                lambda: read_form(exchange.headers["content-type"], body), exchange
-            )
+            kind = exchange.headers["content-type"]
+            if body.nbytes <= _SMALL_FORM_BYTES:  # a thread would cost more
+                image, form = read_form(kind, body)
+            else:
+                image, form = await model.workers.admit(lambda: read_form(kind, body), exchange)
         elif not body.nbytes:
             raise InvalidImage("the request body is empty; expected an encoded image")
         parameters = _query(exchange.query)

@@ -5,7 +5,9 @@ What reaches OpenCV is one of the four formats of ``header.py`` and complete. Op
 orientation, turns grey, palette and CMYK/YCCK into RGB, drops alpha (colours as stored, not blended over a
 background) and keeps the upper 8 of 16 bits.
 
-Does not scale, cache or retry. Does not notice damage inside the compressed data of a JPEG that libjpeg conceals
+For a model's input a JPEG is decoded no larger than that needs (``reduction.py`` says how much), for drawing whole.
+
+Does not letterbox, cache or retry. Does not notice damage inside the compressed data of a JPEG that libjpeg conceals
 (it fills with grey): no decoder tells. Importing this module changes nothing in OpenCV: a service calls
 ``configure_opencv`` once. OpenCV's own cap of 2^30 pixels (OPENCV_IO_MAX_IMAGE_PIXELS) is left alone: ours is
 smaller, comes first, and is a setting.
@@ -25,7 +27,9 @@ from numpy.typing import NDArray
 
 from saccade_serving.errors import InvalidImage, PayloadTooLarge
 from saccade_serving.oip.messages import Buffer
-from saccade_transformers.image.header import ImageFormat, check_complete, damaged, read_header
+from saccade_transformers.image.header import ImageFormat, ImageHeader, check_complete, damaged, read_header
+from saccade_transformers.image.picture import Picture, Reduction
+from saccade_transformers.image.reduction import reduction_for, size_of
 from saccade_transformers.image.request_pixels import RequestPixels
 
 #: Everything that is no base64 digit of either alphabet (RFC 4648, sections 4 and 5), no white space, no padding.
@@ -33,6 +37,13 @@ _NOT_BASE64: Final = re.compile(rb"[^A-Za-z0-9+/\-_= \t\r\n]")
 _WHITESPACE: Final = b" \t\r\n"
 _URLSAFE_TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
 _LOG_LEVEL_SILENT: Final = 0
+#: The grey flag of a reduction and the RGB flag together are RGB; the colour flag of a reduction alone would be BGR.
+_DECODE: Final[dict[Reduction, int]] = {
+    1: cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB,
+}
 #: The longest header of a data: URL that is looked at.
 _DATA_URL_HEADER: Final = 256
 
@@ -88,6 +99,37 @@ def decode(data: Buffer, limits: ImageLimits, request: RequestPixels | None = No
         UnsupportedMedia: another format, an animation, or a kind of JPEG that is not decoded.
         PayloadTooLarge: more bytes or pixels than ``limits`` or the request's own limit allows.
     """
+    view, header = _admit(data, limits, request)
+    return _decode_with_opencv(view, header, 1, limits).pixels
+
+
+def decode_for_input(
+    data: Buffer, limits: ImageLimits, input_size: tuple[int, int], request: RequestPixels | None = None
+) -> Picture:
+    """Decode an encoded image no larger than letterboxing it into a model's input needs.
+
+    Only a JPEG is decoded smaller than it is; the limits hold for what it is.
+
+    Args:
+        data: as for ``decode``.
+        limits: as for ``decode``.
+        input_size: (width, height) of the model's input in pixels.
+        request: as for ``decode``.
+
+    Returns:
+        The picture, reduced or whole, for ``letterbox``.
+
+    Raises:
+        InvalidImage, UnsupportedMedia, PayloadTooLarge: as ``decode`` does.
+    """
+    view, header = _admit(data, limits, request)
+    stored = header.width, header.height
+    reduction = reduction_for(stored, input_size) if header.format == "JPEG" else 1
+    return _decode_with_opencv(view, header, reduction, limits)
+
+
+def _admit(data: Buffer, limits: ImageLimits, request: RequestPixels | None) -> tuple[memoryview, ImageHeader]:
+    """Check all that can be known without decoding."""
     view = memoryview(data).cast("B")
     limits.check_bytes(len(view))
     header = read_header(view)
@@ -95,19 +137,23 @@ def decode(data: Buffer, limits: ImageLimits, request: RequestPixels | None = No
     check_complete(view, header)
     if request is not None:
         request.take(header.width, header.height)
-    picture = _decode_with_opencv(view, header.format)
-    limits.check_pixels(picture.shape[1], picture.shape[0], header.format)  # whatever the header said
-    return picture
+    return view, header
 
 
-def _decode_with_opencv(view: memoryview, image_format: ImageFormat) -> NDArray[np.uint8]:
+def _decode_with_opencv(view: memoryview, header: ImageHeader, reduction: Reduction, limits: ImageLimits) -> Picture:
+    image_format: ImageFormat = header.format
     try:
-        picture = cv2.imdecode(np.frombuffer(view, np.uint8), cv2.IMREAD_COLOR_RGB)
+        pixels = cv2.imdecode(np.frombuffer(view, np.uint8), _DECODE[reduction])
     except cv2.error as err:
         raise InvalidImage(f"the {image_format} is damaged or truncated: it cannot be decoded") from err
-    if picture is None:
+    if pixels is None:
         damaged(image_format, "it cannot be decoded")
-    return picture.astype(np.uint8, copy=False)
+    picture: NDArray[np.uint8] = pixels.astype(np.uint8, copy=False)
+    size = size_of((header.width, header.height), picture, reduction)
+    if size is None:
+        damaged(image_format, "its picture has not the size that its header gives")
+    limits.check_pixels(*size, header.format)  # whatever the header said
+    return Picture(picture, size, reduction)
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 90) -> bytes:

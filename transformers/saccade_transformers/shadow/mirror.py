@@ -33,7 +33,7 @@ from saccade_serving.errors import (
 )
 from saccade_serving.oip.messages import Parameters
 from saccade_serving.telemetry import Seldom
-from saccade_transformers.image.decode import ImageLimits, decode
+from saccade_transformers.image.decode import ImageLimits, decode_for_input
 from saccade_transformers.image.header import read_header
 from saccade_transformers.image.letterbox import letterbox
 from saccade_transformers.origin import read_origin
@@ -285,7 +285,7 @@ def _prepare(sample: Sample, input_size: tuple[int, int]) -> None:
     if not sample.image or width * height > _MAX_INPUT_PIXELS:
         raise _Incomparable(f"the candidate takes {width}x{height}, which was not prepared for")
     # Its own request has decoded it: it is within the limits.
-    picture = decode(sample.image, ImageLimits(len(sample.image), 2**30))
+    picture = decode_for_input(sample.image, ImageLimits(len(sample.image), 2**30), input_size)
     tensor = np.empty((1, height, width, 3), np.uint8)
     sample.mapping = letterbox(picture, tensor[0])
     sample.tensor = tensor

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from saccade_serving.oip.messages import Parameters
 from saccade_transformers.image.letterbox import Letterbox, letterbox
+from saccade_transformers.image.picture import Picture
 from saccade_transformers.target import Known
 
 if TYPE_CHECKING:
@@ -66,13 +67,11 @@ class Sample:
         self._input_size = input_size
         self._end: Callable[[Sample], None] | None = end
 
-    def take(
-        self, picture: NDArray[np.uint8], input_size: tuple[int, int], encoded: Callable[[], bytes] = bytes
-    ) -> None:
+    def take(self, picture: Picture, input_size: tuple[int, int], encoded: Callable[[], bytes] = bytes) -> None:
         """Set aside what is gone when the picture is; in the worker that decoded it. Raises nothing.
 
         Args:
-            picture: [h, w, 3] uint8 RGB; letterboxed for a candidate with another input size where nothing is encoded.
+            picture: letterboxed for a candidate with another input size where nothing is encoded.
             input_size: (width, height) of the input of the predictor that answers.
             encoded: copies the encoded image; empty where pixels were sent.
         """

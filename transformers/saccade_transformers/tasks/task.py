@@ -98,6 +98,13 @@ class Task(Protocol[AnswerT, OptionsT]):
         """How many things the answer holds: boxes, masks, poses."""
         ...
 
+    def is_light(self, outputs: Mapping[str, NDArray[Any]], options: OptionsT) -> bool:
+        """Whether ``read`` and ``to_image`` of these outputs take less than handing them to a thread costs.
+
+        Must itself cost next to nothing, and answer for outputs that break the contract, too.
+        """
+        ...
+
     def is_full(self, answer: AnswerT) -> bool:
         """Whether the graph's table had no room left, so that the image may hold more than the answer says."""
         ...

@@ -1,0 +1,50 @@
+"""The grey pictures that frames are compared by, made from what the model is given: nothing is decoded for them.
+
+A perceptual hash needs a tiny one, and a guard against small changes one at half the scale of the model's input
+(coarser ones are blind to small objects). Both together cost a fraction of a second decode, however small that is.
+
+Pure: computes no hash, compares nothing, remembers nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from saccade_transformers.image.letterbox import Letterbox
+
+#: Side of the picture whose lowest frequencies are the hash: four times its 8 bits, as ``imagehash.phash`` has it.
+HASH_SIDE: Final = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Greys:
+    """Luminance (0.299 R + 0.587 G + 0.114 B) of one frame, without the letterbox's frame. The caller's own.
+
+    Attributes:
+        hash_input: uint8 [32, 32], the whole frame whatever its shape, as perceptual hashes take it.
+        thumbnail: uint8 [h, w], half of the frame's size in the model's input, rounded up: 208 x 117 for 16:9 at 416.
+    """
+
+    hash_input: NDArray[np.uint8]
+    thumbnail: NDArray[np.uint8]
+
+
+def greys(tensor: NDArray[np.uint8], box: Letterbox) -> Greys:
+    """Make both grey pictures of a frame.
+
+    Args:
+        tensor: [H, W, 3] uint8 RGB, what ``letterbox`` wrote.
+        box: what ``letterbox`` returned for it.
+    """
+    width, height = box.scaled_size
+    inner = tensor[box.pad_y : box.pad_y + height, box.pad_x : box.pad_x + width]
+    grey = cv2.cvtColor(inner, cv2.COLOR_RGB2GRAY)
+    half = (width + 1) // 2, (height + 1) // 2
+    thumbnail = cv2.resize(grey, half, interpolation=cv2.INTER_AREA)
+    hash_input = cv2.resize(thumbnail, (HASH_SIDE, HASH_SIDE), interpolation=cv2.INTER_AREA)
+    return Greys(hash_input.astype(np.uint8, copy=False), thumbnail.astype(np.uint8, copy=False))
