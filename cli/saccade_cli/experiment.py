@@ -27,7 +27,7 @@ class UnreadableInput(Exception):
 
 
 class Request(NamedTuple):
-    """One line of the record; ``docs/ab.md`` describes them.
+    """One line of the record; ``docs/shadow-and-ab.md`` describes them.
 
     Attributes:
         variant: that answered.
