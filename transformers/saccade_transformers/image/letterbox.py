@@ -24,6 +24,8 @@ from saccade_transformers.image.picture import Picture, reduced
 PADDING: Final = 114
 #: Scales from which on each way of shrinking is used; below both INTER_AREA, which leaves out no pixel at any scale.
 _LEAST_TWICE, _LEAST_LINEAR = 1 / 4, 3 / 4
+#: A reduced picture is smooth already: down to here INTER_LINEAR comes nearer to the whole one than the other ways do.
+_LEAST_LINEAR_REDUCED = 0.65
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,8 @@ def _shrink(picture: Picture, inner: NDArray[np.uint8]) -> None:
     if max(across, down) > 1:
         raise ValueError(f"a picture reduced to {true_width:g}x{true_height:g} is smaller than {width}x{height}")
     least = min(across, down)
-    if _LEAST_TWICE <= least < _LEAST_LINEAR:
+    linear = least >= (_LEAST_LINEAR_REDUCED if picture.reduction > 1 else _LEAST_LINEAR)
+    if least >= _LEAST_TWICE and not linear:
         # To twice the size, then means of 2 x 2: INTER_AREA within 46 dB for a third of its time.
         twice = cv2.resize(picture.pixels, None, fx=2 * across, fy=2 * down, interpolation=cv2.INTER_LINEAR)
         whole = twice[: 2 * height, : 2 * width]  # without what comes of a fraction
@@ -159,7 +162,7 @@ def _shrink(picture: Picture, inner: NDArray[np.uint8]) -> None:
     else:
         # Without a size OpenCV keeps to the scale, and rounds pixels times scale, which is off by less than 1/2 here.
         source = picture.pixels[: int(true_height + 0.5), : int(true_width + 0.5)]
-        how = cv2.INTER_LINEAR if least >= _LEAST_LINEAR else cv2.INTER_AREA
+        how = cv2.INTER_LINEAR if linear else cv2.INTER_AREA
         resized = cv2.resize(source, None, dst=inner, fx=across, fy=down, interpolation=how)
     if not np.shares_memory(resized, inner):
         raise AssertionError(f"OpenCV made {list(resized.shape)} of {list(inner.shape)}")
