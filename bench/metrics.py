@@ -26,7 +26,7 @@ from saccade_predictor.metrics import PredictorMetrics
 
 RESULTS: Final = BENCH / "results" / "metrics.json"
 MODELS: Final = 20
-STAGES: Final = {"receive": 0.0003, "queue": 0.002, "compute": 0.02, "total": 0.0223}
+STAGES: Final = {"receive": 0.0003, "queue": 0.002, "compute": 0.02, "output": 0.0001, "total": 0.0224}
 _TICK_S: Final = 0.001
 
 

@@ -158,7 +158,7 @@ class Lifecycle:
 
     async def watch(self) -> None:
         """In ``poll``, follow the repository until cancelled."""
-        before: dict[str, str] = {}
+        before: dict[str, str] | None = None
         while self.mode == "poll":
             await asyncio.sleep(self._poll_s)
             try:
@@ -173,9 +173,11 @@ class Lifecycle:
             changed = [
                 found
                 for found in directories
-                if now[found.name] == before.get(found.name) and now[found.name] != self._taken_up.get(found.name)
+                if before is not None
+                and now[found.name] == before.get(found.name)
+                and now[found.name] != self._taken_up.get(found.name)
             ]
-            gone = [name for name in self._taken_up if name not in now and name not in before]
+            gone = [] if before is None else [name for name in self._taken_up if name not in now | before]
             before = now
             # Each model by itself: one that takes long holds up no other.
             for found in changed:
@@ -204,8 +206,8 @@ class Lifecycle:
             await model.close()
 
     @property
-    def hangs(self) -> bool:
-        """Whether a look at the disk has not come back."""
+    def is_looking(self) -> bool:
+        """Whether a look at the disk has not come back yet."""
         return self._loader.busy > 0
 
     async def _take_up(self, directory: ModelDirectory, fingerprint: str) -> None:

@@ -21,13 +21,16 @@ AT_ONCE: Final = 4
 class Loader:
     """The threads of one process.
 
+    Args:
+        at_once: runs; more wait for a place.
+
     Attributes:
         busy: loads that run now, also those whose result nobody waits for any more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int = AT_ONCE) -> None:
         self.busy = 0
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._places = asyncio.Semaphore(at_once)
 
     async def run(self, work: Callable[[], T], unwanted: Callable[[T], None] = lambda result: None) -> T:
         """Do it in a thread.

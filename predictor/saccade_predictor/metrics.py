@@ -29,19 +29,25 @@ class PredictorMetrics(Metrics):
         self.add(self.batch_size, self.busy_seconds, self.model_changes)
 
         self._versions: Counts[tuple[str, str]] = Counts()
+        self._going: dict[tuple[str, str], asyncio.TimerHandle] = {}
 
     def hold(self, model: str, version: str) -> None:
         """A version is there, whose counts are kept; beside another of that name while it takes over."""
-        self._versions[model, version] += 1
+        key = model, version
+        self._versions[key] += 1
+        if key in self._going:
+            self._going.pop(key).cancel()
 
     def let_go(self, model: str, version: str) -> None:
         """It has gone. Its counts stay for a while, and for good if it comes back."""
-        self._versions[model, version] -= 1
-        asyncio.get_running_loop().call_later(FORGET_AFTER_S, self._forget, model, version)
+        key = model, version
+        self._versions[key] -= 1
+        if not self._versions[key]:
+            timer = asyncio.get_running_loop().call_later(FORGET_AFTER_S, self._forget, model, version)
+            self._going[key] = timer
 
     def _forget(self, model: str, version: str) -> None:
-        if self._versions[model, version] > 0:
-            return
+        del self._going[model, version]
         del self._versions[model, version]
         self.forget(model, version)
         if not any(known == model for known, _ in self._versions):

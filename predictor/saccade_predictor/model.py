@@ -90,7 +90,7 @@ class PredictorModel(ServedModel):
             self._unserved = missing
             before, self._versions = self._versions, served
             self._newest = next(reversed(served.values()))
-            self.ready = True
+            self.ready, self.must_restart = True, False  # every engine that is served has just worked
             for version in before.values():
                 if served.get(version.version) is not version:
                     self._let_go(version)

@@ -89,7 +89,8 @@ class Surroundings:
         arena: where requests lie until an engine has read them.
         max_queue_size: requests that may wait where the config sets no limit.
         hang_limit_s: time that one batch may compute before its instance counts as hanging.
-        loader: threads for what may block.
+        loader: threads for what may block: files, copies of warm-ups.
+        closer: threads for engines that are freed, which must not wait for loads.
     """
 
     metrics: PredictorMetrics
@@ -97,6 +98,7 @@ class Surroundings:
     max_queue_size: int
     hang_limit_s: float = HANG_LIMIT_S
     loader: Loader = field(default_factory=Loader)
+    closer: Loader = field(default_factory=lambda: Loader(64))
 
 
 class Version:
@@ -143,6 +145,7 @@ class Version:
         self._reads_text = any(tensor.datatype == "BYTES" for tensor in config.inputs)
         self._arena = shared.arena
         self._loader = shared.loader
+        self._closer = shared.closer
         self._metrics = shared.metrics
         self._tracing = tracing
         self._open: dict[int, tuple[Exchange, InferRequest, dict[str, int]]] = {}
@@ -254,7 +257,7 @@ class Version:
     async def close(self) -> None:
         """Refuse what waits, answer what runs, free the engine. May be called twice."""
         await self.batcher.close()
-        await asyncio.to_thread(self.engine.close)
+        await self._closer.run(self.engine.close)
         if self._known:
             self._known = False
             self._metrics.let_go(self.model, self.version)

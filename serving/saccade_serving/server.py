@@ -217,6 +217,7 @@ class SaccadeServer(kserve.ModelServer):
             control = self.gate.control
             tasks = [
                 asyncio.create_task(self._prepare(models, control)),
+                *([asyncio.create_task(control.watch())] if control is not None else []),
                 asyncio.create_task(self._watch_loop_lag()),
             ]
             await self._stopping.wait()
@@ -285,7 +286,7 @@ class SaccadeServer(kserve.ModelServer):
         stack.push_async_callback(beside.stop, 1.0)
 
     async def _prepare(self, models: Sequence[ServedModel], control: ModelControl | None) -> None:
-        """Prepare all models, then follow the repository; without a single model to be the service ends."""
+        """Prepare all models; without a single one, and none to come, the service has no purpose and ends."""
         results = await asyncio.gather(*(model.prepare() for model in models), return_exceptions=True)
         for model, result in zip(models, results, strict=True):
             if isinstance(result, BaseException):
@@ -300,8 +301,6 @@ class SaccadeServer(kserve.ModelServer):
         if not any(model.ready for model in models) and (control is None or control.mode == "none"):
             self._failed = True
             self._stopping.set()
-        elif control is not None:
-            await control.watch()
 
     async def _drain(self, front: Front) -> None:
         """Wait until nothing is in flight and no work has come for ``drain_quiet_s``; at most the grace.

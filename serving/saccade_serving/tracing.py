@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from saccade_serving.connection.exchange import Exchange
 
 #: Stages in the order in which a request passes them; ``total`` is the request's span itself.
-STAGES: Final = ("receive", "decode", "queue", "compute", "predict", "postprocess", "draw")
+STAGES: Final = ("receive", "decode", "queue", "compute", "predict", "postprocess", "draw", "output")
 #: Requests that a batch's span links to at most: OpenTelemetry's default limit.
 MAX_LINKS: Final = 128
 

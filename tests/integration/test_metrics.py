@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from integration_support import MODEL, Address, RpcAnswer, ask_all, eventually, v2_grpc
 
 COMMON_METRICS = [
@@ -77,8 +79,12 @@ class TestMetrics:
         assert predictor_grew("saccade_requests_total", protocol="rest", code="200", model=MODEL) == 4
         assert predictor_grew("saccade_batch_size_sum", model=MODEL, version="1") == 4
         assert predictor_grew("saccade_engine_busy_seconds_total", model=MODEL, version="1") > 0
-        for stage in ("total", "receive", "queue", "compute"):
+        parts = ("receive", "queue", "compute", "output")
+        for stage in ("total", *parts):
             assert predictor_grew("saccade_request_seconds_count", stage=stage, version="1") == 4, stage
+        seconds = {stage: predictor_grew("saccade_request_seconds_sum", stage=stage) for stage in ("total", *parts)}
+        assert sum(seconds[stage] for stage in parts) == pytest.approx(seconds["total"])
+        assert all(seconds[stage] > 0 for stage in parts)
         assert predictor_grew("request_predict_seconds_count", model_name=MODEL) == 4
         assert predictor_after.total("saccade_queue_depth") == predictor_after.total("saccade_queue_age_seconds") == 0
 

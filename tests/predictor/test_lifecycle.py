@@ -401,6 +401,29 @@ class TestPoll:
         assert await house.ask("a") == ("1", 1.0)
         away.rename(house.root)
 
+    async def test_a_model_that_is_away_for_one_look_stays(self, house: House) -> None:
+        house.put("a")
+        house.make("poll")
+        for model in house.lifecycle.begin():
+            house.found[model.name] = model
+            await model.prepare()
+        away = house.root.with_name("away")
+        (house.root / "a").rename(away)
+        read, looks = house.lifecycle._list, 0
+
+        def back_after_the_first() -> list[ModelDirectory]:
+            nonlocal looks
+            looks += 1
+            if looks == 2:
+                away.rename(house.root / "a")
+            return read()
+
+        house.lifecycle._list = back_after_the_first  # type: ignore[method-assign]
+        house.watching = asyncio.create_task(house.lifecycle.watch())
+        await eventually(lambda: looks > 4, "the repository is looked at")
+        assert house.counted == Counter()
+        assert await house.ask("a") == ("1", 1.0)
+
     async def test_an_empty_repository_fills_up(self, house: House) -> None:
         await house.start("poll")
         house.put("a")

@@ -286,9 +286,14 @@ async def test_an_outgoing_version_that_hangs_is_let_go_and_its_successor_goes_o
 async def test_a_version_whose_engine_is_dead_is_loaded_anew_although_nothing_changed() -> None:
     disk = Disk()
     await disk.change(v1="a")
-    disk.model.loaded()[0].batcher.dead = True
+    [version] = disk.model.loaded()
+    version.batcher.dead = True
+    disk.model._break(version)
+    assert disk.model.must_restart
     await disk.change(v1="a")
-    assert [version for version, _ in disk.opened] == ["1", "1"]
+    assert [name for name, _ in disk.opened] == ["1", "1"]
+    assert disk.model.ready
+    assert not disk.model.must_restart, "what is served now works"
     asked = disk.ask()
     await eventually(lambda: disk.engine().open, "the new one computes")
     disk.engine().finish_all()
@@ -296,19 +301,23 @@ async def test_a_version_whose_engine_is_dead_is_loaded_anew_although_nothing_ch
     await disk.model.close()
 
 
-async def test_a_version_that_comes_back_keeps_its_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_module, "FORGET_AFTER_S", 0.05)
+async def test_a_version_that_comes_back_keeps_its_counts_for_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_module, "FORGET_AFTER_S", 3600.0)
     disk = Disk()
     await disk.change(v1="a")
-    await disk.change(v1="b")
-    await eventually(lambda: disk.engine(0).closed, "the old one is freed")
-    asked = disk.ask()
-    await eventually(lambda: disk.engine().open, "it computes")
-    disk.engine().finish_all()
-    await asked
-    await asyncio.sleep(0.1)  # the old one's time is over
-    assert disk.metrics.statistics.of("m", "1").execution_count == 1
+    await disk.change(v2="b")
+    await eventually(lambda: disk.engine(0).closed, "version 1 is freed")
+    first = disk.metrics._going["m", "1"]
+    await disk.change(v1="a")
+    assert first.cancelled(), "it is back"
+    await eventually(lambda: disk.engine(1).closed, "version 2 is freed")
+    await disk.change(v2="b")
+    await eventually(lambda: disk.engine(2).closed, "and gone again")
+    assert not disk.metrics._going["m", "1"].cancelled()
+    assert ("m", "2") not in disk.metrics._going
     await disk.model.close()
+    for timer in disk.metrics._going.values():
+        timer.cancel()
 
 
 async def test_a_warm_up_takes_no_room_from_clients_and_waits_for_its_own() -> None:

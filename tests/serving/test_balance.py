@@ -40,6 +40,21 @@ def test_one_server_is_asked_whatever_happened() -> None:
         stage.call(0, succeeded=False)
         assert stage.balance.choose() == 0
         assert stage.balance.choose(besides=0) is None
+        assert stage.balance.states() == (1, 0)
+
+
+def test_an_older_call_that_ends_lets_no_second_trial_through() -> None:
+    stage = Stage(2)
+    older = stage.balance.begin(0)
+    stage.clock.now += 0.01
+    stage.call(0, succeeded=False)
+    stage.clock.now += FIRST_PAUSE_S
+    trial = stage.balance.begin(0)
+    assert stage.balance.choose() == 1
+    stage.balance.end(0, older, None)
+    assert stage.balance.choose() == 1, "the trial is still under way"
+    stage.balance.end(0, trial, succeeded=True)
+    assert stage.balance.states() == (2, 0)
 
 
 def test_idle_servers_take_turns() -> None:

@@ -63,7 +63,7 @@ async def test_a_request_is_a_span_below_its_senders_with_its_stages_one_behind_
     gate.tracing = tracing
     finish(gate)
     spans = {span.name: span for span in exporter.get_finished_spans()}
-    assert spans.keys() == {"rest infer", "receive", "queue", "compute"}
+    assert spans.keys() == {"rest infer", "receive", "queue", "compute", "output"}
     whole = spans["rest infer"]
     assert format(whole.context.trace_id, "032x") == TRACE
     assert whole.parent is not None
@@ -180,7 +180,7 @@ async def test_spans_reach_a_collector_by_otlp(collector: Collector, monkeypatch
     finish(gate)
     await asyncio.to_thread(gate.tracing.close)
     assert collector.services == {"saccade-test"}
-    assert {span.name for span in collector.spans} == {"rest infer", "receive", "queue", "compute"}
+    assert {span.name for span in collector.spans} == {"rest infer", "receive", "queue", "compute", "output"}
     assert {span.trace_id.hex() for span in collector.spans} == {TRACE}
 
 

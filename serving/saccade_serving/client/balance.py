@@ -38,6 +38,7 @@ class _Server:
     set_aside_at: float = float("-inf")
     tried_again_at: float = float("-inf")
     trying: bool = False
+    trial_began: float = float("-inf")
 
 
 class Balance:
@@ -81,9 +82,10 @@ class Balance:
         """A call to a server begins; returns when, which belongs into ``end``."""
         server = self._servers[index]
         server.open_calls += 1
-        if server.failures:
-            server.trying = True
-        return self._clock()
+        began = self._clock()
+        if server.failures and not server.trying:
+            server.trying, server.trial_began = True, began
+        return began
 
     def end(self, index: int, began: float, succeeded: bool | None, gave_result: bool = False) -> None:
         """A call has ended.
@@ -99,7 +101,8 @@ class Balance:
         if gave_result:
             self.expected_s += (now - began - self.expected_s) * (_NEWEST if self.expected_s else 1.0)
         server.open_calls -= 1
-        server.trying = False
+        if server.trying and began == server.trial_began:
+            server.trying = False  # an older call that ends says nothing of the trial
         if succeeded is None or began < server.set_aside_at:
             return
         if succeeded:
@@ -133,7 +136,9 @@ class Balance:
         return None
 
     def states(self) -> tuple[int, int]:
-        """How many servers are asked, and how many are set aside."""
+        """How many servers are asked, and how many are set aside; the only one is asked whatever it did."""
+        if len(self._servers) == 1:
+            return 1, 0
         aside = sum(1 for server in self._servers if server.failures)
         return len(self._servers) - aside, aside
 

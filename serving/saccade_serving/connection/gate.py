@@ -172,11 +172,16 @@ class Gate:
         self.last_seen = now = time.monotonic()
         model = exchange.model
         stages = exchange.stages
-        stages["total"] = total = now - exchange.started
+        total = now - exchange.started
+        failed = error is not None or code == CLIENT_LEFT
+        if not failed:
+            # What no other stage has, so that they add up: reading the request, encoding and handing over its answer.
+            # (Images of one request are worked on side by side: their stages may be more than the whole.)
+            stages["output"] = max(0.0, total - sum(stages.values()))
+        stages["total"] = total
         metrics.requests.add((model, exchange.protocol, code))
         account = metrics.account(model, exchange.version)
         account.observe(stages)
-        failed = error is not None or code == CLIENT_LEFT
         if failed and model and not exchange.version and (version := self._newest(model)):
             account = metrics.account(model, version)
         metrics.received_bytes += received
