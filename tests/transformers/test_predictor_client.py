@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 import time
 from typing import Any
@@ -45,6 +46,13 @@ def test_a_contract_is_read_from_the_metadata() -> None:
     assert contract.versions == ("3", "4")
     assert contract.labels == ["person", "cat"]
     assert contract.properties["saccade.min_score"] == "0.05"
+
+
+def test_labels_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    contract = PredictorContract.of(detector_metadata())
+    assert contract.labels == ["person", "cat"]
+    monkeypatch.setattr(json, "loads", None)
+    assert contract.labels == ["person", "cat"]
 
 
 def test_a_model_without_labels_has_none() -> None:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ WIRE_LAYOUT = "rgb_nhwc"
 _ASK_AGAIN_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PredictorContract:
     """What the predictor's model says of itself, as far as the transformer needs it.
 
@@ -72,9 +73,9 @@ class PredictorContract:
             )
         return cls(tensor.name, (tensor.shape[2], tensor.shape[1]), tuple(metadata.versions), metadata.properties)
 
-    @property
+    @cached_property
     def labels(self) -> list[str]:
-        """Class names, empty if the model states none."""
+        """Class names, empty if the model states none. Every mirrored image looks at them, so they are read once."""
         names = json.loads(self.properties.get("saccade.labels", "[]"))
         return [str(name) for name in names]
 
