@@ -233,9 +233,9 @@ class Shadow:
         answer = known.task.to_image(known.task.read(rows, options), sample.mapping)
         agreement = task.agreement(served.answer, answer)
         differences = task.differences(served.answer, answer)
-        if self._store is not None and self._store.wants(agreement):
+        encoded = sample.image if self._limits.keeps_images else b""
+        if self._store is not None and self._store.wants(agreement, len(encoded)):
             name = secrets.token_hex(8)
-            encoded = sample.image if self._limits.keeps_images else b""
             image = f"{name}.{_suffix(encoded)}" if encoded else ""
             line = {
                 "id": name,
