@@ -316,6 +316,41 @@ async def test_what_a_candidate_fails_to_answer_stable_answers(serve: Serve, err
     assert served.fallbacks() == 12
 
 
+@pytest.mark.parametrize("priority", ["abc", "-1", 1.5, True, ""])
+async def test_a_priority_that_is_none_is_the_clients_mistake_and_asks_nobody(serve: Serve, priority: Any) -> None:
+    served = await serve(share=1)
+    await served.in_service()
+    asked = len(served.candidate.requests)
+    for _ in range(6):
+        with pytest.raises(InvalidRequest, match=r"parameter 'priority' is .* expected a whole number >= 0"):
+            await served.ask({"camera_id": "1", "priority": priority})
+    assert len(served.candidate.requests) == asked
+    assert served.variants._standing.in_service
+
+
+async def test_a_priority_is_passed_on_as_a_number(serve: Serve) -> None:
+    served = await serve(share=1)
+    await served.in_service()
+    for priority in (2, "2"):
+        await served.ask({"camera_id": "1", "priority": priority})
+        assert served.candidate.requests[-1].parameters["priority"] == 2
+
+
+async def test_a_candidate_that_calls_requests_bad_stays_in_service_and_stable_answers(serve: Serve) -> None:
+    served = await serve(share=1)
+    await served.in_service()
+    there = served.candidate.answer
+
+    async def refuse(_: InferRequest) -> InferResponse:
+        raise Refused(400, "parameter 'x' is bad")
+
+    served.candidate.answer = refuse
+    for _ in range(6):
+        assert await served.variant_of("1") == "stable"
+    served.candidate.answer = there
+    assert await served.variant_of("1") == "candidate"
+
+
 async def test_answers_that_break_the_candidates_contract_are_stables_to_give(serve: Serve) -> None:
     served = await serve(share=1)
     await served.in_service()

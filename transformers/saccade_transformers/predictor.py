@@ -190,6 +190,12 @@ def is_predictors(error: SaccadeError) -> bool:
     )
 
 
+def is_fault(error: SaccadeError) -> bool:
+    """Whether the predictor has failed by its own fault. What it calls a bad request, it may be right about."""
+    cause = error.__cause__
+    return is_predictors(error) and not (isinstance(cause, Refused) and cause.status == 400)
+
+
 def _translate(error: ConnectionFailed | Refused | TimeoutError) -> Exception:
     """The predictor's failures as our client shall see them. The predictor's address stays in the log."""
     if isinstance(error, TimeoutError):
