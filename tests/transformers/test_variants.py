@@ -29,7 +29,7 @@ from saccade_transformers.model import TransformerModel, v1_answer
 from saccade_transformers.origin import Origin
 from saccade_transformers.pipeline import Encoded, Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
-from saccade_transformers.split import is_candidates, place
+from saccade_transformers.split import is_candidates, place, salt_digest
 from saccade_transformers.target import Target
 from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.variants import Assigned, Variants
@@ -524,6 +524,7 @@ async def test_every_request_of_a_variant_is_counted_and_is_one_line(
         "fallback": False,
         "chosen": False,
         "key": digest,
+        "salt": salt_digest("spring"),
         "share": 0.5,
         "latency_ms": 300.0,
         "code": "200",

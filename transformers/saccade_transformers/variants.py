@@ -87,7 +87,7 @@ class Variants:
         self.stable = stable
         self.candidate = candidate
         self.share = share
-        self._salt = salt
+        self.salt = salt
         self._by_header = by_header
         self._metrics = metrics
         self._draw = draw
@@ -129,7 +129,7 @@ class Variants:
             if origin is NOBODY:
                 point = self._draw()
             else:
-                point, key = place(origin.key, self._salt)
+                point, key = place(origin.key, self.salt)
             target = self.candidate if is_candidates(point, self.share) else self.stable
             assigned = Assigned(origin, target, key)
         exchange.notes = assigned
