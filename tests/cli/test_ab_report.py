@@ -180,7 +180,9 @@ def test_what_counts_is_since_the_last_change_whatever_the_order_of_the_files(or
 
 
 def test_another_salt_at_the_same_share_is_another_experiment() -> None:
-    for first, second in (({}, {"salt": "0a"}), ({"salt": "0a"}, {"salt": "0b"})):
+    changes: list[tuple[dict[str, Any], dict[str, Any]]]
+    changes = [({}, {"salt": "0a"}), ({"salt": "0a"}, {"salt": "0b"})]
+    for first, second in changes:
         found = report([*traffic(time=at(1), **first), *traffic(frames=4, time=at(2), **second)])
         assert found.stable.requests + found.candidate.requests == 80 * 4
 

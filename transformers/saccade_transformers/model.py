@@ -112,11 +112,12 @@ class TransformerModel(ServedModel):
         self._variants.keep(self._try_out)
         self.ready = True
 
-    async def _try_out(self, target: Target) -> None:
-        """Send one grey image all the way through."""
-        exchange = Exchange.begin("warmup", {}, _WARMUP_TIMEOUT_S)
+    async def _try_out(self, target: Target, timeout_s: float | None = None) -> None:
+        """Send one grey image all the way through, in so many seconds."""
+        known = await target.known(_WARMUP_TIMEOUT_S)
+        exchange = Exchange.begin("warmup", {}, min(timeout_s or _WARMUP_TIMEOUT_S, _WARMUP_TIMEOUT_S))
         grey = Raw(np.full((64, 64, 3), 114, np.uint8))
-        await self._answer_from(target, await target.known(exchange.remaining_s()), [grey], {}, exchange, {})
+        await self._answer_from(target, known, [grey], {}, exchange, {})
 
     async def infer(self, request: InferRequest, exchange: Exchange) -> InferResponse:
         """Answer a V2 request: input ``image`` BYTES [n] (encoded) or UINT8 [n, h, w, 3] (RGB)."""
