@@ -118,7 +118,7 @@ def demo(
 def ab_report_command(
     log: Annotated[
         list[Path],
-        typer.Option(help="The transformer's ab_log; once for each file: of all replicas, older ones (.1) first."),
+        typer.Option(help="The transformer's ab_log; once for each file: of all replicas, and older ones (.1)."),
     ],
     outcomes: Annotated[
         Path | None, typer.Option(help="CSV with the columns request_id, value and, for several outcomes, name.")

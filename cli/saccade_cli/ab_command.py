@@ -21,7 +21,7 @@ def read_report(logs: list[Path], outcomes: Path | None, candidate: str) -> Repo
     """Make the report of some files.
 
     Args:
-        logs: of all replicas, and of each the older one first.
+        logs: of all replicas, in any order.
         outcomes: CSV with the columns request_id, value and perhaps name.
         candidate: the candidate's name.
 

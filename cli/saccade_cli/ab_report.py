@@ -241,7 +241,7 @@ def _note(report: Report, experiment: Experiment, outcomes: Joined | None) -> No
     if experiment.chosen:
         note(f"Left out: {experiment.chosen} requests that chose their variant themselves.")
     if experiment.earlier:
-        note(f"Left out: {experiment.earlier} requests from when the share was another one.")
+        note(f"Left out: {experiment.earlier} requests from before the last change of the share or the salt.")
     if outcomes is not None:
         note(
             f"Outcomes: {outcomes.matched} counted; {outcomes.unmatched} of unknown requests, {outcomes.left_out} of "

@@ -11,6 +11,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -30,22 +32,31 @@ class Request(NamedTuple):
     """One line of the record; ``docs/shadow-and-ab.md`` describes them.
 
     Attributes:
+        unix_s: when it ended.
         variant: that answered.
         fell_back: stable answered for the candidate.
         is_chosen: it chose its variant itself.
         key: digest of its camera or user; empty without one.
+        salt: digest of the split's salt; empty in older records.
         share: the candidate's at that time.
     """
 
+    unix_s: float
     request_id: str
     variant: str
     fell_back: bool
     is_chosen: bool
     key: str
+    salt: str
     share: float
     latency_ms: float
     code: str
     items: int
+
+    @property
+    def split(self) -> tuple[str, float]:
+        """What has dealt it: requests of another salt or share are of another experiment."""
+        return self.salt, self.share
 
     @property
     def is_answered(self) -> bool:
@@ -63,17 +74,22 @@ class Request(NamedTuple):
         return self.code == _LEFT
 
 
+_UNIQUE: Final = ("time", "request_id")
 _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "time": str,
     "request_id": str,
     "variant": str,
     "fallback": bool,
     "chosen": bool,
     "key": str,
+    "salt": str,
     "share": (int, float),
     "latency_ms": (int, float),
     "code": str,
     "items": int,
 }
+#: What older records do not have.
+_DEFAULTS: Final = {"salt": ""}
 
 
 def read_log(lines: Iterable[bytes], name: str = "the log") -> list[Request]:
@@ -104,14 +120,20 @@ def read_log(lines: Iterable[bytes], name: str = "the log") -> list[Request]:
 def _request(content: Any, number: int, name: str) -> Request:
     values: list[Any] = []
     for key, kind in _KINDS.items():
-        value = content.get(key) if isinstance(content, dict) else None
+        value = content.get(key, _DEFAULTS.get(key)) if isinstance(content, dict) else None
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise UnreadableInput(
                 f"line {number} of {name} is no line of ab_log: expected an object with {', '.join(_KINDS)}; "
                 f"{key!r} is missing or of another kind"
             )
         # The same few names stand in every line.
-        values.append(sys.intern(value) if isinstance(value, str) and key != "request_id" else value)
+        values.append(sys.intern(value) if isinstance(value, str) and key not in _UNIQUE else value)
+    try:
+        values[0] = datetime.fromisoformat(values[0]).timestamp()
+    except ValueError:
+        raise UnreadableInput(
+            f"line {number} of {name} has the time {values[0]!r}; expected one as 2026-11-27T10:15:02.123Z"
+        ) from None
     return Request(*values)
 
 
@@ -159,15 +181,15 @@ def read_outcomes(lines: Iterable[str], name: str = "the outcomes") -> list[Outc
 
 @dataclass
 class Experiment:
-    """What of a record is one experiment: the requests that the last share has split.
+    """What of a record is one experiment: the requests since the salt or the share last changed.
 
     Attributes:
         stable: name of the variant.
         candidate: name of the variant.
         share: the candidate's.
-        requests: split by key or by chance, all at that share.
+        requests: split by key or by chance, all by that share and one salt.
         chosen: requests left out, since they chose their variant.
-        earlier: requests left out, since the share was another one then.
+        earlier: requests left out, since they are from before the last change.
     """
 
     stable: str
@@ -194,7 +216,7 @@ def experiment_of(requests: list[Request], candidate: str) -> Experiment:
     """Find the experiment in a record.
 
     Args:
-        requests: in the order in which they were written.
+        requests: of all replicas, in any order: their times tell which are the last.
         candidate: the candidate's name; the other name in the record is stable's.
 
     Raises:
@@ -210,9 +232,9 @@ def experiment_of(requests: list[Request], candidate: str) -> Experiment:
             "(--candidate names another one)"
         )
     [stable] = names - {candidate}
-    split = [request for request in requests if not request.is_chosen]
-    share = float(split[-1].share) if split else 0.0
-    now = [request for request in split if request.share == share]
+    split = sorted((r for r in requests if not r.is_chosen), key=lambda request: request.unix_s)
+    now = list(takewhile(lambda request: request.split == split[-1].split, reversed(split)))[::-1]
+    share = float(now[-1].share) if now else 0.0
     return Experiment(stable, candidate, share, now, len(requests) - len(split), len(split) - len(now))
 
 

@@ -33,6 +33,10 @@ def line(**changes: Any) -> dict[str, Any]:
     }
 
 
+def at(minute: int) -> str:
+    return f"2026-11-27T11:{minute:02}:00.000Z"
+
+
 def text(lines: Iterable[dict[str, Any]]) -> bytes:
     return b"".join(json.dumps(one).encode() + b"\n" for one in lines)
 
@@ -100,9 +104,11 @@ def test_a_line_is_read_and_the_codes_say_whose_fault_it_was() -> None:
     ("content", "sentence"),
     [
         (b"{\n", "line 1 of the log is not JSON"),
-        (b"[]\n", "line 1 of the log is no line of ab_log.*'request_id' is missing"),
+        (b"[]\n", "line 1 of the log is no line of ab_log.*'time' is missing"),
         (text([line(), line(latency_ms="slow")]), "line 2 of the log .* 'latency_ms' is missing or of another kind"),
         (text([line(items=True)]), "'items' is missing or of another kind"),
+        (text([line(time="noon")]), "line 1 of the log has the time 'noon'; expected one as 2026"),
+        (text([line(salt=1)]), "'salt' is missing or of another kind"),
         (text([line(fallback=1)]), "'fallback' is missing or of another kind"),
     ],
 )
@@ -157,11 +163,28 @@ def test_a_candidate_that_never_answered_is_there_by_what_fell_back() -> None:
 
 
 def test_what_chose_its_variant_and_what_was_split_otherwise_is_left_out() -> None:
-    lines = [*traffic(share=0.1, seed=2), *traffic(), *[line(chosen=True)] * 7]
+    lines = [*traffic(share=0.1, seed=2, time=at(1)), *traffic(time=at(2)), *[line(chosen=True)] * 7]
     found = report(lines)
     assert found.stable.requests + found.candidate.requests == 80 * 30
     assert "Left out: 7 requests that chose their variant themselves." in found.notes
-    assert f"Left out: {80 * 30} requests from when the share was another one." in found.notes
+    assert f"Left out: {80 * 30} requests from before the last change of the share or the salt." in found.notes
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_what_counts_is_since_the_last_change_whatever_the_order_of_the_files(order: tuple[int, ...]) -> None:
+    phases = [traffic(frames=n, share=share, time=at(n)) for n, share in ((1, 0.1), (2, 0.5), (3, 0.1))]
+    found = report(one for i in order for one in phases[i])
+    assert found.share == 0.1
+    assert found.stable.requests + found.candidate.requests == 80 * 3
+    assert f"Left out: {80 * 3} requests from before the last change of the share or the salt." in found.notes
+
+
+def test_another_salt_at_the_same_share_is_another_experiment() -> None:
+    changes: list[tuple[dict[str, Any], dict[str, Any]]]
+    changes = [({}, {"salt": "0a"}), ({"salt": "0a"}, {"salt": "0b"})]
+    for first, second in changes:
+        found = report([*traffic(time=at(1), **first), *traffic(frames=4, time=at(2), **second)])
+        assert found.stable.requests + found.candidate.requests == 80 * 4
 
 
 def test_requests_are_counted_by_whom_the_split_gave_them_to() -> None:

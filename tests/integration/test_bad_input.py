@@ -617,8 +617,10 @@ class TestHttp:
 
     @pytest.mark.parametrize("verb", ["load", "unload"])
     def test_loading_and_unloading_is_501(self, transformer: Address, predictor: Address, verb: str) -> None:
-        words = "loading and unloading on request is off"
-        for address in (transformer, predictor):
+        for address, words in (
+            (transformer, "loading and unloading on request is not offered here"),
+            (predictor, "loading and unloading on request is off"),
+        ):
             check_refused(address.http(f"/v2/repository/models/{MODEL}/{verb}", b""), 501, words)
             method = f"RepositoryModel{verb.capitalize()}"
             check_refused(address.rpc(method, proto.METHODS[method][0](model_name=MODEL)), 501, words)

@@ -77,7 +77,7 @@ WITH_KEY = {CONTROL_KEY: KEY}
 @pytest.mark.parametrize(
     ("control", "words"),
     [
-        (None, "this service does not load or unload any"),
+        (None, "loading and unloading on request is not offered here"),
         (FakeControl("none"), "model_control_mode is 'none'; expected 'explicit'"),
         (FakeControl("poll"), "follow the model repository"),
     ],

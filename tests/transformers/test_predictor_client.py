@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 import time
 from typing import Any
@@ -17,7 +18,7 @@ from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import DeadlineExceeded, Overloaded, PredictorUnavailable, SaccadeError
 from saccade_serving.metrics import Histogram
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
-from saccade_transformers.predictor import Predictor, PredictorContract
+from saccade_transformers.predictor import Predictor, PredictorContract, PredictorLate
 
 IMAGE = np.zeros((1, 24, 32, 3), np.uint8)
 PERSON = (1, 2, 11, 12, 0.9, 0)
@@ -45,6 +46,34 @@ def test_a_contract_is_read_from_the_metadata() -> None:
     assert contract.versions == ("3", "4")
     assert contract.labels == ["person", "cat"]
     assert contract.properties["saccade.min_score"] == "0.05"
+
+
+async def test_what_calls_usually_take_leaves_out_the_first_and_those_without_an_answer() -> None:
+    client = detector_client(PERSON)
+    predictor = predictor_of(client)
+    contract = await predictor.contract(5)
+    await predictor.infer(IMAGE, contract, {}, exchange())
+    assert predictor.usual_s is None
+    answer = client.answer
+
+    async def late(_: InferRequest) -> InferResponse:
+        raise TimeoutError
+
+    client.answer = late
+    with pytest.raises(PredictorLate) as caught:
+        await predictor.infer(IMAGE, contract, {}, exchange(2.0))
+    assert 1.5 < caught.value.given_s <= 2
+    assert predictor.usual_s is None
+    client.answer = answer
+    await predictor.infer(IMAGE, contract, {}, exchange())
+    assert predictor.usual_s is not None
+
+
+def test_labels_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    contract = PredictorContract.of(detector_metadata())
+    assert contract.labels == ["person", "cat"]
+    monkeypatch.setattr(json, "loads", None)
+    assert contract.labels == ["person", "cat"]
 
 
 def test_a_model_without_labels_has_none() -> None:
@@ -135,7 +164,7 @@ async def test_nobody_waits_for_the_contract_longer_than_the_own_deadline() -> N
     outcomes = await asyncio.wait_for(
         asyncio.gather(*(predictor.contract(0.02) for _ in range(5)), return_exceptions=True), 5
     )
-    assert [type(outcome) for outcome in outcomes] == [DeadlineExceeded] * 5
+    assert [type(outcome) for outcome in outcomes] == [PredictorLate] * 5
 
 
 # One image.
@@ -218,11 +247,11 @@ async def test_trace_context_and_request_id_are_handed_down() -> None:
 @pytest.mark.parametrize(
     ("failure", "kind", "sentence"),
     [
-        (TimeoutError(), DeadlineExceeded, "the predictor did not answer within the request's deadline"),
+        (TimeoutError(), PredictorLate, "the predictor did not answer within the request's deadline"),
         (ConnectionFailed("http://10.0.0.7:80 refused"), PredictorUnavailable, "cannot be reached; try again later"),
         (Refused(503, "full", 7.0), Overloaded, "the predictor refused: full"),
         (Refused(503, "full"), Overloaded, "the predictor refused: full"),
-        (Refused(504, "late"), DeadlineExceeded, "the predictor gave up: late"),
+        (Refused(504, "late"), PredictorLate, "the predictor gave up: late"),
         (Refused(400, "shape"), PredictorUnavailable, r"answered with an error \(400\): shape"),
         (Refused(404, "gone"), PredictorUnavailable, r"answered with an error \(404\): gone"),
         (Refused(413, "big"), PredictorUnavailable, r"answered with an error \(413\): big"),

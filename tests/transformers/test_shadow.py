@@ -35,9 +35,10 @@ from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.model import TransformerModel
 from saccade_transformers.pipeline import Answered, Encoded, Pipeline, Raw, Source
 from saccade_transformers.predictor import Predictor, PredictorContract
+from saccade_transformers.shadow import mirror as mirror_module
 from saccade_transformers.shadow.breaker import Breaker
 from saccade_transformers.shadow.mirror import Shadow, ShadowLimits
-from saccade_transformers.shadow.sampling import Sampler
+from saccade_transformers.shadow.sampling import Sampler, camera_digest
 from saccade_transformers.shadow.store import WorstStore
 from saccade_transformers.target import Target
 from saccade_transformers.tasks.detection import DetectionTask
@@ -217,6 +218,17 @@ async def test_large_parameters_are_not_kept_for_the_candidate(rig: MakeRig) -> 
     assert sample is not None
     assert sample.parameters == {"camera_id": "c", "score_threshold": "0.5"}
     assert len(sample.camera) == 16
+    sample.close()
+
+
+async def test_who_a_request_comes_from_is_not_read_again(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = rig(detector_client(PERSON))
+    exchange = Exchange.begin("rest", {}, 10)
+    one.model._variants.assign({"camera_id": "c"}, exchange)
+    monkeypatch.setattr(mirror_module, "read_origin", None)
+    sample = one.shadow.draw({"camera_id": "c"}, exchange)
+    assert sample is not None
+    assert sample.camera == camera_digest("c")
     sample.close()
 
 

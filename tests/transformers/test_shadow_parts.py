@@ -161,6 +161,18 @@ def test_of_equal_frames_it_is_chance_and_not_time_that_decides() -> None:
     assert changes < 70, "ever fewer are written: about 10 (1 + ln 20)"
 
 
+def test_full_by_bytes_only_what_agrees_less_than_the_best_kept_is_taken() -> None:
+    worst = Worst(10, 100)
+    for name in ("a", "b"):
+        worst.add(kept(0.5, name, 50))
+    assert not worst.would_keep(0.6, 50)
+    assert worst.would_keep(0.4, 50)
+    for frame, is_taken in [(kept(0.6, "c", 50), False), (kept(0.5, "c", 50), False), (kept(0.4, "c", 50), True)]:
+        assert worst.takes(frame) is is_taken
+        assert (frame not in worst.add(frame)) is is_taken
+    assert [frame.id for frame in worst.frames] == ["c", "a"]
+
+
 def test_a_frame_larger_than_all_room_drives_nobody_out() -> None:
     worst = Worst(5, 100)
     worst.add(kept(0.5, "a"))

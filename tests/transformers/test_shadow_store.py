@@ -62,6 +62,23 @@ def test_bytes_are_bounded_images_included(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 10_000
 
 
+def test_full_by_bytes_no_image_is_written_to_be_removed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_all(tmp_path, *(frame(number, 0.2, bytes(3000)) for number in range(3)), keep=10)
+    written: list[str] = []
+    replace = store_module._replace
+
+    def note(path: Path, content: bytes) -> None:
+        written.append(path.name)
+        replace(path, content)
+
+    monkeypatch.setattr(store_module, "_replace", note)
+    keep_all(tmp_path, *(frame(number, 0.9, bytes(3000)) for number in range(3, 9)), keep=10)
+    assert written == ["worst.jsonl"]
+    assert len(images(tmp_path)) == 3
+
+
 async def test_the_file_is_written_while_the_service_runs(tmp_path: Path) -> None:
     store = WorstStore(tmp_path, 3, 10_000, interval_s=0.01)
     store.offer(*frame(1, 0.5, b"one"))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade_transformers.origin import read_origin
-from saccade_transformers.split import is_candidates, place
+from saccade_transformers.split import is_candidates, place, salt_digest
 
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=64)
 SHARES = st.floats(0, 1)
@@ -79,3 +79,8 @@ def test_two_hundred_thousand_cameras_leave_nothing_behind() -> None:
         tracemalloc.stop()
     assert after - before < 50_000
     assert peak - before < 100_000
+
+
+def test_a_salt_has_a_digest_of_its_own() -> None:
+    assert len({salt_digest(salt) for salt in ("", "spring", "autumn")}) == 3
+    assert salt_digest("spring") == salt_digest("spring") != place("", "spring").digest[:8]

@@ -21,6 +21,7 @@ from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import DeadlineExceeded, InvalidRequest, Overloaded, PredictorUnavailable
 from saccade_serving.lines import LineWriter
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
+from saccade_transformers import standing as standing_module
 from saccade_transformers import variants as variants_module
 from saccade_transformers.image.decode import ImageLimits
 from saccade_transformers.ledger import Ledger, encode
@@ -29,7 +30,7 @@ from saccade_transformers.model import TransformerModel, v1_answer
 from saccade_transformers.origin import Origin
 from saccade_transformers.pipeline import Encoded, Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
-from saccade_transformers.split import is_candidates, place
+from saccade_transformers.split import is_candidates, place, salt_digest
 from saccade_transformers.target import Target
 from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.variants import Assigned, Variants
@@ -114,6 +115,12 @@ Serve = Callable[..., Any]
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(variants_module, "_RETRY_S", (0.001, 0.002))
+
+
+@pytest.fixture
+def _not_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A candidate that falls out is tried at once."""
+    monkeypatch.setattr(standing_module, "AGAIN_S", (0.001, 0.002))
 
 
 @pytest.fixture
@@ -316,6 +323,41 @@ async def test_what_a_candidate_fails_to_answer_stable_answers(serve: Serve, err
     assert served.fallbacks() == 12
 
 
+@pytest.mark.parametrize("priority", ["abc", "-1", 1.5, True, ""])
+async def test_a_priority_that_is_none_is_the_clients_mistake_and_asks_nobody(serve: Serve, priority: Any) -> None:
+    served = await serve(share=1)
+    await served.in_service()
+    asked = len(served.candidate.requests)
+    for _ in range(6):
+        with pytest.raises(InvalidRequest, match=r"parameter 'priority' is .* expected a whole number >= 0"):
+            await served.ask({"camera_id": "1", "priority": priority})
+    assert len(served.candidate.requests) == asked
+    assert served.variants._standing.in_service
+
+
+async def test_a_priority_is_passed_on_as_a_number(serve: Serve) -> None:
+    served = await serve(share=1)
+    await served.in_service()
+    for priority in (2, "2"):
+        await served.ask({"camera_id": "1", "priority": priority})
+        assert served.candidate.requests[-1].parameters["priority"] == 2
+
+
+async def test_a_candidate_that_calls_requests_bad_stays_in_service_and_stable_answers(serve: Serve) -> None:
+    served = await serve(share=1)
+    await served.in_service()
+    there = served.candidate.answer
+
+    async def refuse(_: InferRequest) -> InferResponse:
+        raise Refused(400, "parameter 'x' is bad")
+
+    served.candidate.answer = refuse
+    for _ in range(6):
+        assert await served.variant_of("1") == "stable"
+    served.candidate.answer = there
+    assert await served.variant_of("1") == "candidate"
+
+
 async def test_answers_that_break_the_candidates_contract_are_stables_to_give(serve: Serve) -> None:
     served = await serve(share=1)
     await served.in_service()
@@ -344,6 +386,7 @@ async def test_several_images_fall_back_together(serve: Serve) -> None:
     assert {one.version for one in answered} == {"3"}
 
 
+@pytest.mark.usefixtures("_not_left_alone")
 async def test_a_candidate_that_fails_again_and_again_is_left_alone_until_it_answers_a_trial(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -371,6 +414,98 @@ async def test_a_candidate_that_hangs_costs_five_deadlines_and_no_more(serve: Se
     for _ in range(3):
         assert await served.variant_of("1") == "stable"
     assert served.fallbacks() == 3
+
+
+def late(served: Served, needs_s: float) -> list[float]:
+    """Have the candidate need so long from now on; returns the times that trials gave it."""
+    there = served.candidate.answer
+    trials: list[float] = []
+
+    async def answer(request: InferRequest) -> InferResponse:
+        given_s = float(request.parameters["timeout"]) / 1e6
+        if (request.inputs[0].array == 114).all():
+            trials.append(given_s)
+        if given_s < needs_s:
+            raise TimeoutError
+        return await there(request)
+
+    served.candidate.answer = answer
+    return trials
+
+
+async def ask_within(served: Served, seconds: float, count: int) -> list[str]:
+    """Ask; returns who answered, or "late"."""
+    found = []
+    for _ in range(count):
+        exchange = Exchange.begin("rest", {}, seconds)
+        try:
+            [answered] = await served.model.answer([Encoded(PNG)], {"camera_id": "1"}, exchange)
+            found.append(answered.variant)
+        except DeadlineExceeded:
+            found.append("late")
+    return found
+
+
+@pytest.mark.usefixtures("_not_left_alone")
+async def test_a_candidate_slower_than_its_clients_deadlines_costs_five_and_does_not_come_back(serve: Serve) -> None:
+    served = await serve(share=1)
+    await served.in_service()
+    trials = late(served, 2.5)
+    assert await ask_within(served, 2, 5) == ["late"] * 5
+    for _ in range(5):
+        tried = len(trials)
+        await eventually(lambda: len(trials) > tried, "it is tried again")  # noqa: B023
+        assert await ask_within(served, 2, 5) == ["stable"] * 5
+    assert max(trials) <= 2
+
+
+@pytest.mark.usefixtures("_not_left_alone")
+async def test_a_candidate_that_was_too_slow_comes_back_for_clients_that_wait_longer(serve: Serve) -> None:
+    served = await serve(share=1)
+    await served.in_service()
+    late(served, 2.5)
+    await ask_within(served, 2, 5)
+    await ask_within(served, 9, 2)
+    await served.in_service()
+    assert await ask_within(served, 9, 1) == ["candidate"]
+
+
+async def test_one_that_answers_trials_alone_is_left_alone_for_longer_each_time(serve: Serve) -> None:
+    served = await serve(share=1)
+    await served.in_service()
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    served.variants._pause = pause
+    there = served.candidate.answer
+
+    async def trials_alone(request: InferRequest) -> InferResponse:
+        if not (request.inputs[0].array == 114).all():
+            raise ConnectionFailed("gone")
+        response: InferResponse = await there(request)
+        return response
+
+    served.candidate.answer = trials_alone
+    for _ in range(8):
+        assert await ask_within(served, 9, 5) == ["stable"] * 5
+        await served.in_service()
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+async def test_requests_in_a_hurry_do_not_take_the_candidate_from_the_others(serve: Serve) -> None:
+    served = await serve(share=1)
+    await served.in_service()
+    for target in served.variants.targets:
+        target.predictor.usual_s = 0.5
+    late(served, 0.9)
+    assert await ask_within(served, 0.8, 10) == ["late"] * 10
+    assert served.variants._standing.in_service
+    assert await ask_within(served, 9, 1) == ["candidate"]
+    late(served, 9)
+    assert await ask_within(served, 3, 6) == ["late"] * 5 + ["stable"]
 
 
 async def test_clients_that_leave_a_candidate_that_hangs_are_noticed(
@@ -489,6 +624,7 @@ async def test_every_request_of_a_variant_is_counted_and_is_one_line(
         "fallback": False,
         "chosen": False,
         "key": digest,
+        "salt": salt_digest("spring"),
         "share": 0.5,
         "latency_ms": 300.0,
         "code": "200",

@@ -14,6 +14,7 @@ import orjson
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.lines import LineWriter
 from saccade_transformers.metrics import TransformerMetrics
+from saccade_transformers.split import salt_digest
 from saccade_transformers.variants import Assigned, Variants
 
 
@@ -27,6 +28,7 @@ class Ledger:
     """
 
     def __init__(self, variants: Variants, metrics: TransformerMetrics, lines: LineWriter | None = None) -> None:
+        self._salt = salt_digest(variants.salt)
         self._share = variants.share
         self._metrics = metrics
         self._lines = lines
@@ -53,6 +55,7 @@ class Ledger:
                 assigned.fell_back,
                 assigned.is_chosen,
                 assigned.key,
+                self._salt,
                 self._share,
                 seconds,
                 code,
@@ -67,6 +70,7 @@ def encode(
     fell_back: bool,
     is_chosen: bool,
     key: str,
+    salt: str,
     share: float,
     seconds: float,
     code: str,
@@ -81,6 +85,7 @@ def encode(
         fell_back: stable answered for the candidate.
         is_chosen: the request chose its variant itself.
         key: digest of the camera or user; empty without one.
+        salt: digest of the split's salt.
         share: the candidate's at that time, 0 to 1.
         seconds: from the request's last byte to the end of its answer.
         code: HTTP status or name of a gRPC code.
@@ -94,6 +99,7 @@ def encode(
         "fallback": fell_back,
         "chosen": is_chosen,
         "key": key,
+        "salt": salt,
         "share": share,
         "latency_ms": round(seconds * 1e3, 3),
         "code": code,

@@ -31,6 +31,7 @@ from saccade_serving.oip.messages import (
     Tensor,
     TensorMetadata,
 )
+from saccade_serving.oip.rules import whole_parameter
 from saccade_transformers.image.request_pixels import RequestPixels
 from saccade_transformers.pipeline import Answered, Encoded, Pipeline, Raw, Source
 from saccade_transformers.shadow.mirror import Shadow
@@ -43,7 +44,7 @@ log = logging.getLogger("saccade.transformer")
 
 INPUT: Final = "image"
 CACHE_MODES: Final = ("use", "bypass", "refresh")
-#: Request parameters that are passed on to the predictor's scheduler.
+#: Request parameters, whole numbers, that are passed on to the predictor's scheduler.
 PASSED_ON: Final = ("priority",)
 
 _WARMUP_TIMEOUT_S: Final = 30.0
@@ -111,11 +112,12 @@ class TransformerModel(ServedModel):
         self._variants.keep(self._try_out)
         self.ready = True
 
-    async def _try_out(self, target: Target) -> None:
-        """Send one grey image all the way through."""
-        exchange = Exchange.begin("warmup", {}, _WARMUP_TIMEOUT_S)
+    async def _try_out(self, target: Target, timeout_s: float | None = None) -> None:
+        """Send one grey image all the way through, in so many seconds."""
+        known = await target.known(_WARMUP_TIMEOUT_S)
+        exchange = Exchange.begin("warmup", {}, min(timeout_s or _WARMUP_TIMEOUT_S, _WARMUP_TIMEOUT_S))
         grey = Raw(np.full((64, 64, 3), 114, np.uint8))
-        await self._answer_from(target, await target.known(exchange.remaining_s()), [grey], {}, exchange)
+        await self._answer_from(target, known, [grey], {}, exchange, {})
 
     async def infer(self, request: InferRequest, exchange: Exchange) -> InferResponse:
         """Answer a V2 request: input ``image`` BYTES [n] (encoded) or UINT8 [n, h, w, 3] (RGB)."""
@@ -153,18 +155,19 @@ class TransformerModel(ServedModel):
         Each image is a request of its own to the predictor, whose batcher puts them together as it sees fit.
 
         Raises:
-            InvalidRequest: camera, user or variant are not what they may be.
+            InvalidRequest: camera, user, variant or a parameter are not what they may be.
             UnknownTensor: one of ``outputs``, the V2 tensors asked for, is none.
             SaccadeError: the first image that failed, named by its index where there are several.
         """
         if len(sources) > self._max_images:
             raise PayloadTooLarge("the request", len(sources), self._max_images, "images")
+        passed_on = {key: whole_parameter(parameters, key) for key in PASSED_ON if key in parameters}
         assigned = self._variants.assign(parameters, exchange, model_version)
         answered = await self._variants.answer(
             assigned,
             exchange,
             lambda target, known: self._answer_from(
-                target, known, sources, parameters, exchange, model_version=model_version, outputs=outputs
+                target, known, sources, parameters, exchange, passed_on, model_version=model_version, outputs=outputs
             ),
         )
         assigned.items = sum(one.task.count(one.answer) for one in answered)
@@ -177,6 +180,7 @@ class TransformerModel(ServedModel):
         sources: Sequence[Source],
         parameters: Parameters,
         exchange: Exchange,
+        passed_on: Parameters,
         *,
         model_version: str = "",
         outputs: Sequence[str] = (),
@@ -189,7 +193,6 @@ class TransformerModel(ServedModel):
                 raise UnknownTensor(name, names, "output")
         options = task.options(parameters)
         cache = _cache_outcome(parameters)
-        passed_on = {key: parameters[key] for key in PASSED_ON if key in parameters}
         exchange.rows = len(sources)
         pixels = RequestPixels(self._max_pixels)
         # A candidate is compared with what serves for good, not with another candidate.

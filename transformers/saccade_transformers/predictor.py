@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,11 @@ WIRE_LAYOUT = "rgb_nhwc"
 #: Shortest time between two looks at the metadata because an unknown version answered: in a canary the metadata
 #: route answers for either version at random.
 _ASK_AGAIN_S = 10.0
+#: Weight of the newest call in the running mean of the time calls take.
+_SMOOTHING = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PredictorContract:
     """What the predictor's model says of itself, as far as the transformer needs it.
 
@@ -72,11 +75,23 @@ class PredictorContract:
             )
         return cls(tensor.name, (tensor.shape[2], tensor.shape[1]), tuple(metadata.versions), metadata.properties)
 
-    @property
+    @cached_property
     def labels(self) -> list[str]:
-        """Class names, empty if the model states none."""
+        """Class names, empty if the model states none. Every mirrored image looks at them, so they are read once."""
         names = json.loads(self.properties.get("saccade.labels", "[]"))
         return [str(name) for name in names]
+
+
+class PredictorLate(DeadlineExceeded):
+    """The predictor did not answer in time.
+
+    Attributes:
+        given_s: the time it had.
+    """
+
+    def __init__(self, message: str, given_s: float) -> None:
+        super().__init__(message)
+        self.given_s = given_s
 
 
 class Predictor:
@@ -86,10 +101,15 @@ class Predictor:
         client: speaks V2 with the predictor.
         model: the model's name there.
         seconds: histogram of the calls' duration, labelled by model.
+
+    Attributes:
+        usual_s: running mean of what answered calls take; None before the second, since the first finds it cold.
     """
 
     def __init__(self, client: V2Client, model: str, seconds: Histogram) -> None:
         self.model = model
+        self.usual_s: float | None = None
+        self._is_warm = False
         self._client = client
         self._seconds = seconds
         self._contract: PredictorContract | None = None
@@ -108,7 +128,7 @@ class Predictor:
                     if self._contract is None:
                         self._contract = PredictorContract.of(await self._client.metadata(self.model, timeout_s))
             except (ConnectionFailed, Refused, TimeoutError) as error:
-                raise _translate(error) from error
+                raise _translate(error, timeout_s) from error
         return self._contract
 
     async def infer(
@@ -153,9 +173,10 @@ class Predictor:
         except (ConnectionFailed, Refused, TimeoutError) as error:
             if isinstance(error, Refused) and error.status in (400, 404):
                 self.forget()
-            raise _translate(error) from error
+            raise _translate(error, remaining_s) from error
         finally:
             self._seconds.observe(time.monotonic() - begun, (self.model,))
+        self._took(time.monotonic() - begun)
         if answer.model_version not in contract.versions:
             self._ask_again()
         return {
@@ -165,6 +186,11 @@ class Predictor:
     def forget(self) -> None:
         """Ask for the contract anew at the next request: another model may stand there now."""
         self._contract = None
+
+    def _took(self, seconds: float) -> None:
+        if self._is_warm:
+            self.usual_s = seconds if self.usual_s is None else self.usual_s + _SMOOTHING * (seconds - self.usual_s)
+        self._is_warm = True
 
     def _ask_again(self) -> None:
         """Forget the contract now and then while versions it does not name answer, as in a roll-out or a canary."""
@@ -189,10 +215,16 @@ def is_predictors(error: SaccadeError) -> bool:
     )
 
 
-def _translate(error: ConnectionFailed | Refused | TimeoutError) -> Exception:
+def is_fault(error: SaccadeError) -> bool:
+    """Whether the predictor has failed by its own fault. What it calls a bad request, it may be right about."""
+    cause = error.__cause__
+    return is_predictors(error) and not (isinstance(cause, Refused) and cause.status == 400)
+
+
+def _translate(error: ConnectionFailed | Refused | TimeoutError, given_s: float) -> Exception:
     """The predictor's failures as our client shall see them. The predictor's address stays in the log."""
     if isinstance(error, TimeoutError):
-        return DeadlineExceeded("the predictor did not answer within the request's deadline")
+        return PredictorLate("the predictor did not answer within the request's deadline", given_s)
     if isinstance(error, BadAnswer):
         return PredictorUnavailable(f"the predictor's answer cannot be used: {error}")
     if isinstance(error, ConnectionFailed):
@@ -200,5 +232,5 @@ def _translate(error: ConnectionFailed | Refused | TimeoutError) -> Exception:
     if error.status == 503:
         return Overloaded(f"the predictor refused: {error}", error.retry_after_s or 1.0)
     if error.status == 504:
-        return DeadlineExceeded(f"the predictor gave up: {error}")
+        return PredictorLate(f"the predictor gave up: {error}", given_s)
     return PredictorUnavailable(f"the predictor answered with an error ({error.status}): {error}")

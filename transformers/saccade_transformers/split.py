@@ -38,6 +38,11 @@ def place(key: str, salt: str) -> Placed:
     return Placed((int.from_bytes(digest) >> (64 - _POINT_BITS)) / 2**_POINT_BITS, digest.hex())
 
 
+def salt_digest(salt: str) -> str:
+    """8 hexadecimal digits that stand for a salt in records: other ones, another experiment."""
+    return hashlib.blake2b(salt.encode(), digest_size=4, person=b"salt").hexdigest()
+
+
 def is_candidates(point: float, candidate_share: float) -> bool:
     """Whether the candidate has a point; of 0 it has none, of 1 all.
 

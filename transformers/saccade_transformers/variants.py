@@ -1,8 +1,9 @@
 """Two models behind one name: A/B test and canary are the same split of cameras between two predictors.
 
 Decides who answers a request, asks, and has the stable variant answer where the candidate cannot: a candidate must not
-cost a camera its answer. A candidate that fails several times in a row gets no requests until it has answered a trial
-again. Knows no protocol and no boxes; who is counted and recorded where stands in ``ledger``.
+cost a camera its answer, unless it is late. A candidate that fails several times in a row gets no requests until it
+has answered a trial, in the time that requests give, and is left alone for longer each time it fails soon after that.
+Knows no protocol and no boxes; who is counted and recorded where stands in ``ledger``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from saccade_serving.errors import DeadlineExceeded, InvalidRequest, PredictorUn
 from saccade_serving.oip.messages import Parameters
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.origin import NOBODY, Origin, read_origin
-from saccade_transformers.predictor import is_predictors
+from saccade_transformers.predictor import PredictorLate, is_fault, is_predictors
 from saccade_transformers.split import is_candidates, place
 from saccade_transformers.standing import Standing
 from saccade_transformers.target import Known, Target
@@ -34,9 +35,12 @@ VARIANT_HEADER: Final = "x-saccade-variant"
 _ASK_S: Final = 2.0
 #: Who leaves after this time without an answer has found a candidate that hangs.
 _PATIENCE_S: Final = 2.0
+#: Requests that gave less than this many times what calls of the faster variant usually take were in a hurry.
+_FAIR: Final = 2.0
 _RETRY_S: Final = (0.1, 2.0)  # first and longest pause between trials of a candidate that is out of service
 
 T = TypeVar("T")
+TryOut = Callable[[Target, float | None], Awaitable[object]]
 Ask = Callable[[Target, Known], Awaitable[T]]
 
 
@@ -72,6 +76,8 @@ class Variants:
         by_header: a request may choose its variant with ``x-saccade-variant``.
         metrics: counts fallbacks.
         draw: makes the point, in [0, 1), of a request without camera and user.
+        clock: seconds, monotonic.
+        pause: waits for so many seconds.
     """
 
     def __init__(
@@ -83,15 +89,18 @@ class Variants:
         by_header: bool = False,
         metrics: TransformerMetrics | None = None,
         draw: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.stable = stable
         self.candidate = candidate
         self.share = share
-        self._salt = salt
+        self.salt = salt
         self._by_header = by_header
         self._metrics = metrics
         self._draw = draw
-        self._standing = Standing()
+        self._standing = Standing(clock=clock)
+        self._pause = pause
         self._lost = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
 
@@ -129,7 +138,7 @@ class Variants:
             if origin is NOBODY:
                 point = self._draw()
             else:
-                point, key = place(origin.key, self._salt)
+                point, key = place(origin.key, self.salt)
             target = self.candidate if is_candidates(point, self.share) else self.stable
             assigned = Assigned(origin, target, key)
         exchange.notes = assigned
@@ -152,14 +161,16 @@ class Variants:
                 # After a deadline nobody waits for stable, either.
                 if assigned.is_chosen or not is_predictors(error) or isinstance(error, DeadlineExceeded):
                     raise
+        else:
+            self._standing.passed_by(exchange.remaining_s())
         self._fall_back(assigned, exchange)
         return await ask(self.stable, await self.stable.known(exchange.remaining_s()))
 
-    def keep(self, try_out: Callable[[Target], Awaitable[object]]) -> None:
+    def keep(self, try_out: TryOut) -> None:
         """From now on have a candidate that is out of service tried, and taken into service when it answers.
 
         Args:
-                try_out: sends it one image, and raises where it does not answer.
+            try_out: sends it one image, and raises where it does not answer; in so many seconds, where told.
         """
         if self.candidate is not None:
             self._keeping = asyncio.create_task(self._keep(self.candidate, try_out))
@@ -191,18 +202,20 @@ class Variants:
         try:
             answer = await ask(target, await _known(target, exchange))
         except SaccadeError as error:
-            if is_predictors(error):
-                self._failed(str(error))
+            if is_fault(error):
+                self._failed(str(error), error.given_s if isinstance(error, PredictorLate) else None)
             raise
         except asyncio.CancelledError:
-            if time.monotonic() - begun >= _PATIENCE_S:
-                self._failed("clients leave before it answers")
+            waited_s = time.monotonic() - begun
+            if waited_s >= _PATIENCE_S:
+                self._failed("clients leave before it answers", waited_s)
             raise
         self._standing.succeeded()
         return answer
 
-    def _failed(self, why: str) -> None:
-        if self._standing.failed() and self.candidate is not None:
+    def _failed(self, why: str, given_s: float | None) -> None:
+        usual = [target.predictor.usual_s for target in self.targets if target.predictor.usual_s is not None]
+        if self._standing.failed(given_s, _FAIR * min(usual, default=0.0)) and self.candidate is not None:
             log.warning("candidate_out_of_service", extra={"variant": self.candidate.name, "why": why})
             self._lost.set()
 
@@ -213,27 +226,29 @@ class Variants:
         assigned.fell_back = True
         exchange.answer_headers = {VARIANT_HEADER: self.stable.name}
 
-    async def _keep(self, candidate: Target, try_out: Callable[[Target], Awaitable[object]]) -> None:
+    async def _keep(self, candidate: Target, try_out: TryOut) -> None:
         while True:
             await self._bring_back(candidate, try_out)
             self._lost.clear()
             if self._standing.in_service:
                 await self._lost.wait()
 
-    async def _bring_back(self, candidate: Target, try_out: Callable[[Target], Awaitable[object]]) -> None:
+    async def _bring_back(self, candidate: Target, try_out: TryOut) -> None:
         pause_s, longest_s = _RETRY_S
         said = ""
+        if self._standing.pause_s:
+            await self._pause(self._standing.pause_s)
         while True:
             try:
-                await try_out(candidate)
+                await try_out(candidate, self._standing.trial_s)
                 break
             except Exception as error:  # whatever it is, the candidate does not answer yet
                 if str(error) != said:
                     said = str(error)
                     log.warning("waiting_for_candidate", extra={"variant": candidate.name, "why": said})
-            await asyncio.sleep(pause_s)
+            await self._pause(pause_s)
             pause_s = min(2 * pause_s, longest_s)
-        self._standing.succeeded()
+        self._standing.returned()
         log.info("candidate_in_service", extra={"variant": candidate.name, "share": self.share})
 
 

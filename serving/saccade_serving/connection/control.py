@@ -41,7 +41,7 @@ Verb = Literal["load", "unload"]
 
 #: Extensions of the protocol that a server with control has, whatever its mode: the index tells of the repository.
 CONTROL_EXTENSIONS: Final = ("model_repository", "model_repository(unload_dependents)")
-NOT_OFFERED: Final = "models are loaded when the server starts; this service does not load or unload any on request"
+NOT_OFFERED: Final = "models are loaded when the server starts; loading and unloading on request is not offered here"
 _REFUSED: Final[Mapping[Mode, str]] = {
     "none": "models are loaded when the server starts; loading and unloading on request is off "
     "(model_control_mode is 'none'; expected 'explicit')",

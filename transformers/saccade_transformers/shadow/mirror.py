@@ -45,6 +45,7 @@ from saccade_transformers.shadow.store import IMAGES, WorstStore
 from saccade_transformers.shadow.worst import Kept
 from saccade_transformers.target import Known, Target
 from saccade_transformers.tasks.task import ContractBroken
+from saccade_transformers.variants import Assigned
 
 log = logging.getLogger("saccade.shadow")
 
@@ -120,7 +121,9 @@ class Shadow:
 
     def draw(self, parameters: Parameters, exchange: Exchange) -> Sample | None:
         """Decide on one image of a request; None: it is not mirrored. A sample has to be closed."""
-        camera = read_origin(parameters, exchange.headers).camera_id
+        notes = exchange.notes
+        origin = notes.origin if isinstance(notes, Assigned) else read_origin(parameters, exchange.headers)
+        camera = origin.camera_id
         if self._closed or exchange.protocol == "warmup" or not self._sampler.takes(camera):
             return None
         if not self._breaker.admits(self._clock()):
@@ -230,9 +233,9 @@ class Shadow:
         answer = known.task.to_image(known.task.read(rows, options), sample.mapping)
         agreement = task.agreement(served.answer, answer)
         differences = task.differences(served.answer, answer)
-        if self._store is not None and self._store.wants(agreement):
+        encoded = sample.image if self._limits.keeps_images else b""
+        if self._store is not None and self._store.wants(agreement, len(encoded)):
             name = secrets.token_hex(8)
-            encoded = sample.image if self._limits.keeps_images else b""
             image = f"{name}.{_suffix(encoded)}" if encoded else ""
             line = {
                 "id": name,

@@ -66,9 +66,9 @@ class WorstStore:
         self._thread = threading.Thread(target=self._run, name="saccade-shadow-store", daemon=True)
         self._thread.start()
 
-    def wants(self, agreement: float) -> bool:
-        """Whether a frame of this agreement has a chance to be kept. From any thread."""
-        return self._worst.would_keep(agreement) and len(self._offered) < _ROOM
+    def wants(self, agreement: float, size: int = 0) -> bool:
+        """Whether a frame of this agreement and at least this many bytes has a chance to be kept. From any thread."""
+        return self._worst.would_keep(agreement, size) and len(self._offered) < _ROOM
 
     def offer(self, frame: Kept, image: bytes) -> None:
         """Hand over a frame and its encoded image, empty for none. From any thread; does not block."""
@@ -103,7 +103,7 @@ class WorstStore:
 
     def _keep(self, frame: Kept, image: bytes) -> bool:
         """Take a frame in; returns whether that changed anything."""
-        if not self._worst.would_keep(frame.agreement):
+        if not self._worst.takes(frame):
             return False
         if frame.image:
             _replace(self._images / frame.image, image)

@@ -51,14 +51,24 @@ class Worst:
         self.frames: list[Kept] = []
         self.size = 0
 
-    def would_keep(self, agreement: float) -> bool:
-        """Whether a frame has a chance; full agreement has none. May be asked from any thread."""
+    def would_keep(self, agreement: float, size: int = 0) -> bool:
+        """Whether a frame has a chance; full agreement has none. May be asked from any thread.
+
+        Args:
+            agreement: the frame's.
+            size: bytes that it has at least.
+        """
         frames = self.frames
-        return agreement < 1 and (len(frames) < self._keep or agreement <= frames[-1].agreement)
+        return agreement < 1 and (self._has_room(size) or (bool(frames) and agreement <= frames[-1].agreement))
+
+    def takes(self, frame: Kept) -> bool:
+        """Whether there is room for a frame, or it comes before one that is kept."""
+        fits = frame.agreement < 1 and frame.size <= self._max_bytes
+        return fits and (self._has_room(frame.size) or (bool(self.frames) and frame < self.frames[-1]))
 
     def add(self, frame: Kept) -> list[Kept]:
         """Take a frame in; returns those that have to go for it, perhaps itself."""
-        if not self.would_keep(frame.agreement) or frame.size > self._max_bytes:
+        if not self.takes(frame):
             return [frame]
         insort(self.frames, frame)
         self.size += frame.size
@@ -68,3 +78,6 @@ class Worst:
             self.size -= last.size
             gone.append(last)
         return gone
+
+    def _has_room(self, size: int) -> bool:
+        return len(self.frames) < self._keep and self.size + size <= self._max_bytes
