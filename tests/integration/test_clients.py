@@ -289,8 +289,8 @@ class TestTritonGrpc:
             ("readiness of an unknown model", "NOT_FOUND", "model 'absent' is not served here"),
             ("client timeout", "DEADLINE_EXCEEDED", ""),
             ("timeout parameter", "DEADLINE_EXCEEDED", "were over"),
-            ("load", "UNIMPLEMENTED", "loading and unloading on request is off"),
-            ("unload", "UNIMPLEMENTED", "loading and unloading on request is off"),
+            ("load", "UNIMPLEMENTED", "loading and unloading on request is not offered here"),
+            ("unload", "UNIMPLEMENTED", "loading and unloading on request is not offered here"),
         ],
     )
     def test_errors_have_a_code_and_a_sentence(self, triton_grpc: Any, what: str, code: str, sentence: str) -> None:
