@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from saccade_predictor.model import PredictorModel, reason_of
 from saccade_predictor.modelconfig import json_as_text
 from saccade_predictor.repository import ModelDirectory, RepositoryError, list_models
 from saccade_serving.connection.control import Mode
-from saccade_serving.errors import InvalidRequest, ModelNotFound
+from saccade_serving.errors import InvalidRequest, ModelNotFound, short
 
 log = logging.getLogger("saccade.lifecycle")
 
@@ -130,7 +130,7 @@ class Lifecycle:
         directories = {directory.name: directory for directory in await self._look()}
         directory = directories.get(name)
         if directory is None:
-            raise ModelNotFound(name, known=list(directories))
+            raise _not_there(name, directories)
         try:
             if config is not None:
                 directory = replace(directory, config=await asyncio.to_thread(json_as_text, config, name))
@@ -153,7 +153,7 @@ class Lifecycle:
         if name not in self._served:
             await self.look()
         if name not in self._served and name not in self._states:
-            raise ModelNotFound(name, known=[*self._served, *self._states])
+            raise _not_there(name, [*self._served, *self._states])
         await self._finished(self._unload(name))
 
     async def watch(self) -> None:
@@ -300,6 +300,12 @@ class Lifecycle:
 
     def _list(self) -> list[ModelDirectory]:
         return list_models(self._repository, self._only)
+
+
+def _not_there(name: str, known: Iterable[str]) -> ModelNotFound:
+    error = ModelNotFound(name)
+    error.args = (f"the repository has no model {short(name)}; it has: {', '.join(known) or 'none'}",)
+    return error
 
 
 def _fingerprints(directories: Sequence[ModelDirectory]) -> dict[str, str]:

@@ -197,6 +197,9 @@ class DeadlineExceeded(SaccadeError):
     grpc_code = "DEADLINE_EXCEEDED"
     reason = "deadline_exceeded"
 
+    #: Seconds that the predictor had, where it was over while the predictor had the request.
+    given_s: float | None = None
+
 
 def short(value: str, limit: int = 80) -> str:
     """Quote a client's string for an error message, cut to ``limit`` characters, control characters escaped."""

@@ -140,7 +140,7 @@ def test_models_are_loaded_and_unloaded_over_grpc_with_the_key(explicit: Predict
     assert again.code == "OK", "it is unloaded already"
     absent = proto.RepositoryModelUnloadRequest(**{field_name: "absent"})
     missing = explicit.address.rpc("RepositoryModelUnload", absent, metadata=[(HEADER, KEY)])
-    assert (missing.code, "available: a" in missing.details) == ("NOT_FOUND", True)
+    assert (missing.code, "it has: a" in missing.details) == ("NOT_FOUND", True)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

@@ -181,7 +181,7 @@ class TestExplicit:
     async def test_only_models_of_the_repository_can_be_loaded(self, house: House, name: str) -> None:
         house.put("a")
         await house.start("explicit", set())
-        with pytest.raises(ModelNotFound, match="available: a"):
+        with pytest.raises(ModelNotFound, match=r"has no model .*; it has: a"):
             await house.lifecycle.load(name)
         with pytest.raises(ModelNotFound):
             await house.lifecycle.unload(name)

@@ -18,7 +18,8 @@ from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import DeadlineExceeded, Overloaded, PredictorUnavailable, SaccadeError
 from saccade_serving.metrics import Histogram
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
-from saccade_transformers.predictor import Predictor, PredictorContract, PredictorLate
+from saccade_transformers import predictor as predictor_module
+from saccade_transformers.predictor import Predictor, PredictorContract
 
 IMAGE = np.zeros((1, 24, 32, 3), np.uint8)
 PERSON = (1, 2, 11, 12, 0.9, 0)
@@ -60,9 +61,9 @@ async def test_what_calls_usually_take_leaves_out_the_first_and_those_without_an
         raise TimeoutError
 
     client.answer = late
-    with pytest.raises(PredictorLate) as caught:
+    with pytest.raises(DeadlineExceeded) as caught:
         await predictor.infer(IMAGE, contract, {}, exchange(2.0))
-    assert 1.5 < caught.value.given_s <= 2
+    assert caught.value.given_s == pytest.approx(2, abs=0.5)
     assert predictor.usual_s is None
     client.answer = answer
     await predictor.infer(IMAGE, contract, {}, exchange())
@@ -164,7 +165,30 @@ async def test_nobody_waits_for_the_contract_longer_than_the_own_deadline() -> N
     outcomes = await asyncio.wait_for(
         asyncio.gather(*(predictor.contract(0.02) for _ in range(5)), return_exceptions=True), 5
     )
-    assert [type(outcome) for outcome in outcomes] == [PredictorLate] * 5
+    assert [type(outcome) for outcome in outcomes] == [DeadlineExceeded] * 5
+
+
+async def test_a_predictor_that_does_not_say_what_it_expects_holds_up_nobody_who_knew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(predictor_module, "_ASK_S", 0.05)
+    client = detector_client()
+    predictor = predictor_of(client)
+    known = await predictor.contract(10)
+    client.describe = never
+    predictor.forget()
+    waiting = asyncio.create_task(predictor.contract(10))
+    await settle()
+    assert await predictor.contract(10) is known, "while another asks"
+    assert await asyncio.wait_for(waiting, 5) is known
+    client.describe = detector_client().describe
+    assert await predictor.contract(10) is not known, "the next one asks again"
+
+
+async def test_one_that_never_said_is_given_up_after_a_short_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor_module, "_ASK_S", 0.05)
+    with pytest.raises(DeadlineExceeded):
+        await asyncio.wait_for(predictor_of(FakeV2Client(never, never)).contract(10), 5)
 
 
 # One image.
@@ -247,11 +271,11 @@ async def test_trace_context_and_request_id_are_handed_down() -> None:
 @pytest.mark.parametrize(
     ("failure", "kind", "sentence"),
     [
-        (TimeoutError(), PredictorLate, "the predictor did not answer within the request's deadline"),
+        (TimeoutError(), DeadlineExceeded, "the predictor did not answer within the request's deadline"),
         (ConnectionFailed("http://10.0.0.7:80 refused"), PredictorUnavailable, "cannot be reached; try again later"),
         (Refused(503, "full", 7.0), Overloaded, "the predictor refused: full"),
         (Refused(503, "full"), Overloaded, "the predictor refused: full"),
-        (Refused(504, "late"), PredictorLate, "the predictor gave up: late"),
+        (Refused(504, "late"), DeadlineExceeded, "the predictor gave up: late"),
         (Refused(400, "shape"), PredictorUnavailable, r"answered with an error \(400\): shape"),
         (Refused(404, "gone"), PredictorUnavailable, r"answered with an error \(404\): gone"),
         (Refused(413, "big"), PredictorUnavailable, r"answered with an error \(413\): big"),

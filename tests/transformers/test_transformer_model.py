@@ -357,6 +357,22 @@ async def test_a_predictor_whose_model_does_not_fit_is_a_502_until_it_does(
     assert (await infer(model, encoded(png()))).output("num_detections").array.tolist() == [1]
 
 
+async def test_a_new_versions_first_answer_has_its_own_class_names(make: Make) -> None:
+    client = detector_client(PERSON)
+    model = make(client)
+    await infer(model, encoded(png()))
+    renamed = {**DETECTOR_PROPERTIES, "saccade.labels": '["human", "cat"]'}
+
+    async def describe() -> ModelMetadata:
+        return detector_metadata(versions=["4"], properties=renamed)
+
+    client.describe = describe
+    client.answer = detector_client(PERSON, version="4").answer
+    answer = await infer(model, encoded(png()))
+    assert answer.model_version == "4"
+    assert [bytes(label) for label in answer.output("labels").elements] == [b"human"]
+
+
 async def test_an_answer_that_breaks_the_contract_is_a_502_and_the_contract_is_asked_anew(make: Make) -> None:
     client = detector_client(PERSON)
     model = make(client)
@@ -368,10 +384,10 @@ async def test_an_answer_that_breaks_the_contract_is_a_502_and_the_contract_is_a
     client.answer = other
     with pytest.raises(PredictorUnavailable, match="not what its model promises"):
         await infer(model, encoded(png()))
-    assert client.metadata_calls == 1
+    assert client.metadata_calls == 2, "a version that it did not know answered"
     with pytest.raises(PredictorUnavailable):
         await infer(model, encoded(png()))
-    assert client.metadata_calls == 2
+    assert client.metadata_calls == 3
 
 
 async def test_a_new_model_behind_is_seen_with_its_new_size_and_labels(make: Make) -> None:

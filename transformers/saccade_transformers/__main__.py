@@ -25,7 +25,7 @@ from saccade_transformers.model import TransformerModel
 from saccade_transformers.pipeline import Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
 from saccade_transformers.routes import Detect, Predict
-from saccade_transformers.settings import TransformerSettings
+from saccade_transformers.settings import TransformerSettings, check_hosts
 from saccade_transformers.shadow.mirror import Shadow, ShadowLimits
 from saccade_transformers.shadow.sampling import Sampler
 from saccade_transformers.shadow.store import WorstStore
@@ -57,8 +57,12 @@ def main() -> None:
         predictor_request_timeout_seconds=None,
     )
     arguments = parser.parse_args()
-    if not (arguments.predictor_host or "").strip(" ,"):
+    if not arguments.predictor_host:
         parser.exit(2, "--predictor_host is missing; expected the predictor's host:port\n")
+    try:
+        check_hosts("--predictor_host", arguments.predictor_host)
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
     if arguments.predictor_protocol == "v1":
         parser.exit(2, "--predictor_protocol=v1 cannot carry tensors; expected v2 or grpc-v2\n")
     try:

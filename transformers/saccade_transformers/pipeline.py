@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saccade_serving.connection.exchange import Exchange
-from saccade_serving.errors import InvalidRequest, PredictorUnavailable
+from saccade_serving.errors import InvalidRequest, PredictorUnavailable, SaccadeError
 from saccade_serving.oip.messages import Buffer, Parameters
 from saccade_transformers.image.decode import ImageLimits, decode, decode_base64, decode_for_input, encode_jpeg
 from saccade_transformers.image.letterbox import Letterbox, letterbox
@@ -135,6 +135,9 @@ class Pipeline:
             outputs, version = await target.predictor.infer(
                 tensor, contract, parameters, exchange, self._reserve_s(exchange), model_version
             )
+        if version not in contract.versions:
+            # It is another model's answer than the one that was asked about: its class names may be others, too.
+            contract, task = await self._renewed(target, known, version, exchange)
         if version in contract.versions:
             seconds = exchange.stages["predict"]
             self._metrics.statistics.of(exchange.model, version).executed(1, 0, int(seconds * 1e9), 0)
@@ -158,8 +161,18 @@ class Pipeline:
         width, height = mapping.image_size
         answered = Answered(answer, task, width, height, cache, version, target.name)
         if sample is not None:
-            sample.give(tensor, mapping, known, answered)
+            sample.give(tensor, mapping, Known(contract, task), answered)
         return answered
+
+    @staticmethod
+    async def _renewed(target: Target, known: Known, version: str, exchange: Exchange) -> Known:
+        """What is known of a predictor now, if it knows the version that has answered; else what was known."""
+        try:
+            now = await target.known(exchange.remaining_s())
+        except SaccadeError:
+            return known
+        fits = now.contract.input_size == known.contract.input_size
+        return now if fits and version in now.contract.versions else known
 
     def _reserve_s(self, exchange: Exchange) -> float:
         """Time to keep for postprocessing; never so much that it alone would refuse a request."""

@@ -31,6 +31,8 @@ WIRE_LAYOUT = "rgb_nhwc"
 #: Shortest time between two looks at the metadata because an unknown version answered: in a canary the metadata
 #: route answers for either version at random.
 _ASK_AGAIN_S = 10.0
+#: Time of one look at the metadata: a predictor that does not say must not hold up requests that it could answer.
+_ASK_S = 2.0
 #: Weight of the newest call in the running mean of the time calls take.
 _SMOOTHING = 0.1
 
@@ -82,18 +84,6 @@ class PredictorContract:
         return [str(name) for name in names]
 
 
-class PredictorLate(DeadlineExceeded):
-    """The predictor did not answer in time.
-
-    Attributes:
-        given_s: the time it had.
-    """
-
-    def __init__(self, message: str, given_s: float) -> None:
-        super().__init__(message)
-        self.given_s = given_s
-
-
 class Predictor:
     """Calls one model of one predictor.
 
@@ -113,22 +103,30 @@ class Predictor:
         self._client = client
         self._seconds = seconds
         self._contract: PredictorContract | None = None
+        self._former: PredictorContract | None = None
         self._asking = asyncio.Lock()
         self._ask_again_at = 0.0
 
     async def contract(self, timeout_s: float) -> PredictorContract:
         """What the model expects; asked once, then remembered.
 
+        Where it is to be asked anew and does not say, what it said before is taken.
+
         Raises:
             PredictorUnavailable, Overloaded, DeadlineExceeded: it cannot be asked now.
         """
         if self._contract is None:
+            if self._former is not None and self._asking.locked():
+                return self._former  # somebody asks already
+            ask_s = min(timeout_s, _ASK_S)
             try:
-                async with asyncio.timeout(timeout_s), self._asking:
+                async with asyncio.timeout(ask_s), self._asking:
                     if self._contract is None:
-                        self._contract = PredictorContract.of(await self._client.metadata(self.model, timeout_s))
+                        self._contract = PredictorContract.of(await self._client.metadata(self.model, ask_s))
             except (ConnectionFailed, Refused, TimeoutError) as error:
-                raise _translate(error, timeout_s) from error
+                if self._former is not None and timeout_s > ask_s:
+                    return self._former  # most likely it still holds; whether it does, the answer will show
+                raise _translate(error, ask_s) from error
         return self._contract
 
     async def infer(
@@ -185,6 +183,7 @@ class Predictor:
 
     def forget(self) -> None:
         """Ask for the contract anew at the next request: another model may stand there now."""
+        self._former = self._contract or self._former
         self._contract = None
 
     def _took(self, seconds: float) -> None:
@@ -224,7 +223,7 @@ def is_fault(error: SaccadeError) -> bool:
 def _translate(error: ConnectionFailed | Refused | TimeoutError, given_s: float) -> Exception:
     """The predictor's failures as our client shall see them. The predictor's address stays in the log."""
     if isinstance(error, TimeoutError):
-        return PredictorLate("the predictor did not answer within the request's deadline", given_s)
+        return _late("the predictor did not answer within the request's deadline", given_s)
     if isinstance(error, BadAnswer):
         return PredictorUnavailable(f"the predictor's answer cannot be used: {error}")
     if isinstance(error, ConnectionFailed):
@@ -232,5 +231,11 @@ def _translate(error: ConnectionFailed | Refused | TimeoutError, given_s: float)
     if error.status == 503:
         return Overloaded(f"the predictor refused: {error}", error.retry_after_s or 1.0)
     if error.status == 504:
-        return PredictorLate(f"the predictor gave up: {error}", given_s)
+        return _late(f"the predictor gave up: {error}", given_s)
     return PredictorUnavailable(f"the predictor answered with an error ({error.status}): {error}")
+
+
+def _late(message: str, given_s: float) -> DeadlineExceeded:
+    error = DeadlineExceeded(message)
+    error.given_s = given_s
+    return error

@@ -122,4 +122,34 @@ class TransformerSettings(ServiceSettings):
             raise ValueError(
                 "candidate_share or ab_log is set without a candidate; expected SACCADE_TRANSFORMER_CANDIDATE_HOST"
             )
+        if self.variant_header and not self.candidate_host:
+            raise ValueError("variant_header is set without a candidate; expected SACCADE_TRANSFORMER_CANDIDATE_HOST")
         return self
+
+    @model_validator(mode="after")
+    def _hosts_that_can_be_asked(self) -> Self:
+        if self.candidate_host:
+            check_hosts("candidate_host", self.candidate_host)
+        if self.shadow_host and len(check_hosts("shadow_host", self.shadow_host)) > 1:
+            raise ValueError(f"shadow_host is {self.shadow_host!r}; expected one host:port")
+        if self.shadow_dir and not self.shadow_host:
+            raise ValueError("shadow_dir is set without a shadow; expected SACCADE_TRANSFORMER_SHADOW_HOST")
+        if self.shadow_images and not self.shadow_dir:
+            raise ValueError("shadow_images is set without a place for them; expected SACCADE_TRANSFORMER_SHADOW_DIR")
+        return self
+
+
+def check_hosts(what: str, text: str) -> list[str]:
+    """The hosts of a list by commas.
+
+    Args:
+        what: the setting or flag, for the error.
+        text: for example ``a:8080,b:8080``.
+
+    Raises:
+        ValueError: it names no host, or one with a scheme or a path.
+    """
+    hosts = text.replace(",", " ").split()
+    if not hosts or any("/" in host or not host.isascii() for host in hosts):
+        raise ValueError(f"{what} is {text!r}; expected host:port, several by commas, without http:// and path")
+    return hosts

@@ -21,7 +21,7 @@ from saccade_serving.errors import DeadlineExceeded, InvalidRequest, PredictorUn
 from saccade_serving.oip.messages import Parameters
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.origin import NOBODY, Origin, read_origin
-from saccade_transformers.predictor import PredictorLate, is_fault, is_predictors
+from saccade_transformers.predictor import is_fault, is_predictors
 from saccade_transformers.split import is_candidates, place
 from saccade_transformers.standing import Standing
 from saccade_transformers.target import Known, Target
@@ -203,7 +203,7 @@ class Variants:
             answer = await ask(target, await _known(target, exchange))
         except SaccadeError as error:
             if is_fault(error):
-                self._failed(str(error), error.given_s if isinstance(error, PredictorLate) else None)
+                self._failed(str(error), error.given_s if isinstance(error, DeadlineExceeded) else None)
             raise
         except asyncio.CancelledError:
             waited_s = time.monotonic() - begun

@@ -207,21 +207,25 @@ class DetectionTask:
 
         Returns:
             ``matched``: boxes of one class that both have; ``class_changes``; ``only_in_a`` and ``only_in_b``: boxes
-            without a counterpart; ``iou``: the mean of all pairs, 0 where there is none but boxes are;
+            without a counterpart; ``iou``: the mean of all pairs, left out where there are boxes and none is paired;
             ``score_shift``: the mean of the pairs of one class, 0 where there is none; ``count_difference``.
         """
         same, changed = match(a.boxes, a.class_ids, b.boxes, b.class_ids)
         pairs = same + changed
         shifts = [float(b.scores[j]) - float(a.scores[i]) for i, j, _ in same]
-        return {
+        found: dict[str, float] = {
             "matched": len(same),
             "class_changes": len(changed),
             "only_in_a": len(a) - len(pairs),
             "only_in_b": len(b) - len(pairs),
-            "iou": sum(iou for _, _, iou in pairs) / len(pairs) if pairs else float(not len(a) and not len(b)),
             "score_shift": sum(shifts) / len(shifts) if shifts else 0.0,
             "count_difference": len(b) - len(a),
         }
+        if pairs:
+            found["iou"] = sum(iou for _, _, iou in pairs) / len(pairs)
+        elif not len(a) and not len(b):
+            found["iou"] = 1.0
+        return found
 
     def draw(self, image: NDArray[np.uint8], answer: Detections) -> NDArray[np.uint8]:
         """Draw boxes with label and score; a class always has the same colour. See ``Task.draw``."""

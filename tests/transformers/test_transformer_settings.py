@@ -1,0 +1,32 @@
+"""Settings of the transformer that contradict one another, or that could never work, end the start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from saccade_transformers.settings import TransformerSettings, check_hosts
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"candidate_host": ","}, "candidate_host is ','; expected host:port"),
+        ({"candidate_host": "http://a:1"}, "without http:// and path"),
+        ({"shadow_host": "a:1,b:2"}, "shadow_host is 'a:1,b:2'; expected one host:port"),
+        ({"shadow_dir": "/tmp/shadow"}, "expected SACCADE_TRANSFORMER_SHADOW_HOST"),
+        ({"shadow_host": "a:1", "shadow_images": True}, "expected SACCADE_TRANSFORMER_SHADOW_DIR"),
+        ({"variant_header": True}, "expected SACCADE_TRANSFORMER_CANDIDATE_HOST"),
+        ({"candidate_share": 0.5}, "expected SACCADE_TRANSFORMER_CANDIDATE_HOST"),
+        ({"candidate_host": "a:1", "candidate_name": "stable"}, "expected two names"),
+    ],
+)
+def test_what_cannot_work_is_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        TransformerSettings(**settings)
+
+
+def test_several_hosts_are_told_apart() -> None:
+    assert check_hosts("x", "a:1, b:2") == ["a:1", "b:2"]
