@@ -347,6 +347,20 @@ def test_names_with_brackets_do_not_confuse_the_terminal(tmp_path: Path) -> None
     assert "[/red]x" in result.output
 
 
+def test_names_do_not_reach_the_terminal_as_commands(tmp_path: Path) -> None:
+    log, outcomes = tmp_path / "ab", tmp_path / "outcomes.csv"
+    lines = traffic(cameras=20)
+    log.write_bytes(text({**one, "variant": one["variant"].replace("stable", "s\x1b[2J")} for one in lines))
+    outcomes.write_text("".join(outcomes_of(lines, lambda one: one["items"], "\x1b]0;owned\x07")))
+    result = run("--log", log, "--outcomes", outcomes)
+    assert result.exit_code == 0, result.output
+    assert "\N{REPLACEMENT CHARACTER}]0;owned" in result.output
+    assert not set(result.output) & set("\x1b\x07")
+    refused = run("--log", log, "--candidate", "other")
+    assert refused.exit_code == 1
+    assert "\x1b" not in refused.output
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
