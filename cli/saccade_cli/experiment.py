@@ -133,7 +133,7 @@ def _request(content: Any, number: int, name: str) -> Request:
         # The same few names stand in every line.
         values.append(sys.intern(value) if isinstance(value, str) and key not in _UNIQUE else value)
         most = _RANGES.get(key)
-        if most is not None and not 0 <= value <= most:
+        if most is not None and not 0 <= values[-1] <= most:
             raise UnreadableInput(f"line {number} of {name} has {key} {value!r}; expected a number of 0 to {most:g}")
     try:
         values[0] = datetime.fromisoformat(values[0]).timestamp()
