@@ -23,6 +23,7 @@ from saccade_cli import shadow_report as report
 from saccade_cli.detect import DetectFailed, detect, summary, with_scheme
 from saccade_cli.experiment import UnreadableInput
 from saccade_cli.pair import Pair, PairFailed, Ports
+from saccade_cli.terminal import literal, printable
 from saccade_serving import __version__
 from saccade_serving.client import ConnectionFailed, Refused, RestClient
 
@@ -183,7 +184,7 @@ async def _run_demo(pair: Pair, photos: list[Path], out: Path) -> int:
     table.columns[3].justify = "right"
 
     def add(row: demo_run.Row) -> None:
-        table.add_row(escape(row.photo), row.protocol, escape(summary(row.detections)), f"{row.milliseconds:.1f}")
+        table.add_row(literal(row.photo), row.protocol, literal(summary(row.detections)), f"{row.milliseconds:.1f}")
 
     with _stopped_at_the_end(pair):
         await _start(pair)
@@ -226,7 +227,7 @@ async def _run_detect(
                 print(orjson.dumps({"file": str(path), **found.answer}).decode())
             else:
                 answer = found.answer
-                table.add_row(escape(path.name), escape(summary(answer["detections"])), escape(answer["cache"]))
+                table.add_row(literal(path.name), literal(summary(answer["detections"])), literal(answer["cache"]))
     finally:
         await client.close()
     if table.row_count:
@@ -312,11 +313,16 @@ def _fail(message: str) -> NoReturn:
 
 
 def _note(message: str) -> None:
-    errors.print(message, highlight=False, soft_wrap=True, markup=False)
+    errors.print(_lines(message), highlight=False, soft_wrap=True, markup=False)
 
 
 def _complain(message: str) -> None:
-    errors.print(f"[red]error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+    errors.print(f"[red]error:[/red] {escape(_lines(message))}", highlight=False, soft_wrap=True)
+
+
+def _lines(message: str) -> str:
+    """A message of ours, which may have several lines, with names in it that are not."""
+    return "\n".join(map(printable, message.split("\n")))
 
 
 def main() -> None:

@@ -7,12 +7,12 @@ from typing import Final
 
 import orjson
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from saccade_cli.ab_report import Arm, Measure, Report, make_report
 from saccade_cli.bootstrap import Difference, Estimate
 from saccade_cli.experiment import experiment_of, join, read_log, read_outcomes
+from saccade_cli.terminal import literal
 
 _COUNTS: Final = ("requests", "keys", "without_key", "errors", "fallbacks", "invalid", "left")
 
@@ -44,18 +44,18 @@ def read_report(logs: list[Path], outcomes: Path | None, candidate: str) -> Repo
 def show(report: Report, console: Console) -> None:
     """Print it."""
     arms = report.stable, report.candidate
-    counts = Table("", *(escape(arm.name) for arm in arms), title="Requests", title_justify="left")
-    measures = Table("", *(escape(arm.name) for arm in arms), "difference", title="Measures", title_justify="left")
+    counts = Table("", *(literal(arm.name) for arm in arms), title="Requests", title_justify="left")
+    measures = Table("", *(literal(arm.name) for arm in arms), "difference", title="Measures", title_justify="left")
     for table in (counts, measures):
         for column in table.columns[1:]:
             column.justify = "right"
     for name in _COUNTS:
         counts.add_row(name.replace("_", " "), *(_count(arm, name) for arm in arms))
     for measure in report.measures:
-        measures.add_row(escape(_title(measure)), *_row(measure))
+        measures.add_row(literal(_title(measure)), *_row(measure))
     console.print(counts)
     console.print(
-        f"Configured share of {escape(report.candidate.name)}: {report.share:.2%}; of cameras, users and requests "
+        f"Configured share of {literal(report.candidate.name)}: {report.share:.2%}; of cameras, users and requests "
         f"without one it had {report.observed_share:.2%}"
         + ("." if report.split_p is None else f" (p = {report.split_p:.2g})."),
         highlight=False,
@@ -67,7 +67,7 @@ def show(report: Report, console: Console) -> None:
             console.print(f"[bold]{title}[/bold]")
         for sentence in sentences:
             mark = "- " if title else "[red]warning:[/red] "
-            console.print(f"{mark}{escape(sentence)}", highlight=False, soft_wrap=True)
+            console.print(f"{mark}{literal(sentence)}", highlight=False, soft_wrap=True)
 
 
 def write_json(report: Report, path: Path) -> None:

@@ -201,10 +201,11 @@ def _compare(
         Estimate(value, *(_interval(drawn, n - 1) if v else ()))
         for value, drawn, n, v in zip(values, draws, clusters, spread, strict=True)
     )
-    if not sum(spread):
-        return Compared(stable, candidate, Difference(change))
     # Welch and Satterthwaite's: as many as make one variance of the two.
-    degrees = sum(spread) ** 2 / sum(v**2 / max(n - 1, 1) for v, n in zip(spread, clusters, strict=True))
+    above, below = sum(spread) ** 2, sum(v**2 / max(n - 1, 1) for v, n in zip(spread, clusters, strict=True))
+    if not below or not math.isfinite(above):  # all alike, or so small or large that its square is no number
+        return Compared(stable, candidate, Difference(change))
+    degrees = above / below
     low, high = _interval(draws[1] - draws[0], degrees)
     deviation = math.sqrt(sum(spread) * (degrees + 1) / degrees)
     detectable = (t_quantile((1 + LEVEL) / 2, max(degrees, 3)) + _NORMAL.inv_cdf(POWER)) * deviation

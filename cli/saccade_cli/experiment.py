@@ -22,6 +22,8 @@ _ANSWERED: Final = frozenset({"200", "OK"})
 _ERRORS: Final = frozenset({"500", "502", "503", "504", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN"})
 _LEFT: Final = "499"
 DEFAULT_OUTCOME: Final = "outcome"
+#: The largest that a value may be, either way: squares of squares of it still are numbers.
+_MOST: Final = 1e15
 
 
 class UnreadableInput(Exception):
@@ -88,6 +90,8 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "code": str,
     "items": int,
 }
+#: Numbers are of 0 to these.
+_RANGES: Final[Mapping[str, float]] = {"share": 1.0, "latency_ms": _MOST, "items": _MOST}
 #: What older records do not have.
 _DEFAULTS: Final = {"salt": ""}
 
@@ -128,6 +132,9 @@ def _request(content: Any, number: int, name: str) -> Request:
             )
         # The same few names stand in every line.
         values.append(sys.intern(value) if isinstance(value, str) and key not in _UNIQUE else value)
+        most = _RANGES.get(key)
+        if most is not None and not 0 <= values[-1] <= most:
+            raise UnreadableInput(f"line {number} of {name} has {key} {value!r}; expected a number of 0 to {most:g}")
     try:
         values[0] = datetime.fromisoformat(values[0]).timestamp()
     except ValueError:
@@ -153,7 +160,7 @@ def read_outcomes(lines: Iterable[str], name: str = "the outcomes") -> list[Outc
         name: of the file, for errors.
 
     Raises:
-        UnreadableInput: a column is missing, or a value is no finite number.
+        UnreadableInput: a column is missing, or a value is no finite number, or one beyond 1e15.
     """
     reader = csv.DictReader(lines)
     if not {"request_id", "value"} <= set(reader.fieldnames or ()):
@@ -168,10 +175,10 @@ def read_outcomes(lines: Iterable[str], name: str = "the outcomes") -> list[Outc
                 value = float(row["value"])
             except (TypeError, ValueError):
                 value = math.nan
-            if not row["request_id"] or not math.isfinite(value):
+            if not row["request_id"] or not abs(value) <= _MOST:
                 raise UnreadableInput(
                     f"line {reader.line_num} of {name} has request_id {row['request_id']!r} and value "
-                    f"{row['value']!r}; expected an id and a finite number"
+                    f"{row['value']!r}; expected an id and a finite number of at most {_MOST:g}"
                 )
             found.append(Outcome(row["request_id"], row.get("name") or DEFAULT_OUTCOME, value))
     except csv.Error as error:

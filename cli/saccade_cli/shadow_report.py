@@ -5,6 +5,8 @@ Reads the directory and changes nothing in it; it may do so while the transforme
 
 from __future__ import annotations
 
+import math
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +17,12 @@ import cv2
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from rich.markup import escape
 from rich.table import Table
 
 from saccade_cli.detect import summary
+from saccade_cli.terminal import literal, printable
 from saccade_transformers.image.decode import ImageLimits, decode, encode_jpeg
-from saccade_transformers.shadow.store import FILE
+from saccade_transformers.shadow.store import FILE, IMAGE_NAME, IMAGES, MAX_FILE_BYTES, read_regular
 from saccade_transformers.tasks.detection import Detections, DetectionTask
 from saccade_transformers.tasks.matching import match
 
@@ -28,6 +30,11 @@ from saccade_transformers.tasks.matching import match
 _GAP: Final = 8
 #: What is read of somebody's disk: the largest that a transformer can be told to take.
 _LIMITS: Final = ImageLimits(2**30, 2**30)
+_MAX_IMAGE_BYTES: Final = 64 * 2**20
+#: What a frame's numbers may come to: pixels, classes, and counts of objects.
+_MAX_PIXEL: Final = 1e6
+_MAX_CLASS: Final = 2**16 - 1
+_MAX_DIFFERENCE: Final = 1e9
 
 
 class ReportFailed(Exception):
@@ -47,7 +54,7 @@ class Frame:
         served: the answer that was given.
         candidate: the candidate's.
         versions: of the two models.
-        image: path of the image within the directory, empty where none was kept.
+        image: path of the image within the directory as it stands in the line, empty where none was kept.
     """
 
     time: str
@@ -69,15 +76,15 @@ def read_frames(directory: Path) -> list[Frame]:
     """
     path = directory / FILE
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_regular(path, MAX_FILE_BYTES).splitlines()
     except OSError as error:
         raise ReportFailed(f"{path}: {error.strerror}; expected the directory of SHADOW_DIR") from error
     frames = []
     for number, line in enumerate(lines, 1):
         try:
             frames.append(_frame(orjson.loads(line)))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ReportFailed(f"{path}, line {number} is not a frame: {error!r}") from error
+        except ValueError as error:
+            raise ReportFailed(f"{path}, line {number} is not a frame: {printable(str(error))}") from error
     return sorted(frames, key=lambda frame: frame.agreement)
 
 
@@ -119,7 +126,7 @@ def frames_table(frames: Sequence[Frame]) -> Table:
         changes = [f"{a['label']} {a['score']:.2f} -> {b['label']} {b['score']:.2f}" for a, b in found.changed]
         contrasts = summary(found.missed), summary(found.alone), ", ".join(changes) or "-"
         cells = frame.request_id, frame.camera[:8], *contrasts, Path(frame.image).name
-        table.add_row(f"{frame.agreement:.2f}", *map(escape, cells))
+        table.add_row(f"{frame.agreement:.2f}", *map(literal, cells))
     return table
 
 
@@ -139,7 +146,7 @@ def classes_table(frames: Sequence[Frame]) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for label, count in sorted(counts.items(), key=lambda item: (-item[1]["missed"] - item[1]["alone"], item[0]))[:10]:
-        table.add_row(escape(label), *(str(count[name]) for name in ("served", "missed", "alone")))
+        table.add_row(literal(label), *(str(count[name]) for name in ("served", "missed", "alone")))
     return table
 
 
@@ -151,8 +158,9 @@ def tell(frames: Sequence[Frame]) -> str:
         name: round(sum(frame.differences.get(name, 0) for frame in frames))
         for name in ("matched", "class_changes", "only_in_a", "only_in_b")
     }
+    head = f"{len(frames)} frames, {min(times)} to {max(times)}; version {versions} served, candidate {candidates}"
     return (
-        f"{len(frames)} frames, {min(times)} to {max(times)}; version {versions} served, candidate {candidates}\n"
+        f"{printable(head)}\n"
         f"{sums['matched']} objects in both, {sums['class_changes']} with another class, "
         f"{sums['only_in_a']} missed by the candidate, {sums['only_in_b']} found by it alone"
     )
@@ -166,7 +174,8 @@ def save_pairs(directory: Path, frames: Sequence[Frame], save: Path, note: Calla
         if not frame.image:
             continue
         try:
-            (save / f"{number:03d}-{Path(frame.image).stem}.jpg").write_bytes(draw(directory, frame))
+            picture = draw(directory, frame)
+            (save / f"{number:03d}-{Path(frame.image).stem}.jpg").write_bytes(picture)
             saved += 1
         except ReportFailed as error:
             note(str(error))
@@ -182,12 +191,24 @@ def draw(directory: Path, frame: Frame) -> bytes:
         ReportFailed: the image is not there or no image.
     """
     try:
-        picture = decode((directory / frame.image).read_bytes(), _LIMITS)
+        picture = decode(_read_image(directory, frame.image), _LIMITS)
     except Exception as error:
-        raise ReportFailed(f"{directory / frame.image}: {error}") from error
+        raise ReportFailed(printable(f"{directory / frame.image}: {error}")) from error
     gap = np.full((picture.shape[0], _GAP, 3), 255, np.uint8)
     drawn = [_draw(picture, answer) for answer in (frame.served, frame.candidate)]
     return encode_jpeg(cv2.hconcat([drawn[0], gap, drawn[1]]).astype(np.uint8))
+
+
+def _read_image(directory: Path, image: str) -> bytes:
+    """Read an image that a store wrote there; nothing else that a line may name."""
+    folder, _, name = image.partition("/")
+    if folder != IMAGES or not IMAGE_NAME.fullmatch(name):
+        raise ValueError(f"no image of a shadow; expected {IMAGES}/ and 16 hexadecimal digits")
+    opened = os.open(directory / IMAGES, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return read_regular(Path(name), _MAX_IMAGE_BYTES, opened)
+    finally:
+        os.close(opened)
 
 
 def _draw(picture: NDArray[np.uint8], answer: list[dict[str, Any]]) -> NDArray[np.uint8]:
@@ -205,15 +226,62 @@ def _detections(answer: list[dict[str, Any]]) -> Detections:
 
 
 def _frame(content: Any) -> Frame:
-    served, candidate = content["served"], content["candidate"]
+    """A line's frame.
+
+    Raises:
+        ValueError: it is none; the message says what is expected.
+    """
+    served, candidate = (_object(content, name) for name in ("served", "candidate"))
+    differences = _object(content, "differences")
     return Frame(
-        str(content["time"]),
-        str(content["request_id"]),
-        str(content["camera"]),
-        float(content["agreement"]),
-        dict(content["differences"]),
-        list(served["answer"]),
-        list(candidate["answer"]),
-        (str(served["version"]), str(candidate["version"])),
-        str(content["image"] or ""),
+        _text(content, "time"),
+        _text(content, "request_id"),
+        _text(content, "camera"),
+        _number(content, "agreement", 1.0),
+        {name: _number(differences, name, _MAX_DIFFERENCE) for name in differences},
+        _answer(served),
+        _answer(candidate),
+        (_text(served, "version"), _text(candidate, "version")),
+        "" if content.get("image") is None else _text(content, "image"),
     )
+
+
+def _answer(side: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = side.get("answer")
+    if not isinstance(answer, list):
+        raise ValueError("'answer' is missing or no list")
+    for one in answer:
+        box = one.get("box") if isinstance(one, dict) else None
+        if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value, _MAX_PIXEL) for value in box):
+            raise ValueError("'box' is missing or not four numbers of pixels")
+        class_id = one.get("class_id")
+        if type(class_id) is not int or not 0 <= class_id <= _MAX_CLASS:
+            raise ValueError(f"'class_id' is missing or no whole number of 0 to {_MAX_CLASS}")
+        _number(one, "score", _MAX_PIXEL)
+        _text(one, "label")
+    return answer
+
+
+def _object(content: Any, name: str) -> dict[str, Any]:
+    value = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(value, dict):
+        raise ValueError(f"{name!r} is missing or no object")
+    return value
+
+
+def _text(content: dict[str, Any], name: str) -> str:
+    value = content.get(name)
+    if not isinstance(value, str):
+        raise ValueError(f"{name!r} is missing or no text")
+    return value
+
+
+def _number(content: dict[str, Any], name: str, most: float) -> float:
+    value = content.get(name)
+    if not _is_number(value, most):
+        raise ValueError(f"{name!r} is missing or no number of at most {most:g}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _is_number(value: Any, most: float) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and abs(value) <= most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -109,6 +110,10 @@ def test_a_line_is_read_and_the_codes_say_whose_fault_it_was() -> None:
         (text([line(items=True)]), "'items' is missing or of another kind"),
         (text([line(time="noon")]), "line 1 of the log has the time 'noon'; expected one as 2026"),
         (text([line(salt=1)]), "'salt' is missing or of another kind"),
+        (text([line(), line(latency_ms=-1)]), "line 2 of the log has latency_ms -1; expected a number of 0 to 1e.15"),
+        (text([line(latency_ms=1e308)]), "line 1 of the log has latency_ms 1e.308"),
+        (text([line(items=-1)]), "line 1 of the log has items -1"),
+        (text([line(share=1.5)]), "line 1 of the log has share 1.5; expected a number of 0 to 1$"),
         (text([line(fallback=1)]), "'fallback' is missing or of another kind"),
     ],
 )
@@ -128,6 +133,8 @@ def test_a_last_line_that_was_cut_off_is_left_out() -> None:
         (["id,value\n", "1,2\n"], "has the columns id, value; expected request_id"),
         (["request_id,value\n", "a,1\n", "b,good\n"], "line 3 of the outcomes has request_id 'b' and value 'good'"),
         (["request_id,value\n", "a,nan\n"], "expected an id and a finite number"),
+        (["request_id,value\n", "a,1\n", "b,-1e308\n"], "line 3 of .* value '-1e308'; expected .* at most 1e.15"),
+        (["request_id,value\n", "a,inf\n"], "line 2 of .* expected an id and a finite number"),
         (["request_id,value\n", "a\n"], "expected an id and a finite number"),
         (["request_id,value\n", ",1\n"], "expected an id and a finite number"),
     ],
@@ -269,6 +276,16 @@ def test_outcomes_are_joined_by_request_and_compared() -> None:
     assert "which is" not in measure(found, "outcome"), "whether more is better is not ours to know"
 
 
+@pytest.mark.parametrize("size", [1e15, 1e-200])
+def test_outcomes_of_any_size_are_compared_in_numbers(size: float) -> None:
+    lines = traffic(cameras=20)
+    values = (value for _ in lines for value in (size, -size))
+    found = report(lines, outcomes_of(lines, lambda _: next(values)))
+    [one] = [measure for measure in found.measures if measure.name == "outcome"]
+    numbers = (one.compared.difference.value, one.compared.difference.low, one.compared.difference.high)
+    assert all(math.isfinite(number) for number in numbers if number is not None)
+
+
 def test_outcomes_that_cannot_be_joined_are_counted() -> None:
     lines = [
         *traffic(),
@@ -345,6 +362,20 @@ def test_names_with_brackets_do_not_confuse_the_terminal(tmp_path: Path) -> None
     result = run("--log", log, "--outcomes", outcomes)
     assert result.exit_code == 0, result.output
     assert "[/red]x" in result.output
+
+
+def test_names_do_not_reach_the_terminal_as_commands(tmp_path: Path) -> None:
+    log, outcomes = tmp_path / "ab", tmp_path / "outcomes.csv"
+    lines = traffic(cameras=20)
+    log.write_bytes(text({**one, "variant": one["variant"].replace("stable", "s\x1b[2J")} for one in lines))
+    outcomes.write_text("".join(outcomes_of(lines, lambda one: one["items"], "\x1b]0;owned\x07")))
+    result = run("--log", log, "--outcomes", outcomes)
+    assert result.exit_code == 0, result.output
+    assert "\N{REPLACEMENT CHARACTER}]0;owned" in result.output
+    assert not set(result.output) & set("\x1b\x07")
+    refused = run("--log", log, "--candidate", "other")
+    assert refused.exit_code == 1
+    assert "\x1b" not in refused.output
 
 
 @pytest.mark.parametrize(

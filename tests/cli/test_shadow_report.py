@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +129,95 @@ def test_what_is_no_such_directory_is_refused_in_one_sentence(tmp_path: Path, co
     assert result.exit_code == 1
     assert why in " ".join(result.stderr.split())
     assert "Traceback" not in result.output
+
+
+def rewrite(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the second line, as somebody might who can write there."""
+    path = directory / "worst.jsonl"
+    first, second = path.read_bytes().splitlines()
+    content = orjson.loads(second)
+    change(content)
+    path.write_bytes(first + b"\n" + orjson.dumps(content) + b"\n")
+
+
+@pytest.mark.parametrize(
+    "image", ["../secret.jpg", "images/../../secret.jpg", "/dev/zero", "images/0000000000000009.jpg", "images/x.jpg"]
+)
+def test_only_images_of_the_store_are_drawn(tmp_path: Path, image: str) -> None:
+    keep(tmp_path / "kept")
+    kept = tmp_path / "kept" / "images" / f"{1:016x}.jpg"
+    (tmp_path / "secret.jpg").write_bytes(kept.read_bytes())
+    (tmp_path / "kept" / "images" / f"{9:016x}.jpg").symlink_to(tmp_path / "secret.jpg")
+    rewrite(tmp_path / "kept", lambda line: line.update(image=image))
+    result = report(tmp_path / "kept", "--save", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"001-{0:016x}.jpg"]
+    assert "expected" in result.stderr
+
+
+def test_a_pipe_and_a_huge_file_are_no_images(tmp_path: Path) -> None:
+    keep(tmp_path / "kept")
+    pipe, huge = (tmp_path / "kept" / "images" / f"{number:016x}.jpg" for number in (0, 1))
+    pipe.unlink()
+    os.mkfifo(pipe)
+    os.truncate(huge, 65 * 2**20)
+    result = report(tmp_path / "kept", "--save", tmp_path / "out")
+    assert "no regular file" in result.stderr
+    assert "more than 67108864 bytes" in result.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"box": [1, 2, 3]}, "'box'"),
+        ({"box": [1, 2, 3, 1e7]}, "'box'"),
+        ({"box": [1, 2, 3, True]}, "'box'"),
+        ({"class_id": -1}, "'class_id'"),
+        ({"class_id": 2**31}, "'class_id'"),
+        ({"class_id": 1.0}, "'class_id'"),
+        ({"label": ["a"]}, "'label'"),
+        ({"score": "high"}, "'score'"),
+    ],
+)
+def test_an_object_that_is_none_is_refused_by_its_line(tmp_path: Path, change: dict[str, Any], why: str) -> None:
+    keep(tmp_path)
+    rewrite(tmp_path, lambda line: line["candidate"]["answer"][0].update(change))
+    result = report(tmp_path, "--save", tmp_path / "out")
+    assert result.exit_code == 1
+    assert f"line 2 is not a frame: {why}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"differences": {"matched": "all"}}, "'matched'"),
+        ({"differences": {"matched": 1e300}}, "'matched'"),
+        ({"differences": []}, "'differences'"),
+        ({"agreement": None}, "'agreement'"),
+        ({"served": []}, "'served'"),
+        ({"candidate": {"version": "2", "answer": {}}}, "'answer'"),
+        ({"time": 5}, "'time'"),
+        ({"image": 5}, "'image'"),
+    ],
+)
+def test_a_frame_that_is_none_is_refused_by_its_line(tmp_path: Path, change: dict[str, Any], why: str) -> None:
+    keep(tmp_path)
+    rewrite(tmp_path, lambda line: line.update(change))
+    result = report(tmp_path)
+    assert result.exit_code == 1
+    assert f"line 2 is not a frame: {why}" in result.stderr
+
+
+def test_what_a_line_holds_does_not_reach_the_terminal_as_commands(tmp_path: Path) -> None:
+    keep(tmp_path)
+
+    def change(line: dict[str, Any]) -> None:
+        line.update(request_id="r\x1b[2J", time="2026\x1b]0;owned\x07", camera="\x9b31m")
+        line["served"] = {"version": "\x1b[1m", "answer": [found("dog\x1b[8m\r\n", 3)]}
+
+    rewrite(tmp_path, change)
+    result = report(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "dog\N{REPLACEMENT CHARACTER}" in result.output
+    assert not set(result.output) & set("\x1b\x07\x9b\r")

@@ -165,22 +165,75 @@ def test_a_slow_disk_costs_lines_and_keeps_nobody_waiting(tmp_path: Path, caplog
     assert vars(caplog.records[-1])["dropped"] == 2
 
 
-def test_a_disk_that_fails_ends_the_recording_and_nothing_else(
+def test_a_disk_that_fails_is_said_once_and_costs_what_finds_no_room(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = Disk(OSError(28, "No space left on device"))
-    with Recorder(tmp_path / "trace", 2**20) as recorder:
+    path = tmp_path / "trace"
+    with Recorder(path, 2**20, room=3) as recorder:
         recorder._file.close()
         recorder._file = disk
         recorder.record(request(), "1", "200", 0.05)
         disk.go_on.set()
-        recorder._thread.join(SOON_S)
-        for _ in range(3):
+        eventually("it has failed", lambda: recorder._is_failing)
+        path.unlink()
+        path.mkdir()  # nothing can be written there at the end either
+        for _ in range(5):
             recorder.record(request(), "1", "200", 0.05)
-        assert not recorder._waiting
+        assert len(recorder._waiting) == 3
     assert events(caplog) == ["arrival_trace_failed", "arrival_trace_closed"]
     assert "No space left on device" in vars(caplog.records[0])["why"]
-    assert vars(caplog.records[-1])["dropped"] == 4
+    assert vars(caplog.records[-1])["dropped"] == 6
+
+
+def test_a_disk_that_has_room_again_is_written_on_after_the_last_whole_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "trace"
+    with Recorder(path, 2**20) as recorder:
+        recorder.record(request(), "1", "200", 0.05)
+        eventually("it is written", lambda: recorder.written == 1)
+        disk = Disk(OSError(28, "No space left on device"))
+        recorder._file.close()
+        recorder._file = disk
+        recorder.record(request(), "2", "200", 0.05)
+        assert disk.entered.wait(SOON_S)
+        with path.open("ab") as file:
+            file.write(b'{"at_us":')  # the part for which there was room
+        disk.go_on.set()
+        eventually("it has failed", lambda: recorder._is_failing)
+        recorder.record(request(), "3", "200", 0.05)
+        assert recorder.written == 1, "the disk is left alone for a while"
+        recorder._retry_at = 0.0
+        eventually("it goes on", lambda: recorder.written == 3)
+    assert [one.version for one in read(path)] == ["1", "2", "3"]
+    assert events(caplog) == ["arrival_trace_failed", "arrival_trace_resumed", "arrival_trace_closed"]
+    assert vars(caplog.records[-1])["dropped"] == 0
+
+
+def test_a_disk_that_failed_is_tried_once_more_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    with Recorder(path, 2**20) as recorder:
+        disk = Disk(OSError(5, "Input/output error"))
+        recorder._file.close()
+        recorder._file = disk
+        recorder.record(request(), "1", "200", 0.05)
+        disk.go_on.set()
+        eventually("it has failed", lambda: recorder._is_failing)
+    assert [one.version for one in read(path)] == ["1"]
+
+
+def test_a_line_that_cannot_be_encoded_ends_the_writing_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: int) -> bytes:
+        raise ValueError("what is this")
+
+    with lines.LineWriter("trace", refuse, tmp_path / "trace", 2**20) as writer:
+        writer.put(1)
+        writer._thread.join(SOON_S)
+        assert not writer.has_room()
+    assert events(caplog) == ["trace_failed", "trace_closed"]
 
 
 def test_a_disk_that_hangs_does_not_keep_the_process_from_ending(

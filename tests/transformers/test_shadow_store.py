@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,58 @@ def test_a_disk_that_hangs_costs_neither_memory_nor_the_end(tmp_path: Path, monk
     store.close()
     door.set()
     store._thread.join(10)
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_and_its_target_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.write_bytes(b"theirs")
+    kept = tmp_path / "kept"
+    (kept / "images").mkdir(parents=True)
+    (kept / "worst.jsonl.tmp").symlink_to(theirs)
+    (kept / "images" / f"{1:016x}.jpg.tmp").symlink_to(theirs)
+    (kept / "images" / f"{1:016x}.jpg").symlink_to(theirs)
+    keep_all(kept, frame(1, 0.5, b"one"))
+    assert theirs.read_bytes() == b"theirs"
+    assert len(lines(kept)) == 1
+    for path in (kept / "worst.jsonl", kept / "images" / f"{1:016x}.jpg"):
+        assert not path.is_symlink()
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("what", ["pipe", "link", "directory", "huge"])
+def test_a_file_that_cannot_be_ours_is_an_error_at_the_start(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_FILE_BYTES", 100)
+    path = tmp_path / "worst.jsonl"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "link":
+        path.symlink_to("/dev/zero")
+    elif what == "directory":
+        path.mkdir()
+    else:
+        path.write_bytes(bytes(101))
+    with pytest.raises(OSError, match=r"regular file|more than 100 bytes"):
+        WorstStore(tmp_path, 3, 10_000)
+
+
+def test_a_line_whose_image_is_a_link_goes_with_it(tmp_path: Path) -> None:
+    keep_all(tmp_path / "kept", frame(1, 0.5, b"one"))
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    image = tmp_path / "kept" / "images" / f"{1:016x}.jpg"
+    image.unlink()
+    image.symlink_to(tmp_path / "theirs")
+    keep_all(tmp_path / "kept")
+    assert lines(tmp_path / "kept") == []
+    assert images(tmp_path / "kept") == set()
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
+
+
+def test_a_directory_that_somebody_deleted_is_made_again(tmp_path: Path) -> None:
+    store = WorstStore(tmp_path / "kept", 3, 10_000)
+    shutil.rmtree(tmp_path / "kept")
+    store.offer(*frame(1, 0.5, b"one"))
+    store.close()
+    assert [line["agreement"] for line in lines(tmp_path / "kept")] == [0.5]
+    assert images(tmp_path / "kept") == {f"{1:016x}.jpg"}

@@ -2,15 +2,18 @@
 
 A thread of its own writes; whoever offers a frame never waits. What finds no room in memory, or fails on the disk, is
 lost and said now and then: requests never notice. One process owns a directory; what it finds there at the start it
-takes up. Nothing is synced: a crash costs the last seconds, never the file's form.
+takes up, and what is taken from it meanwhile it makes again. Nothing is synced: a crash costs the last seconds, never
+the file's form.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
+import stat
 import threading
 import time
 from collections import deque
@@ -35,6 +38,10 @@ _CLOSE_S: Final = 5.0
 _LOG_EVERY_S: Final = 60.0
 #: Names of our own image files: nothing else is ever removed.
 _OURS: Final = re.compile(r"[0-9a-f]{16}\.(jpg|png|webp|bmp)(\.tmp)?")
+#: Names of images that a line may have.
+IMAGE_NAME: Final = re.compile(r"[0-9a-f]{16}\.(jpg|png|webp|bmp)")
+#: The largest ``worst.jsonl`` that is read: 10,000 frames of large answers have less.
+MAX_FILE_BYTES: Final = 2**30
 
 
 class WorstStore:
@@ -47,7 +54,7 @@ class WorstStore:
         interval_s: least time between two times the file is written.
 
     Raises:
-        OSError: it cannot be written there.
+        OSError: it cannot be written there, or ``worst.jsonl`` is no regular file, or too large to be ours.
     """
 
     def __init__(self, directory: Path, keep: int, max_bytes: int, interval_s: float = _INTERVAL_S) -> None:
@@ -117,9 +124,9 @@ class WorstStore:
 
     def _take_up(self) -> None:
         """Read what is there; lines that are not ours and images without a line go."""
-        with contextlib.suppress(FileNotFoundError), self._file.open("rb") as file:
-            for line in file:
-                frame = self._read(line.rstrip(b"\n"))
+        with contextlib.suppress(FileNotFoundError):
+            for line in read_regular(self._file, MAX_FILE_BYTES).split(b"\n"):
+                frame = self._read(line)
                 if frame is not None:
                     self._worst.add(frame)
         known = {frame.image for frame in self._worst.frames}
@@ -136,10 +143,13 @@ class WorstStore:
         image = image.removeprefix(f"{IMAGES}/")
         size = 0
         if image:
-            if not _OURS.fullmatch(image):
+            if not IMAGE_NAME.fullmatch(image):
                 return None
             with contextlib.suppress(FileNotFoundError):  # somebody took it away: the line still tells something
-                size = (self._images / image).stat().st_size
+                found = (self._images / image).lstat()
+                if not stat.S_ISREG(found.st_mode):
+                    return None
+                size = found.st_size
         return Kept(agreement, name, line, image, size)
 
     def _remove(self, image: str) -> None:
@@ -152,11 +162,46 @@ class WorstStore:
             log.warning("shadow_store_failed", extra={"path": str(self._file), "why": str(error)})
 
 
+def read_regular(path: Path, max_bytes: int, folder: int | None = None) -> bytes:
+    """Read a file that somebody else may have put there: neither a link is followed, nor a pipe waited for.
+
+    Args:
+        path: of the file.
+        max_bytes: that it may have.
+        folder: descriptor of the directory that ``path`` is relative to; None for the working directory.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or larger.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, dir_fd=folder)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a link; expected a regular file", str(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    with open(descriptor, "rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has more than {max_bytes} bytes", str(path))
+    return content
+
+
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, and nothing is left of a failure."""
+    """Write a file so that a reader sees the old one or the new one, and nothing is left of a failure.
+
+    Nothing that stands at either name is written to, nor what it links to. A directory that is gone is made again.
+    """
     new = path.with_name(f"{path.name}.tmp")
     try:
-        new.write_bytes(content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(new, flags, 0o600), "wb") as file:
+            file.write(content)
         os.replace(new, path)
     except OSError:
         with contextlib.suppress(OSError):
