@@ -365,3 +365,13 @@ async def test_a_deadline_that_is_over_by_a_hair_sends_no_zero_timeout() -> None
     else:
         assert client.requests[0].parameters["timeout"] >= 1  # type: ignore[operator]
         assert math.isfinite(client.timeouts[0])
+
+
+async def test_every_call_has_an_id_of_its_own_of_one_length() -> None:
+    client = detector_client(PERSON)
+    predictor = predictor_of(client)
+    for _ in range(20):
+        await predictor.infer(IMAGE, await predictor.contract(5), {}, exchange())
+    ids = {request.id for request in client.requests}
+    assert len(ids) == 20
+    assert {len(one) for one in ids} == {25}
