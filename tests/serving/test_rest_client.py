@@ -15,6 +15,7 @@ import pytest
 from fakes import eventually
 from http_stub import HOST, Answer, Call, Stub, always, echo, http, listening, never, request
 from saccade_serving.client import BadAnswer, ConnectionFailed, Refused, RestClient
+from saccade_serving.client.rest import MAX_JSON_BYTES
 from saccade_serving.oip import json_codec
 from saccade_serving.oip.messages import InferRequest, ModelMetadata, Tensor, TensorMetadata
 
@@ -350,3 +351,31 @@ async def test_a_408_on_a_kept_connection_is_a_connection_that_the_server_closed
         assert (caught.value.reused, caught.value.answer_began) == (True, False)
         assert (await client.call("GET", "/new", 5))[0] == 408
     assert [call.nth for call in stub.calls] == [1, 2, 1, 2, 1]
+
+
+async def test_json_over_the_limit_is_not_parsed_where_binary_outputs_were_asked_for() -> None:
+    text = b'{"model_name":"m","outputs":[{"name":"y","datatype":"FP32","shape":[1],"data":[1]}]}'
+    raw = http(200, text + b" " * (MAX_JSON_BYTES - len(text) + 1))
+    async with client_of(always(raw)) as (client, _):
+        with pytest.raises(BadAnswer, match="JSON of the response is 1048577 bytes; the limit is 1048576 bytes"):
+            await client.infer(request(), 5)
+        with pytest.raises(BadAnswer, match="JSON of the metadata is 1048577 bytes; the limit is 1048576 bytes"):
+            await client.metadata("m", 5)
+        assert (await client.infer(InferRequest("m", request().inputs), 5)).output("y").array.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("said", "passed_on"),
+    [
+        ("x" * 300, "x" * 300),
+        ("x" * 301, "x" * 300 + "..."),
+        ("a\r\n\x1b[31m\u2028b", r"a\r\n\x1b[31m\u2028b"),
+        ("\n" * 200, r"\n" * 150),
+        ("x" * 70_000, "HTTP status 500"),
+    ],
+)
+async def test_a_servers_sentence_is_passed_on_in_bounds(said: str, passed_on: str) -> None:
+    async with client_of(always(http(500, json.dumps({"error": said}).encode()))) as (client, _):
+        with pytest.raises(Refused) as caught:
+            await client.infer(request(), 5)
+    assert str(caught.value) == passed_on

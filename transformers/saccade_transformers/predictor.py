@@ -241,4 +241,6 @@ def _translate(error: ConnectionFailed | Refused | TimeoutError, given_s: float)
         return Overloaded(f"the predictor refused: {error}", error.retry_after_s or 1.0)
     if error.status == 504:
         return PredictorLate(f"the predictor gave up: {error}", given_s)
+    if error.status == 500:  # whatever it says of its inside is for its operator
+        return PredictorUnavailable("the predictor answered with an error (500); its log has the cause")
     return PredictorUnavailable(f"the predictor answered with an error ({error.status}): {error}")

@@ -5,6 +5,7 @@ Sends a request once. Whoever wants failures repeated puts ``Balanced`` in front
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -13,15 +14,20 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from saccade_serving.client.answer import Answer
-from saccade_serving.client.client import BadAnswer, ConnectionFailed, Refused
+from saccade_serving.client.client import BadAnswer, ConnectionFailed, Refused, cut
 from saccade_serving.client.pool import Pool, Result
-from saccade_serving.errors import InvalidRequest
+from saccade_serving.errors import InvalidRequest, PayloadTooLarge
 from saccade_serving.oip import binary_codec, json_codec
 from saccade_serving.oip.body import HEADER_LENGTH
+from saccade_serving.oip.json_limits import check_json
 from saccade_serving.oip.messages import Buffer, InferRequest, InferResponse, ModelMetadata
 
 #: Largest body of an answer unless told otherwise.
 MAX_ANSWER_BYTES: Final = 64 * 2**20
+#: Largest JSON of an answer whose tensors were to come as binary data, and of metadata: parsing it holds up the loop.
+MAX_JSON_BYTES: Final = 2**20
+#: Largest body of an error that is searched for its sentence.
+_MAX_ERROR_BYTES: Final = 64 * 2**10
 #: Request lines that are remembered: one for each model and version that is asked.
 _MAX_STARTS: Final = 64
 
@@ -74,8 +80,9 @@ class RestClient:
         answer = await self._ask("GET", f"/v2/models/{quote(model, safe='')}", timeout_s)
         _raise_for_status(answer)
         try:
+            check_json("the metadata", answer.body, MAX_JSON_BYTES)
             return json_codec.decode_metadata(orjson.loads(answer.body))
-        except (InvalidRequest, orjson.JSONDecodeError) as error:
+        except (InvalidRequest, PayloadTooLarge, orjson.JSONDecodeError) as error:
             raise BadAnswer(f"the server's model metadata cannot be read: {error}") from error
 
     async def is_ready(self, model: str, timeout_s: float) -> bool:
@@ -191,8 +198,9 @@ def _response(answer: Answer, request: InferRequest) -> InferResponse:
     """
     _raise_for_status(answer)
     try:
-        response = binary_codec.decode_response(answer.body, answer.headers.get(HEADER_LENGTH))
-    except InvalidRequest as error:
+        limit = MAX_JSON_BYTES if request.binary_output and not request.outputs else None
+        response = binary_codec.decode_response(answer.body, answer.headers.get(HEADER_LENGTH), limit)
+    except (InvalidRequest, PayloadTooLarge) as error:
         raise BadAnswer(f"the server's answer cannot be read: {error}") from error
     if response.id and request.id and response.id != request.id:
         raise BadAnswer("the server's answer belongs to another request: it has another id")
@@ -204,10 +212,10 @@ def _response(answer: Answer, request: InferRequest) -> InferResponse:
 def _raise_for_status(answer: Answer) -> None:
     if answer.status == 200:
         return
-    try:
-        message = str(orjson.loads(answer.body)["error"])
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        message = f"HTTP status {answer.status}"
+    message = f"HTTP status {answer.status}"
+    if len(answer.body) <= _MAX_ERROR_BYTES:
+        with contextlib.suppress(orjson.JSONDecodeError, KeyError, TypeError):
+            message = cut(str(orjson.loads(answer.body)["error"]))
     after = answer.headers.get("retry-after", "")
     retry_after_s = float(after) if after.isascii() and after.isdigit() and len(after) < 10 else None
     raise Refused(answer.status, message, retry_after_s)
