@@ -196,7 +196,7 @@ class AnswerReader:
         if here >= size:
             return self._complete(bytes(self._scratch_view[at : at + size]), here > size)
         # Unlike a bytearray it is not zeroed: of what is announced, only what comes is touched.
-        self._view = memoryview(np.empty(size, np.uint8))
+        self._view = np.empty(size, np.uint8).data
         self._view[:here] = self._scratch_view[at:end]
         self._filled = here
         self._state = _LENGTH
