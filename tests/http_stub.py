@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -122,7 +123,7 @@ async def never(_call: Call) -> bytes | None:
 async def echo(call: Call) -> bytes:
     """Answer the inputs as outputs, as a V2 server would."""
     request = binary_codec.decode_request("m", "", call.body, call.headers.get("inference-header-content-length"))
-    answer = InferResponse("m", request.inputs, model_version="7", id=request.id)
+    answer = InferResponse(unquote(call.path.split("/")[3]), request.inputs, model_version="7", id=request.id)
     encoded = binary_codec.encode_response(request, answer)
     headers = {name.replace("-", "_"): value for name, value in encoded.headers.items()}
     return http(200, b"".join(encoded.parts), **headers)

@@ -275,7 +275,7 @@ class TestMisbehaviour:
         self, stub: StubPredictor, address: Address, photo: bytes, theirs: int, ours: int
     ) -> None:
         stub.reply = lambda request: refusal(theirs, "no sir")
-        self.check_everywhere(address, photo, ours, "no sir")
+        self.check_everywhere(address, photo, ours, "its log has the cause" if theirs == 500 else "no sir")
 
     def test_an_error_without_a_sentence_is_502(self, stub: StubPredictor, address: Address, photo: bytes) -> None:
         stub.reply = lambda request: Reply(500, {"content-type": "text/html"}, b"<html>oops</html>")

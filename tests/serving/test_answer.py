@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,6 +92,30 @@ def test_the_pieces_that_an_answer_comes_in_change_nothing(name: str, sizes: lis
     assert reader.keep_alive
 
 
+def test_sixteen_interim_heads_are_passed_over_before_each_answer() -> None:
+    reader = reader_of()
+    for _ in range(2):
+        reader.expect()
+        feed(reader, b"HTTP/1.1 100 Continue\r\n\r\n" * 16 + WHOLE["length"])
+        assert reader.answer is not None
+        assert bytes(reader.answer.body) == b"hello"
+
+
+def test_memory_that_is_only_announced_is_not_touched() -> None:
+    size = 2**30
+    reader = reader_of(size)
+    reader.expect()
+    before = resident()
+    feed(reader, HEAD + b"content-length: %d\r\n\r\nhello" % size)
+    assert len(reader.buffer()) == size - 5
+    assert resident() - before < 64 * 2**20
+
+
+def resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
 def test_one_answer_after_the_other_has_memory_of_its_own() -> None:
     reader = reader_of()
     bodies = []
@@ -169,6 +195,7 @@ BAD = {
     "long body": HEAD + b"content-length: %d\r\n\r\n" % (LIMIT + 1),
     "absurd body": HEAD + b"content-length: 9" + b"9" * 30 + b"\r\n\r\n",
     "long chunks": HEAD + b"transfer-encoding: chunked\r\n\r\n" + (b"10000\r\n" + b"x" * 2**16 + b"\r\n") * 17,
+    "many interim heads": b"HTTP/1.1 103 Early Hints\r\n\r\n" * 17 + WHOLE["length"],
     "long rest": HEAD + b"connection: close\r\n\r\n" + b"x" * (LIMIT + 1),
 }
 

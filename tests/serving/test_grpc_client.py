@@ -323,3 +323,10 @@ async def test_a_closed_client_opens_again_when_it_is_used() -> None:
         await client.close()
         await client.infer(request(), 5)
     assert len(stub.metadata) == 2
+
+
+async def test_a_servers_sentence_is_passed_on_in_bounds() -> None:
+    async with client_of(refusing("INVALID_ARGUMENT", "a\nb" + "x" * 400)) as (client, _):
+        with pytest.raises(Refused) as caught:
+            await client.infer(request(), 5)
+    assert str(caught.value) == r"a\nb" + "x" * 296 + "..."

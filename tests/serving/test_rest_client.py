@@ -14,7 +14,8 @@ import pytest
 
 from fakes import eventually
 from http_stub import HOST, Answer, Call, Stub, always, echo, http, listening, never, request
-from saccade_serving.client import ConnectionFailed, Refused, RestClient
+from saccade_serving.client import BadAnswer, ConnectionFailed, Refused, RestClient
+from saccade_serving.client.rest import MAX_JSON_BYTES
 from saccade_serving.oip import json_codec
 from saccade_serving.oip.messages import InferRequest, ModelMetadata, Tensor, TensorMetadata
 
@@ -297,3 +298,84 @@ async def test_a_closed_client_opens_again_when_it_is_used() -> None:
         await client.close()
         await client.infer(request(), 5)
     assert stub.connections == 2
+
+
+async def test_an_answer_to_another_request_is_none_and_its_connection_is_closed() -> None:
+    async def another(call: Call) -> bytes:
+        raw = await echo(call)
+        return raw if call.nth == 1 else raw.replace(b'"id":"r2"', b'"id":"r1"')
+
+    async with client_of(another) as (client, stub):
+        await client.infer(request(id="r1"), 5)
+        with pytest.raises(BadAnswer, match="belongs to another request: it has another id"):
+            await client.infer(request(id="r2"), 5)
+        await client.infer(request(id="r2"), 5)
+    assert [call.nth for call in stub.calls] == [1, 2, 1]
+
+
+async def test_a_second_answer_that_comes_with_the_next_request_is_not_its_answer() -> None:
+    answers: list[bytes] = []
+
+    async def one_behind(call: Call) -> bytes:
+        answers.append(await echo(call))
+        return answers[-1] if call.nth == 1 else answers[-2]
+
+    async with client_of(one_behind, connections=1) as (client, stub):
+        results = await asyncio.gather(
+            *(client.infer(request(id=f"r{n}"), 5) for n in range(4)), return_exceptions=True
+        )
+    assert [getattr(result, "id", type(result)) for result in results] == ["r0", BadAnswer, "r2", BadAnswer]
+    assert stub.connections == 2
+
+
+async def test_an_answer_of_another_model_is_none_and_one_without_an_id_is_good() -> None:
+    async def answer(call: Call) -> bytes:
+        raw = await echo(call)
+        return raw.replace(b'"model_name":"m"', b'"model_name":"n"') if call.nth == 2 else raw.replace(b"id", b"ix")
+
+    async with client_of(answer) as (client, _):
+        assert (await client.infer(request(id="r1"), 5)).id == ""
+        with pytest.raises(BadAnswer, match="names another model"):
+            await client.infer(request(id="r2"), 5)
+
+
+async def test_a_408_on_a_kept_connection_is_a_connection_that_the_server_closed() -> None:
+    async def idle_too_long(call: Call) -> bytes:
+        return http(408) if call.nth == 2 or call.path == "/new" else http(200)
+
+    async with client_of(idle_too_long) as (client, stub):
+        await client.call("GET", "/x", 5)
+        assert (await client.call("GET", "/x", 5))[0] == 200, "asked again on a new connection"
+        with pytest.raises(ConnectionFailed) as caught:
+            await client.infer(request(), 5)
+        assert (caught.value.reused, caught.value.answer_began) == (True, False)
+        assert (await client.call("GET", "/new", 5))[0] == 408
+    assert [call.nth for call in stub.calls] == [1, 2, 1, 2, 1]
+
+
+async def test_json_over_the_limit_is_not_parsed_where_binary_outputs_were_asked_for() -> None:
+    text = b'{"model_name":"m","outputs":[{"name":"y","datatype":"FP32","shape":[1],"data":[1]}]}'
+    raw = http(200, text + b" " * (MAX_JSON_BYTES - len(text) + 1))
+    async with client_of(always(raw)) as (client, _):
+        with pytest.raises(BadAnswer, match="JSON of the response is 1048577 bytes; the limit is 1048576 bytes"):
+            await client.infer(request(), 5)
+        with pytest.raises(BadAnswer, match="JSON of the metadata is 1048577 bytes; the limit is 1048576 bytes"):
+            await client.metadata("m", 5)
+        assert (await client.infer(InferRequest("m", request().inputs), 5)).output("y").array.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("said", "passed_on"),
+    [
+        ("x" * 300, "x" * 300),
+        ("x" * 301, "x" * 300 + "..."),
+        ("a\r\n\x1b[31m\u2028b", r"a\r\n\x1b[31m\u2028b"),
+        ("\n" * 200, r"\n" * 150),
+        ("x" * 70_000, "HTTP status 500"),
+    ],
+)
+async def test_a_servers_sentence_is_passed_on_in_bounds(said: str, passed_on: str) -> None:
+    async with client_of(always(http(500, json.dumps({"error": said}).encode()))) as (client, _):
+        with pytest.raises(Refused) as caught:
+            await client.infer(request(), 5)
+    assert str(caught.value) == passed_on

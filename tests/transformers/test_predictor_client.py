@@ -279,7 +279,11 @@ async def test_trace_context_and_request_id_are_handed_down() -> None:
         (Refused(400, "shape"), PredictorUnavailable, r"answered with an error \(400\): shape"),
         (Refused(404, "gone"), PredictorUnavailable, r"answered with an error \(404\): gone"),
         (Refused(413, "big"), PredictorUnavailable, r"answered with an error \(413\): big"),
-        (Refused(500, "broken"), PredictorUnavailable, r"answered with an error \(500\): broken"),
+        (
+            Refused(500, "broken"),
+            PredictorUnavailable,
+            r"^the predictor answered with an error \(500\); its log has the cause$",
+        ),
         (Refused(501, "never"), PredictorUnavailable, r"answered with an error \(501\): never"),
     ],
 )
@@ -389,3 +393,13 @@ async def test_a_deadline_that_is_over_by_a_hair_sends_no_zero_timeout() -> None
     else:
         assert client.requests[0].parameters["timeout"] >= 1  # type: ignore[operator]
         assert math.isfinite(client.timeouts[0])
+
+
+async def test_every_call_has_an_id_of_its_own_of_one_length() -> None:
+    client = detector_client(PERSON)
+    predictor = predictor_of(client)
+    for _ in range(20):
+        await predictor.infer(IMAGE, await predictor.contract(5), {}, exchange())
+    ids = {request.id for request in client.requests}
+    assert len(ids) == 20
+    assert {len(one) for one in ids} == {25}

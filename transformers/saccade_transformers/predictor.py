@@ -6,8 +6,10 @@ Keeps no connection state of its own: a predictor that goes and comes back is fo
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +37,11 @@ _ASK_AGAIN_S = 10.0
 _ASK_S = 2.0
 #: Weight of the newest call in the running mean of the time calls take.
 _SMOOTHING = 0.1
+
+#: Ids of our calls, by which an answer is told from another call's. All are of one length, so that the predictor
+#: remembers what it has read of such a request (``oip.plan``).
+_ID_PREFIX = secrets.token_hex(4)
+_ID_NUMBERS = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,7 @@ class Predictor:
             inputs=[Tensor.of(contract.input_name, image)],
             parameters={**parameters, TIMEOUT_PARAMETER: timeout_us(remaining_s)},
             binary_output=True,
+            id=f"{_ID_PREFIX}-{next(_ID_NUMBERS):016x}",
         )
         headers = {**exchange.forwarded, DEADLINE_HEADER: deadline_ms(remaining_s)}
         begun = time.monotonic()
@@ -232,6 +240,8 @@ def _translate(error: ConnectionFailed | Refused | TimeoutError, given_s: float)
         return Overloaded(f"the predictor refused: {error}", error.retry_after_s or 1.0)
     if error.status == 504:
         return _late(f"the predictor gave up: {error}", given_s)
+    if error.status == 500:  # whatever it says of its inside is for its operator
+        return PredictorUnavailable("the predictor answered with an error (500); its log has the cause")
     return PredictorUnavailable(f"the predictor answered with an error ({error.status}): {error}")
 
 

@@ -24,7 +24,7 @@ class TransformerSettings(ServiceSettings):
     predictor_connections: int = Field(
         256, ge=1, le=4096, description="most connections to one predictor at once (REST)"
     )
-    max_answer_bytes: int = Field(64 * 2**20, ge=1024, le=2**30, description="largest answer of the predictor (bytes)")
+    max_answer_bytes: int = Field(16 * 2**20, ge=1024, le=2**30, description="largest answer of the predictor (bytes)")
     hedge_after_ms: float = Field(
         0.0,
         ge=0,

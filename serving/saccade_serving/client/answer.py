@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from saccade_serving.client.client import BadAnswer
 from saccade_serving.connection.chunks import ChunkedBody
 from saccade_serving.connection.head import END_OF_HEAD, LENGTH, MAX_HEAD_BYTES, BadHead, read_fields
@@ -20,6 +22,9 @@ from saccade_serving.oip.messages import Buffer
 
 #: Holds most answers whole, head included.
 SCRATCH_BYTES: Final = 64 * 2**10
+
+#: Most interim answers (100, 103) before the final one.
+MAX_INTERIM: Final = 16
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
 #: Answers that never have a body, whatever their head says.
@@ -61,8 +66,8 @@ class AnswerReader:
     """
 
     __slots__ = (
-        "_body", "_bodyless", "_chunks", "_filled", "_headers", "_max_bytes", "_partial", "_scratch", "_scratch_view",
-        "_state", "_status", "_view", "answer", "began", "keep_alive",
+        "_body", "_bodyless", "_chunks", "_filled", "_headers", "_interim", "_max_bytes", "_partial", "_scratch",
+        "_scratch_view", "_state", "_status", "_view", "answer", "began", "keep_alive",
     )  # fmt: skip
 
     def __init__(self, scratch: bytearray, max_bytes: int) -> None:
@@ -75,8 +80,9 @@ class AnswerReader:
         self._state = _IDLE
         self._bodyless = False
         self._partial = bytearray()  # of a head that comes in pieces
-        self._body = bytearray()
-        self._view = memoryview(b"")
+        self._interim = 0
+        self._body = bytearray()  # of unknown length
+        self._view = memoryview(b"")  # of known length
         self._filled = 0
         self._chunks: ChunkedBody | None = None
         self._status = 0
@@ -87,6 +93,7 @@ class AnswerReader:
         self._state = _HEAD
         self._bodyless = bodyless
         self.began = False
+        self._interim = 0
         self.answer = None
 
     def buffer(self) -> memoryview:
@@ -101,7 +108,7 @@ class AnswerReader:
         """
         if self._state == _LENGTH:
             self._filled += count
-            return self._filled == len(self._view) and self._complete(self._body)
+            return self._filled == len(self._view) and self._complete(self._view)
         if self._state in (_IDLE, _OVER):
             raise BadAnswer("the server sent something that nobody asked for")
         self.began = True
@@ -144,6 +151,9 @@ class AnswerReader:
                 return self._begin_body(at, end)
             if self._status == 101:
                 raise BadAnswer("the server wants another protocol than HTTP/1.1")
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise BadAnswer(f"the answer has over {MAX_INTERIM} interim heads, the limit")
             if at == end:
                 return False
 
@@ -185,8 +195,8 @@ class AnswerReader:
         here = end - at
         if here >= size:
             return self._complete(bytes(self._scratch_view[at : at + size]), here > size)
-        self._body = bytearray(size)
-        self._view = memoryview(self._body)
+        # Unlike a bytearray it is not zeroed: of what is announced, only what comes is touched.
+        self._view = np.empty(size, np.uint8).data
         self._view[:here] = self._scratch_view[at:end]
         self._filled = here
         self._state = _LENGTH

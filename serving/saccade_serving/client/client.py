@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata
+
+#: Longest sentence of a server that is passed on.
+MAX_SENTENCE: Final = 300
 
 
 class ConnectionFailed(Exception):
@@ -41,6 +44,14 @@ class Refused(Exception):
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s
+
+
+def cut(sentence: str) -> str:
+    """A server's sentence as it may be passed on: of bounded length, control characters escaped."""
+    begin = sentence[:MAX_SENTENCE]
+    if not begin.isprintable():
+        begin = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in begin)[:MAX_SENTENCE]
+    return begin + "..." if len(sentence) > MAX_SENTENCE else begin
 
 
 class V2Client(Protocol):

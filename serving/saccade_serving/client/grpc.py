@@ -8,7 +8,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from saccade_serving.client.client import BadAnswer, ConnectionFailed, Refused
+from saccade_serving.client.client import BadAnswer, ConnectionFailed, Refused, cut
 from saccade_serving.errors import InvalidRequest
 from saccade_serving.oip import grpc_codec, proto
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata
@@ -95,14 +95,15 @@ class GrpcClient:
 
     def _translate(self, error: Any) -> Exception:
         code = error.code().name
+        details = cut(error.details() or "")
         trailing = dict(error.trailing_metadata() or ())
         reason, retry_after = trailing.get("saccade-reason"), trailing.get("retry-after")
         if code == "UNAVAILABLE" and reason is None:  # the channel's own word, not the server's
-            return ConnectionFailed(f"{self._address} cannot be reached: {error.details()}")
+            return ConnectionFailed(f"{self._address} cannot be reached: {details}")
         if code == "DEADLINE_EXCEEDED" and reason is None:
-            return TimeoutError(error.details())
+            return TimeoutError(details)
         status = 502 if reason == "predictor_unavailable" else _STATUS.get(code, 500)
-        return Refused(status, error.details(), _seconds(retry_after))
+        return Refused(status, details, _seconds(retry_after))
 
     def _method(self, name: str) -> Any:
         if self._channel is None:

@@ -10,18 +10,21 @@ import asyncio
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
 from saccade_serving.client.answer import SCRATCH_BYTES, Answer, AnswerReader
-from saccade_serving.client.client import ConnectionFailed
+from saccade_serving.client.client import BadAnswer, ConnectionFailed
 from saccade_serving.client.link import Link
 from saccade_serving.oip.messages import Buffer
 
+Result = TypeVar("Result")
 #: Idle connections are closed after this time: before the server does it (120 s) or the queue-proxy (90 s).
 IDLE_S: Final = 60.0
 #: Longest time that connecting may take, name and TLS included: where nobody answers at all, another server may.
 CONNECT_S: Final = 3.0
+
+_REQUEST_TIMEOUT: Final = 408
 
 
 class Pool:
@@ -56,12 +59,16 @@ class Pool:
         """Connections (being opened included), those of them that are idle, calls that wait for one."""
         return len(self._links) + self._connecting, len(self._idle), len(self._waiting)
 
-    async def request(self, parts: Sequence[Buffer], timeout_s: float, bodyless: bool = False) -> Answer:
+    async def request(
+        self, parts: Sequence[Buffer], timeout_s: float, read: Callable[[Answer], Result], bodyless: bool = False
+    ) -> Result:
         """Send one request and await its answer.
 
         Args:
             parts: head and body, sent from where they lie; not read any more when this ends, however it ends.
             timeout_s: time for all of it: waiting for a connection, connecting, sending, receiving.
+            read: makes the result of the answer. Where it finds that the answer is none (BadAnswer), perhaps another
+                request's, the connection is closed.
             bodyless: the answer has no body (HEAD).
 
         Raises:
@@ -78,9 +85,17 @@ class Pool:
             answered = link.start(parts, bodyless)
             timer = asyncio.get_running_loop().call_later(max(timeout_s, 0), link.expire)
             try:
-                return await answered
+                answer = await answered
             finally:
                 timer.cancel()
+            if answer.status == _REQUEST_TIMEOUT and link.calls > 1:  # said when it was idle: a way to close it
+                link.abort()
+                raise ConnectionFailed("the server closed the connection", reused=True)
+            try:
+                return read(answer)
+            except BadAnswer:
+                link.abort()
+                raise
         finally:
             self._give_back(link)
 

@@ -5,23 +5,29 @@ Sends a request once. Whoever wants failures repeated puts ``Balanced`` in front
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from urllib.parse import quote, urlsplit
 
 import orjson
 
 from saccade_serving.client.answer import Answer
-from saccade_serving.client.client import BadAnswer, ConnectionFailed, Refused
-from saccade_serving.client.pool import Pool
-from saccade_serving.errors import InvalidRequest
+from saccade_serving.client.client import BadAnswer, ConnectionFailed, Refused, cut
+from saccade_serving.client.pool import Pool, Result
+from saccade_serving.errors import InvalidRequest, PayloadTooLarge
 from saccade_serving.oip import binary_codec, json_codec
 from saccade_serving.oip.body import HEADER_LENGTH
+from saccade_serving.oip.json_limits import check_json
 from saccade_serving.oip.messages import Buffer, InferRequest, InferResponse, ModelMetadata
 
 #: Largest body of an answer unless told otherwise.
 MAX_ANSWER_BYTES: Final = 64 * 2**20
+#: Largest JSON of an answer whose tensors were to come as binary data, and of metadata: parsing it holds up the loop.
+MAX_JSON_BYTES: Final = 2**20
+#: Largest body of an error that is searched for its sentence.
+_MAX_ERROR_BYTES: Final = 64 * 2**10
 #: Request lines that are remembered: one for each model and version that is asked.
 _MAX_STARTS: Final = 64
 
@@ -67,20 +73,16 @@ class RestClient:
         start = self._starts.get(key) or self._remember(key)
         first, *tensors = encoded.parts
         head = _head(start, encoded.size, all_headers)
-        answer = await self._send([head + first, *tensors], timeout_s)
-        _raise_for_status(answer)
-        try:
-            return binary_codec.decode_response(answer.body, answer.headers.get(HEADER_LENGTH))
-        except InvalidRequest as error:
-            raise BadAnswer(f"the server's answer cannot be read: {error}") from error
+        return await self._send([head + first, *tensors], timeout_s, lambda answer: _response(answer, request))
 
     async def metadata(self, model: str, timeout_s: float) -> ModelMetadata:
         """Ask what the model's tensors are; see ``V2Client``."""
         answer = await self._ask("GET", f"/v2/models/{quote(model, safe='')}", timeout_s)
         _raise_for_status(answer)
         try:
+            check_json("the metadata", answer.body, MAX_JSON_BYTES)
             return json_codec.decode_metadata(orjson.loads(answer.body))
-        except (InvalidRequest, orjson.JSONDecodeError) as error:
+        except (InvalidRequest, PayloadTooLarge, orjson.JSONDecodeError) as error:
             raise BadAnswer(f"the server's model metadata cannot be read: {error}") from error
 
     async def is_ready(self, model: str, timeout_s: float) -> bool:
@@ -127,17 +129,19 @@ class RestClient:
         head = _head(self._start(method, path), size, headers or {})
         parts = [head] if body is None else [head, body]
         try:
-            return await self._send(parts, timeout_s, method == "HEAD")
+            return await self._send(parts, timeout_s, _whole, method == "HEAD")
         except ConnectionFailed as error:
             if not error.reused or error.answer_began:
                 raise
-        return await self._send(parts, deadline - time.monotonic(), method == "HEAD")
+        return await self._send(parts, deadline - time.monotonic(), _whole, method == "HEAD")
 
-    async def _send(self, parts: Sequence[Buffer], timeout_s: float, bodyless: bool = False) -> Answer:
+    async def _send(
+        self, parts: Sequence[Buffer], timeout_s: float, read: Callable[[Answer], Result], bodyless: bool = False
+    ) -> Result:
         if self.pool is None:
             raise ConnectionFailed(f"{self._base_url} cannot be reached: expected http(s)://host:port")
         try:
-            return await self.pool.request(parts, timeout_s, bodyless)
+            return await self.pool.request(parts, timeout_s, read, bodyless)
         except BadAnswer:
             raise
         except ConnectionFailed as error:
@@ -181,13 +185,37 @@ def _head(start: str, size: int | None, headers: Mapping[str, str]) -> bytes:
     return f"{text}\r\n".encode()
 
 
+def _whole(answer: Answer) -> Answer:
+    return answer
+
+
+def _response(answer: Answer, request: InferRequest) -> InferResponse:
+    """The answer to a request.
+
+    Raises:
+        BadAnswer: it cannot be read, or answers another request: a server said two things to the one before.
+        Refused: it is an error.
+    """
+    _raise_for_status(answer)
+    try:
+        limit = MAX_JSON_BYTES if request.binary_output and not request.outputs else None
+        response = binary_codec.decode_response(answer.body, answer.headers.get(HEADER_LENGTH), limit)
+    except (InvalidRequest, PayloadTooLarge) as error:
+        raise BadAnswer(f"the server's answer cannot be read: {error}") from error
+    if response.id and request.id and response.id != request.id:
+        raise BadAnswer("the server's answer belongs to another request: it has another id")
+    if response.model_name and response.model_name != request.model_name:
+        raise BadAnswer("the server's answer belongs to another request: it names another model")
+    return response
+
+
 def _raise_for_status(answer: Answer) -> None:
     if answer.status == 200:
         return
-    try:
-        message = str(orjson.loads(answer.body)["error"])
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        message = f"HTTP status {answer.status}"
+    message = f"HTTP status {answer.status}"
+    if len(answer.body) <= _MAX_ERROR_BYTES:
+        with contextlib.suppress(orjson.JSONDecodeError, KeyError, TypeError):
+            message = cut(str(orjson.loads(answer.body)["error"]))
     after = answer.headers.get("retry-after", "")
     retry_after_s = float(after) if after.isascii() and after.isdigit() and len(after) < 10 else None
     raise Refused(answer.status, message, retry_after_s)

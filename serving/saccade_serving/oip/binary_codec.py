@@ -113,18 +113,20 @@ def encode_request(request: InferRequest, binary: bool = True) -> EncodedBody:
     return join_body(header, buffers, owner)
 
 
-def decode_response(body: Buffer, json_length: int | str | None) -> InferResponse:
+def decode_response(body: Buffer, json_length: int | str | None, max_json_bytes: int | None = None) -> InferResponse:
     """Read an inference response; null in a floating-point tensor is NaN.
 
     Args:
         body: the HTTP body. The tensors are views of it, so it must not change while they are in use.
         json_length: the value of ``Inference-Header-Content-Length``, None when the header is absent.
+        max_json_bytes: largest JSON that is parsed; None for JSON of who is trusted, which may be anything.
 
     Raises:
         InvalidRequest: the body contradicts the protocol (WrongShape for datatypes, shapes and sizes).
+        PayloadTooLarge: the JSON is over ``max_json_bytes``, or holds too many values.
     """
     owner = "the response"
-    header, binary = split_body(body, json_length, owner)
+    header, binary = split_body(body, json_length, owner, max_json_bytes)
     entries = objects(field(header, "outputs", list, owner), "output")
     return InferResponse(
         model_name=field(header, "model_name", str, owner),
