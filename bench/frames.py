@@ -279,7 +279,8 @@ def main(arguments: Sequence[str]) -> int:
     rows = frames_table.summarise(bench.samples)
     console.print(frames_table.results(rows, given.side))
     console.print(frames_table.memory_table(bench.memory))
-    console.print(frames_table.goals_table(frames_table.judge(rows, bench.memory), not given.quick))
+    judged = frames_table.judge(rows, bench.memory)
+    console.print(table.goals(judged, not given.quick, title="Goals", counted="frames", shown=table.number))
     for note in frames_table.NOTES:
         console.print(note, markup=False)
     for name, took in content["grey_ms"].items():

@@ -163,24 +163,3 @@ def memory_table(memory: Sequence[Memory]) -> Table:
             f"{one.growth:+.1%}",
         )
     return table
-
-
-def goals_table(judged: Sequence[Goal], enough: bool) -> Table:
-    """A line for each goal that was measured.
-
-    Args:
-        judged: the goals with what was measured.
-        enough: enough frames were measured to say whether a goal is reached.
-    """
-    table = Table(title="Goals", title_justify="left")
-    table.add_column("goal", no_wrap=True)
-    table.add_column("of")
-    for name in ("bound", "measured"):
-        table.add_column(name, justify="right")
-    table.add_column("reached")
-    for goal in judged:
-        if goal.measured is not None:
-            bound = f"{'>=' if goal.at_least else '<='} {number(goal.bound)}"
-            verdict = ("yes" if goal.reached else "no") if enough else "too few frames to judge"
-            table.add_row(goal.what, goal.row, bound, number(goal.measured), verdict)
-    return table

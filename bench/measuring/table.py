@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from rich.console import Console
@@ -62,14 +62,24 @@ def results(rows: Sequence[Row], size: str) -> Table:
     return table
 
 
-def goals(judged: Sequence[Goal], enough: bool = True) -> Table:
-    """What the data plane is to reach, a line for each goal that was measured.
+def goals(
+    judged: Sequence[Goal],
+    enough: bool = True,
+    *,
+    title: str = "Goals of the data plane",
+    counted: str = "requests",
+    shown: Callable[[float], str] = "{:g}".format,
+) -> Table:
+    """What is to be reached, a line for each goal that was measured.
 
     Args:
         judged: the goals with what was measured.
-        enough: enough requests were measured to say whether a goal is reached.
+        enough: enough was measured to say whether a goal is reached.
+        title: of the table.
+        counted: what is measured.
+        shown: writes a bound.
     """
-    table = Table(title="Goals of the data plane", title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("goal", no_wrap=True)
     table.add_column("of")
     for name in ("bound", "measured"):
@@ -77,8 +87,8 @@ def goals(judged: Sequence[Goal], enough: bool = True) -> Table:
     table.add_column("reached")
     for goal in judged:
         if goal.measured is not None:
-            bound = f"{'>=' if goal.at_least else '<='} {goal.bound:g}"
-            verdict = ("yes" if goal.reached else "no") if enough else "too few requests to judge"
+            bound = f"{'>=' if goal.at_least else '<='} {shown(goal.bound)}"
+            verdict = ("yes" if goal.reached else "no") if enough else f"too few {counted} to judge"
             table.add_row(goal.what, goal.row, bound, number(goal.measured), verdict)
     return table
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
-import orjson
+from saccade_serving.lines import NotJson, read_lines
 
 _ANSWERED: Final = frozenset({"200", "OK"})
 #: The service's fault, or its predictor's. All other codes are the client's.
@@ -107,18 +107,10 @@ def read_log(lines: Iterable[bytes], name: str = "the log") -> list[Request]:
     Raises:
         UnreadableInput: a line is none of a record.
     """
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            content = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            if not line.endswith(b"\n"):
-                break
-            raise UnreadableInput(f"line {number} of {name} is not JSON; expected a line of ab_log") from None
-        found.append(_request(content, number, name))
-    return found
+    try:
+        return [_request(content, number, name) for number, content in read_lines(lines)]
+    except NotJson as error:
+        raise UnreadableInput(f"line {error.number} of {name} is not JSON; expected a line of ab_log") from None
 
 
 def _request(content: Any, number: int, name: str) -> Request:

@@ -16,11 +16,13 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
+
+import orjson
 
 log = logging.getLogger("saccade.lines")
 
@@ -34,6 +36,40 @@ _CHUNK: Final = 64
 _RETRY_S: Final = 5.0
 #: Time that the last lines have at the end.
 _CLOSE_S: Final = 5.0
+
+
+class NotJson(ValueError):
+    """A line is not JSON.
+
+    Attributes:
+        number: the line's, from 1.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"line {number} is not JSON")
+        self.number = number
+
+
+def read_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
+    """Read lines of JSON; yields each line's number, from 1, and what it holds. Empty ones are left out.
+
+    Args:
+        lines: as they were written, newlines included. A last one without a newline that cannot be read is left out:
+            its writer was ended there, or has not got further.
+
+    Raises:
+        NotJson: a line is none.
+    """
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            content = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            if not line.endswith(b"\n"):
+                return
+            raise NotJson(number) from None
+        yield number, content
 
 
 class LineWriter:

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import orjson
 
 from saccade_serving.errors import short
+from saccade_serving.lines import NotJson, read_lines
 from saccade_serving.scheduling.replay import Arrival
 
 #: "failed": the engine's fault; "invalid": the client's, so that the request never came to the queue.
@@ -134,17 +135,10 @@ def read_trace(lines: Iterable[bytes]) -> list[Recorded]:
     Raises:
         ValueError: a line is none of a trace; the message has its number and what is expected.
     """
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            content = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            if not line.endswith(b"\n"):
-                break
-            raise ValueError(f"line {number} is not JSON; expected an object with {', '.join(_KEYS)}") from None
-        found.append(_recorded(number, content))
+    try:
+        found = [_recorded(number, content) for number, content in read_lines(lines)]
+    except NotJson as error:
+        raise ValueError(f"line {error.number} is not JSON; expected an object with {', '.join(_KEYS)}") from None
     return sorted(found, key=lambda one: one.at_s)
 
 
