@@ -285,7 +285,7 @@ class Batcher:
         self._soon()
         if error is None:
             if self._computed is not None:
-                self._computed([entry.id for entry in batch], rows, now - elapsed, now)
+                self._computed(batch, rows, now - elapsed, now)
             error = self._hand_out(batch, rows, done.result(), now - elapsed, elapsed)
         if error is not None:
             self._fail(batch, error)
@@ -341,7 +341,7 @@ class Batcher:
                 check_outputs(outputs, rows if batched else None)
             except Exception as error:
                 return error
-            for entry, own in shares(batch, outputs):
+            for entry, own in zip(batch, shares(batch, outputs), strict=True):
                 if self._running.pop(entry.id, None) is not None:
                     release = None
                     if leased is not None:

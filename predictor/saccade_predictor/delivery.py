@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from saccade_predictor.engines.engine import Outputs
@@ -27,8 +27,8 @@ class Outcome(NamedTuple):
     release: Callable[[], None] | None = None
 
 
-#: Told a batch: the ids in it, its rows, when it began and ended to compute.
-Computed = Callable[[Sequence[int], int, float, float], None]
+#: Told a batch: its requests, its rows, when it began and ended to compute.
+Computed = Callable[[Sequence[Entry], int, float, float], None]
 #: Told the outcome of a submission by its id, once, unless it was withdrawn.
 Deliver = Callable[[int, Outcome], None]
 
@@ -74,16 +74,17 @@ class Once:
             call()
 
 
-def shares(batch: Sequence[Entry], outputs: Outputs) -> Iterator[tuple[Entry, Outputs]]:
-    """Each request of a batch with its rows of the outputs, as views; who is alone has all of them."""
+def shares(batch: Sequence[Entry], outputs: Outputs) -> list[Outputs]:
+    """The rows of the outputs that each request of a batch has, as views; who is alone has all of them."""
     if len(batch) == 1:
-        yield batch[0], outputs
-        return
+        return [outputs]
+    parts: list[Outputs] = []
     at = 0
     for entry in batch:
         end = at + entry.rows
-        yield entry, {name: array[at:end] for name, array in outputs.items()}
+        parts.append({name: array[at:end] for name, array in outputs.items()})
         at = end
+    return parts
 
 
 def check_outputs(outputs: Outputs, rows: int | None) -> None:

@@ -37,6 +37,7 @@ from saccade_serving.oip.messages import (
     TensorSlot,
 )
 from saccade_serving.oip.rules import whole_parameter
+from saccade_serving.scheduling.queue import Entry
 from saccade_serving.scheduling.submission import Submission, fill, lay_out, place
 from saccade_serving.tracing import Tracing
 
@@ -328,11 +329,11 @@ class Version:
         if not self._open and not self._leased and self._last is not None and not self._last.done():
             self._last.set_result(None)
 
-    def _trace(self, numbers: Sequence[int], rows: int, began: float, ended: float) -> None:
+    def _trace(self, batch: Sequence[Entry], rows: int, began: float, ended: float) -> None:
         """Have the batch's span link to those of its requests."""
         tracing = self._tracing()
         if tracing is not None:
-            spans = [self._open[number][0].span for number in numbers if number in self._open]
+            spans = [self._open[entry.id][0].span for entry in batch if entry.id in self._open]
             spans = [span for span in spans if span is not None]
             tracing.batch(spans, self.model, self.version, rows, began, ended)
 

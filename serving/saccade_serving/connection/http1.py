@@ -18,7 +18,6 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -509,7 +508,7 @@ class Http1Connection(asyncio.BufferedProtocol):
             written = b"".join((begin, *reply.parts))
             if reply.release is not None:
                 reply.release()
-                self._unsent = exchange, replace(reply, parts=(), release=None), str(reply.status), error
+                reply.parts, reply.release = (), None
             transport.write(written)
         else:
             transport.writelines([begin, *reply.parts])
@@ -530,8 +529,8 @@ class Http1Connection(asyncio.BufferedProtocol):
         named = ""
         if exchange is not None:
             named = f"{REQUEST_ID_HEADER}: {exchange.request_id}\r\n"
-            for name, value in exchange.answer_headers.items():
-                named += f"{name}: {value}\r\n"
+            if exchange.answer_headers:
+                named += "".join([f"{name}: {value}\r\n" for name, value in exchange.answer_headers.items()])
         end = "connection: close\r\n\r\n" if self._closing else "\r\n"
         return f"{begin}{fields}{named}{end}".encode("latin-1")
 
