@@ -221,6 +221,8 @@ class Service:
         }
         if self.name == "transformer":
             del settings["MODEL_REPOSITORY"]
+            # The same photo is sent again and again: what is not about the cache shall reach the predictor.
+            settings.setdefault("CACHE", "off")
         module = {"predictor": "saccade_predictor", "transformer": "saccade_transformers"}[self.name]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("SACCADE_")}
         ports = [f"--http_port={self.address.rest}", f"--grpc_port={self.address.grpc}"]

@@ -26,6 +26,9 @@ from saccade_cli.pair import Pair, Ports
 from saccade_serving.oip import binary_codec
 from stub_predictor import StubPredictor
 
+#: The tests send the same photos again and again, and want them answered by the predictor.
+NO_CACHE = {"SACCADE_TRANSFORMER_CACHE": "off"}
+
 
 @pytest.fixture(scope="session")
 def images() -> Path:
@@ -36,7 +39,8 @@ def images() -> Path:
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Transformer and predictor, ready; stopped cleanly at the end of the run."""
-    running = Pair(REPOSITORY, MODEL, HOST, Ports.choose(HOST), log_dir=tmp_path_factory.mktemp("pair-logs"))
+    logs = tmp_path_factory.mktemp("pair-logs")
+    running = Pair(REPOSITORY, MODEL, HOST, Ports.choose(HOST), log_dir=logs, environment=NO_CACHE)
     running.start()
     try:
         asyncio.run(running.wait_ready())

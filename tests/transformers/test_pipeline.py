@@ -27,8 +27,9 @@ from saccade_serving.errors import (
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor
 from saccade_transformers.image.decode import ImageLimits
 from saccade_transformers.metrics import TransformerMetrics
-from saccade_transformers.pipeline import Answered, Encoded, Pipeline, Raw, Source
+from saccade_transformers.pipeline import Answered, Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
+from saccade_transformers.sources import Encoded, Raw, Source
 from saccade_transformers.target import Known, Target
 from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.workers import ImageWorkers

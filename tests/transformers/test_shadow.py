@@ -33,13 +33,14 @@ from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetad
 from saccade_transformers.image.decode import ImageLimits
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.model import TransformerModel
-from saccade_transformers.pipeline import Answered, Encoded, Pipeline, Raw, Source
+from saccade_transformers.pipeline import Answered, Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
 from saccade_transformers.shadow import mirror as mirror_module
 from saccade_transformers.shadow.breaker import Breaker
 from saccade_transformers.shadow.mirror import Shadow, ShadowLimits
 from saccade_transformers.shadow.sampling import Sampler, camera_digest
 from saccade_transformers.shadow.store import WorstStore
+from saccade_transformers.sources import Encoded, Raw, Source
 from saccade_transformers.target import Target
 from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.workers import ImageWorkers

@@ -46,8 +46,9 @@ from saccade_transformers import model as model_module
 from saccade_transformers.image.decode import ImageLimits
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.model import TransformerModel, v1_answer
-from saccade_transformers.pipeline import Answered, Encoded, Pipeline, Raw
+from saccade_transformers.pipeline import Answered, Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
+from saccade_transformers.sources import Encoded, Raw
 from saccade_transformers.target import Target
 from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.workers import ImageWorkers

@@ -28,8 +28,9 @@ from saccade_transformers.ledger import Ledger, encode
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.model import TransformerModel, v1_answer
 from saccade_transformers.origin import Origin
-from saccade_transformers.pipeline import Encoded, Pipeline
+from saccade_transformers.pipeline import Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
+from saccade_transformers.sources import Encoded
 from saccade_transformers.split import is_candidates, place, salt_digest
 from saccade_transformers.target import Target
 from saccade_transformers.tasks.detection import DetectionTask

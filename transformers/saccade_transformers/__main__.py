@@ -17,6 +17,8 @@ from saccade_serving.lines import LineWriter
 from saccade_serving.server import SaccadeServer, argument_parser
 from saccade_serving.settings import explain
 from saccade_serving.telemetry import configure_logging
+from saccade_transformers.cache.cache import CacheLimits, FrameCache
+from saccade_transformers.cache.policy import Rules
 from saccade_transformers.heap import keep_freed_memory
 from saccade_transformers.image.decode import ImageLimits, configure_opencv
 from saccade_transformers.ledger import Ledger, encode
@@ -81,7 +83,7 @@ def main() -> None:
     model = TransformerModel(
         arguments.model_name,
         variants,
-        Pipeline(workers, limits, metrics),
+        Pipeline(workers, limits, metrics, _cache(settings, metrics)),
         workers,
         settings.max_images_per_request,
         settings.max_request_pixels,
@@ -156,6 +158,30 @@ def _client_of(host: str, arguments: argparse.Namespace, settings: TransformerSe
         return GrpcClient(address, tls, settings.max_answer_bytes)
     url = f"{'https' if tls else 'http'}://{host}"
     return RestClient(url, connections, max_answer_bytes=settings.max_answer_bytes)
+
+
+def _cache(settings: TransformerSettings, metrics: TransformerMetrics) -> FrameCache | None:
+    if settings.cache == "off":
+        return None
+    rules = Rules(
+        settings.cache_hash_distance,
+        settings.cache_change_levels,
+        settings.cache_noise_multiple,
+        settings.cache_moved_share,
+        settings.cache_gone_share,
+        settings.cache_ttl_s,
+        settings.cache_max_age_s,
+        settings.cache_heartbeat,
+    )
+    limits = CacheLimits(
+        settings.cache_answer_bytes,
+        settings.cache_camera_bytes,
+        settings.cache_exact_ttl_s,
+        settings.cache_audit_share,
+        settings.cache_audit_agreement,
+        settings.cache_audit_pause_s,
+    )
+    return FrameCache(rules, limits, metrics.cache)
 
 
 def _shadow(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from saccade_serving.client.balance import Balance
 from saccade_serving.metrics import Counter, Gauge, Histogram, Metrics
+from saccade_transformers.cache.metrics import CacheMetrics
 from saccade_transformers.shadow.metrics import ShadowMetrics
 from saccade_transformers.workers import ImageWorkers
 
@@ -53,7 +54,14 @@ class TransformerMetrics(Metrics):
             ("model", "variant"),
         )
         self.shadow = ShadowMetrics()
-        self.add(self.variant_requests, self.variant_seconds, self.variant_fallbacks, *self.shadow.families)
+        self.cache = CacheMetrics()
+        self.add(
+            self.variant_requests,
+            self.variant_seconds,
+            self.variant_fallbacks,
+            *self.shadow.families,
+            *self.cache.families,
+        )
 
     def _targets(self) -> list[tuple[tuple[str], float]]:
         states = [balance.states() for balance in self.balances]

@@ -28,13 +28,17 @@ from saccade_serving.oip.messages import (
     InferResponse,
     ModelMetadata,
     Parameters,
+    ParameterValue,
     Tensor,
     TensorMetadata,
 )
 from saccade_serving.oip.rules import whole_parameter
+from saccade_transformers.cache.frames import Mode
 from saccade_transformers.image.request_pixels import RequestPixels
-from saccade_transformers.pipeline import Answered, Encoded, Pipeline, Raw, Source
+from saccade_transformers.outcome import cache_line, hit_fields
+from saccade_transformers.pipeline import Answered, Pipeline
 from saccade_transformers.shadow.mirror import Shadow
+from saccade_transformers.sources import Encoded, Raw, Source
 from saccade_transformers.target import Known, Target
 from saccade_transformers.tasks.task import Task
 from saccade_transformers.variants import Variants
@@ -43,7 +47,7 @@ from saccade_transformers.workers import ImageWorkers
 log = logging.getLogger("saccade.transformer")
 
 INPUT: Final = "image"
-CACHE_MODES: Final = ("use", "bypass", "refresh")
+CACHE_MODES: Final[tuple[Mode, ...]] = ("use", "bypass", "refresh")
 #: Request parameters, whole numbers, that are passed on to the predictor's scheduler.
 PASSED_ON: Final = ("priority",)
 
@@ -117,7 +121,7 @@ class TransformerModel(ServedModel):
         known = await target.known(_WARMUP_TIMEOUT_S)
         exchange = Exchange.begin("warmup", {}, min(timeout_s or _WARMUP_TIMEOUT_S, _WARMUP_TIMEOUT_S))
         grey = Raw(np.full((64, 64, 3), 114, np.uint8))
-        await self._answer_from(target, known, [grey], {}, exchange, {})
+        await self._answer_from(target, known, [grey], {"cache": "bypass"}, exchange, {})
 
     async def infer(self, request: InferRequest, exchange: Exchange) -> InferResponse:
         """Answer a V2 request: input ``image`` BYTES [n] (encoded) or UINT8 [n, h, w, 3] (RGB)."""
@@ -138,7 +142,7 @@ class TransformerModel(ServedModel):
             model_version=",".join(sorted({one.version for one in answered})),
             id=request.id,
             outputs=[*task.to_v2([one.answer for one in answered]), cache],
-            parameters={"variant": answered[0].variant} if answered[0].variant else {},
+            parameters=_told(answered),
         )
 
     async def answer(
@@ -192,7 +196,8 @@ class TransformerModel(ServedModel):
             if name not in names:
                 raise UnknownTensor(name, names, "output")
         options = task.options(parameters)
-        cache = _cache_outcome(parameters)
+        cache = _cache_mode(parameters)
+        camera_id = exchange.notes.origin.camera_id if exchange.notes is not None else ""
         exchange.rows = len(sources)
         pixels = RequestPixels(self._max_pixels)
         # A candidate is compared with what serves for good, not with another candidate.
@@ -210,6 +215,7 @@ class TransformerModel(ServedModel):
                         exchange,
                         model_version=model_version,
                         cache=cache,
+                        camera_id=camera_id,
                         pixels=pixels,
                         sample=sample,
                     )
@@ -282,6 +288,7 @@ class TransformerModel(ServedModel):
             await asyncio.gather(self._probing, return_exceptions=True)
         if self._shadow is not None:
             await self._shadow.close()
+        await self._pipeline.close()
         await self._variants.close()
         await asyncio.to_thread(self.workers.close)
 
@@ -326,12 +333,21 @@ def v1_answer(answered: Answered, name: str) -> dict[str, Any]:
         "detections": answered.task.to_v1(answered.answer),
         "image": {"width": answered.width, "height": answered.height},
         "cache": answered.cache,
+        **hit_fields(answered.hit),
         "model": {
             "name": name,
             "version": answered.version,
             **({"variant": answered.variant} if answered.variant else {}),
         },
     }
+
+
+def _told(answered: Sequence[Answered]) -> dict[str, ParameterValue]:
+    """Parameters of a V2 answer: the variant where there are several, the cache where it has answered."""
+    told: dict[str, ParameterValue] = {"variant": answered[0].variant} if answered[0].variant else {}
+    if any(one.hit is not None for one in answered):
+        told["cache"] = cache_line(answered)
+    return told
 
 
 def _why(error: SaccadeError) -> dict[str, str]:
@@ -341,12 +357,12 @@ def _why(error: SaccadeError) -> dict[str, str]:
     return why if cause is None or str(cause) in why["why"] else {**why, "cause": repr(cause)}
 
 
-def _cache_outcome(parameters: Mapping[str, Any]) -> str:
-    """Validate the ``cache`` parameter; returns what happened: nothing was looked up, so a miss or a bypass."""
-    mode = parameters.get("cache", "use")
-    if mode not in CACHE_MODES:
-        raise InvalidRequest(f"parameter 'cache' is {short(str(mode))}; expected one of {', '.join(CACHE_MODES)}")
-    return "bypass" if mode == "bypass" else "miss"
+def _cache_mode(parameters: Mapping[str, Any]) -> Mode:
+    sent = parameters.get("cache", "use")
+    for mode in CACHE_MODES:
+        if sent == mode:
+            return mode
+    raise InvalidRequest(f"parameter 'cache' is {short(str(sent))}; expected one of {', '.join(CACHE_MODES)}")
 
 
 async def _all_or_none(work: Sequence[Coroutine[Any, Any, Answered]]) -> list[Answered]:

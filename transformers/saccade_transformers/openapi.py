@@ -50,7 +50,10 @@ _DETECTIONS: Final[Json] = {
             "required": ["width", "height"],
             "properties": {"width": {"type": "integer"}, "height": {"type": "integer"}},
         },
-        "cache": {"type": "string"},
+        "cache": {"type": "string", "enum": ["miss", "exact", "near", "coalesced", "bypass"]},
+        "cache_age_ms": {"type": "number", "minimum": 0, "description": "of a cached answer"},
+        "cache_distance": {"type": "integer", "minimum": 0, "maximum": 64, "description": "bits; of a near hit"},
+        "cache_change": {"type": "number", "minimum": 0, "description": "grey levels; of a near hit"},
         "model": {
             "type": "object",
             "required": ["name", "version"],

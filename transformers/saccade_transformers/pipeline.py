@@ -1,11 +1,15 @@
-"""One image from its bytes to its answer: decode, letterbox, predictor, task. Knows no protocol and no boxes."""
+"""One image from its bytes to its answer: cache, decode, letterbox, predictor, task. Knows no protocol and no boxes.
+
+What the cache may answer stands in ``cache``; here it is asked in turn: for the same bytes before anything is decoded,
+for the camera's earlier frame before the predictor is asked.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +17,21 @@ from numpy.typing import NDArray
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import InvalidRequest, PredictorUnavailable, SaccadeError
 from saccade_serving.oip.messages import Buffer, Parameters
+from saccade_transformers.auditing import Auditor
+from saccade_transformers.cache.cache import FrameCache
+from saccade_transformers.cache.frames import Frame, Hit, Kept, Mode, Outcome, Scope
+from saccade_transformers.cache.frames import Known as KnownFrame
+from saccade_transformers.cache.perceptual import Look, look
+from saccade_transformers.cache.policy import Since, Verdict, compare
 from saccade_transformers.image.decode import ImageLimits, decode, decode_base64, decode_for_input, encode_jpeg
+from saccade_transformers.image.grey import greys
 from saccade_transformers.image.letterbox import Letterbox, letterbox
 from saccade_transformers.image.picture import Picture
 from saccade_transformers.image.request_pixels import RequestPixels
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.predictor import PredictorContract
 from saccade_transformers.shadow.sample import Sample
+from saccade_transformers.sources import Encoded, Raw, Source, digest
 from saccade_transformers.target import Known, Target
 from saccade_transformers.tasks.task import ContractBroken, Options, Task
 from saccade_transformers.workers import ImageWorkers
@@ -28,24 +40,8 @@ from saccade_transformers.workers import ImageWorkers
 _SMOOTHING: Final = 0.1
 #: What libjpeg writes at most; a JPEG that is read may be a little larger.
 MAX_JPEG_SIDE: Final = 65_500
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """An encoded image as it came; base64 text where it came in JSON."""
-
-    data: Buffer | str
-    is_base64: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """A picture that needs no decoding: [h, w, 3] uint8 RGB."""
-
-    pixels: NDArray[np.uint8]
-
-
-Source = Encoded | Raw
+#: Larger images are digested in a thread: a core takes about a millisecond per megabyte.
+_MUCH_TO_DIGEST: Final = 128 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +53,51 @@ class Answered:
         task: what made the answer, and so what can read it, whatever model stands at the predictor by now.
         width: of the upright image in pixels.
         height: of the upright image in pixels.
-        cache: what the frame cache did: "miss" or "bypass".
+        cache: what the frame cache did.
         version: the model version that answered.
         variant: the target's name; empty where there is but one.
+        hit: what a cached answer is of; None where it is fresh.
     """
 
     answer: Any
     task: Task[Any, Any]
     width: int
     height: int
-    cache: str
+    cache: Outcome
     version: str
     variant: str = ""
+    hit: Hit | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prepared:
+    """What comes out of the worker thread.
+
+    Attributes:
+        look: of a camera's frame, where there is a cache.
+        verdict: of comparing it with the camera's earlier one, if there was any.
+        look_s: seconds that both took.
+    """
+
+    tensor: NDArray[np.uint8]
+    mapping: Letterbox
+    look: Look | None = None
+    verdict: Verdict | None = None
+    look_s: float = 0.0
+
+
+class _Call(NamedTuple):
+    """What one image is answered by; see ``Pipeline.answer``."""
+
+    source: Source
+    target: Target
+    known: Known
+    options: Options
+    parameters: Parameters
+    exchange: Exchange
+    model_version: str
+    pixels: RequestPixels | None
+    sample: Sample | None
 
 
 class Pipeline:
@@ -81,12 +110,17 @@ class Pipeline:
         workers: threads for decoding and postprocessing.
         limits: the largest image.
         metrics: the transformer's metrics.
+        cache: answers frames without the predictor; None for none.
     """
 
-    def __init__(self, workers: ImageWorkers, limits: ImageLimits, metrics: TransformerMetrics) -> None:
+    def __init__(
+        self, workers: ImageWorkers, limits: ImageLimits, metrics: TransformerMetrics, cache: FrameCache | None = None
+    ) -> None:
         self._workers = workers
         self._limits = limits
         self._metrics = metrics
+        self._cache = cache
+        self._auditor = Auditor(cache, workers) if cache is not None else None
         self._postprocess_s = 0.0
 
     async def answer(
@@ -99,7 +133,8 @@ class Pipeline:
         exchange: Exchange,
         *,
         model_version: str = "",
-        cache: str = "miss",
+        cache: Mode = "use",
+        camera_id: str = "",
         pixels: RequestPixels | None = None,
         sample: Sample | None = None,
     ) -> Answered:
@@ -113,7 +148,8 @@ class Pipeline:
             parameters: request parameters to pass on.
             exchange: deadline, headers, stage times.
             model_version: the version asked for; empty for the predictor's choice.
-            cache: the cache outcome to report.
+            cache: whether the cache may answer, and learn the answer.
+            camera_id: whose frame it is; empty for nobody's.
             pixels: what all images of the request have together.
             sample: where the image was drawn to be mirrored: takes what the candidate needs.
 
@@ -121,16 +157,95 @@ class Pipeline:
             InvalidImage, UnsupportedMedia, PayloadTooLarge: the image is not served.
             PredictorUnavailable, Overloaded, DeadlineExceeded: see ``Predictor.infer``.
         """
-        contract, task = known
         exchange.check_deadline("before the image was decoded")
+        call = _Call(source, target, known, options, parameters, exchange, model_version, pixels, sample)
+        if self._cache is None or cache == "bypass":
+            answered = await self._answer(call, None, "bypass" if cache == "bypass" else "miss")
+        else:
+            scope = Scope(target.name, target.predictor.model, model_version, known.contract.input_size, options)
+            answered = await self._with_cache(self._cache, call, Frame(scope, camera_id, cache, self._cache.clock()))
+        if self._cache is not None:
+            self._cache.count(answered.cache)
+        return answered
+
+    async def close(self) -> None:
+        """End what runs beside requests."""
+        if self._auditor is not None:
+            await self._auditor.close()
+
+    async def _with_cache(self, cache: FrameCache, call: _Call, frame: Frame) -> Answered:
+        exchange, versions = call.exchange, call.known.contract.versions
+        with exchange.stage("cache"):
+            frame.digest = await self._digest(call.source, exchange)
+        cache.arrived(frame)
+        if frame.mode != "use":
+            return await self._answer(call, frame, "miss")
+        if (hit := cache.exact(frame, versions)) is not None:
+            return _cached(hit, call.target)
+        # Who is asked for with another priority does not wait for those with a lower one.
+        key = frame.scope, frame.digest, tuple(call.parameters.items())
+        flight = cache.flights.board(key)
+        if flight is not None:
+            with exchange.stage("cache"):
+                try:
+                    async with asyncio.timeout(exchange.remaining_s()):
+                        kept = await asyncio.shield(flight)
+                except TimeoutError:
+                    raise exchange.too_late("while the same image was inferred for another request") from None
+            if kept is not None and (hit := cache.joined(frame, kept)) is not None:
+                return _cached(hit, call.target)
+            return await self._answer(call, frame, "miss")
+        fresh: Kept | None = None
+        try:
+            answered = await self._answer(call, frame, "miss")
+            if answered.hit is None:
+                fresh = _kept(answered, frame)
+        finally:
+            cache.flights.land(key, fresh)
+        return answered
+
+    async def _digest(self, source: Source, exchange: Exchange) -> bytes:
+        if isinstance(source, Raw):
+            height, width, _ = source.pixels.shape
+            self._limits.check_pixels(width, height)
+        elif not source.is_base64:
+            self._limits.check_bytes(source.size)
+        if source.size <= _MUCH_TO_DIGEST:
+            return digest(source)
+        try:
+            async with asyncio.timeout(exchange.remaining_s()):
+                return await self._workers.admit(lambda: digest(source), exchange)
+        except TimeoutError:
+            raise exchange.too_late("before the image was decoded") from None
+
+    async def _answer(self, call: _Call, frame: Frame | None, outcome: Outcome) -> Answered:
+        """Answer from the camera's earlier frame or from the predictor."""
+        source, target, known, options, parameters, exchange, model_version, pixels, sample = call
+        contract, task = known
+        cache = self._cache if frame is not None else None
+        before: tuple[KnownFrame, Since] | None = None
+        if cache is not None and frame is not None:
+            before = cache.candidate(frame, contract.versions)
+        is_cameras = frame is not None and bool(frame.camera_id)
         with exchange.stage("decode"):
             try:
                 async with asyncio.timeout(exchange.remaining_s()):
-                    tensor, mapping = await self._workers.admit(
-                        lambda: self._prepare(source, contract, pixels, sample), exchange
+                    prepared = await self._workers.admit(
+                        lambda: self._prepare(source, contract, pixels, sample, is_cameras, before), exchange
                     )
             except TimeoutError:
                 raise exchange.too_late("while the image was decoded") from None
+        tensor, mapping, seen = prepared.tensor, prepared.mapping, prepared.look
+        if seen is not None and cache is not None and frame is not None:
+            exchange.spent("decode", -prepared.look_s)
+            exchange.spent("phash", prepared.look_s)
+            cache.looked(frame, seen)
+            if before is not None and prepared.verdict is not None:
+                hit = cache.near(frame, seen, mapping.image_size, before[0], prepared.verdict)
+                if hit is not None:
+                    if cache.wants_audit() and self._auditor is not None:
+                        self._auditor.audit(frame, seen, tensor, mapping, hit, target, known, options)
+                    return _cached(hit, target)
         with exchange.stage("predict"):
             outputs, version = await target.predictor.infer(
                 tensor, contract, parameters, exchange, self._reserve_s(exchange), model_version
@@ -159,7 +274,9 @@ class Pipeline:
             label = version if version in contract.versions else "other"
             self._metrics.candidates_full.add((exchange.model, label))
         width, height = mapping.image_size
-        answered = Answered(answer, task, width, height, cache, version, target.name)
+        answered = Answered(answer, task, width, height, outcome, version, target.name)
+        if cache is not None and frame is not None:
+            cache.keep(frame, seen, _kept(answered, frame))
         if sample is not None:
             sample.give(tensor, mapping, Known(contract, task), answered)
         return answered
@@ -203,14 +320,24 @@ class Pipeline:
         contract: PredictorContract,
         pixels: RequestPixels | None,
         sample: Sample | None = None,
-    ) -> tuple[NDArray[np.uint8], Letterbox]:
-        """Decode and letterbox; runs in a worker thread."""
+        is_cameras: bool = False,
+        before: tuple[KnownFrame, Since] | None = None,
+    ) -> _Prepared:
+        """Decode, letterbox, and compare with the camera's earlier frame; runs in a worker thread."""
         width, height = contract.input_size
         tensor = np.empty((1, height, width, 3), np.uint8)
         picture = self._decode(source, contract.input_size, pixels)
         if sample is not None:
             sample.take(picture, contract.input_size, lambda: self._encoded(source))
-        return tensor, letterbox(picture, tensor[0])
+        mapping = letterbox(picture, tensor[0])
+        if self._cache is None or not is_cameras:
+            return _Prepared(tensor, mapping)
+        begun = time.monotonic()
+        seen = look(greys(tensor[0], mapping))
+        verdict = None
+        if before is not None:
+            verdict = compare(before[0].reference, before[1], seen, mapping.image_size, self._cache.rules)
+        return _Prepared(tensor, mapping, seen, verdict, time.monotonic() - begun)
 
     def _encoded(self, source: Source) -> bytes:
         """A copy of the encoded image; empty where pixels were sent."""
@@ -235,6 +362,16 @@ class Pipeline:
             return decode_base64(source.data, self._limits)
         assert not isinstance(source.data, str)
         return source.data
+
+
+def _cached(hit: Hit, target: Target) -> Answered:
+    kept = hit.kept
+    width, height = kept.size
+    return Answered(kept.answer, kept.task, width, height, hit.outcome, kept.version, target.name, hit)
+
+
+def _kept(answered: Answered, frame: Frame) -> Kept:
+    return Kept(answered.answer, answered.task, (answered.width, answered.height), answered.version, frame.came)
 
 
 def _read(

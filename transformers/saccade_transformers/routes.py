@@ -18,7 +18,8 @@ from saccade_serving.oip.messages import Buffer, ParameterValue
 from saccade_transformers.form import PARAMETERS, read_form
 from saccade_transformers.model import TransformerModel, v1_answer
 from saccade_transformers.openapi import describe_detect, describe_predict
-from saccade_transformers.pipeline import Encoded
+from saccade_transformers.outcome import cache_line
+from saccade_transformers.sources import Encoded
 
 CACHE_HEADER: Final = "x-saccade-cache"
 FORM: Final = "multipart/form-data"
@@ -74,7 +75,7 @@ class Detect(Operation):
         exchange.tighten_by_parameter(parameters)
         source = Encoded(image)
         [answered] = await model.answer([source], parameters, exchange)
-        headers = {CACHE_HEADER: answered.cache}
+        headers = {CACHE_HEADER: cache_line([answered])}
         if wants_jpeg(exchange.headers.get("accept", "")):
             drawn = await model.draw(source, answered, exchange)
             return Reply(200, {"content-type": "image/jpeg", **headers}, [drawn], len(drawn))
@@ -120,10 +121,8 @@ class Predict(Operation):
                 sources, parameters = read_instances(body, most)
         exchange.tighten_by_parameter(parameters)
         answered = await self._model.answer(sources, parameters, exchange)
-        outcome = ",".join(sorted({one.cache for one in answered}))
-        return json_reply(
-            {"predictions": [v1_answer(one, self._model.name) for one in answered]}, {CACHE_HEADER: outcome}
-        )
+        predictions = [v1_answer(one, self._model.name) for one in answered]
+        return json_reply({"predictions": predictions}, {CACHE_HEADER: cache_line(answered)})
 
 
 def read_instances(data: Buffer, max_json_bytes: int | None = None) -> tuple[list[Encoded], dict[str, ParameterValue]]:

@@ -48,6 +48,54 @@ class TransformerSettings(ServiceSettings):
     max_waiting_images: int = Field(
         256, ge=1, le=65536, description="images that may wait for such a thread; more are refused with 503"
     )
+    cache: Literal["off", "local"] = Field(
+        "local", description="answer frames from the frame cache of this process, where that is safe; or never"
+    )
+    cache_hash_distance: int = Field(
+        10, ge=0, le=64, description="bits in which the hashes of two frames of a camera may differ for a near hit"
+    )
+    cache_change_levels: float = Field(
+        12.0, gt=0, le=255, description="grey levels above which a 4x4 block of a thumbnail has changed, at least"
+    )
+    cache_noise_multiple: float = Field(
+        6.0, ge=0, le=100, description="likewise, as a multiple of the camera's own noise; the larger of both holds"
+    )
+    cache_moved_share: float = Field(
+        0.25, ge=0, le=1, description="share of the area of all detections that may have changed for a near hit"
+    )
+    cache_gone_share: float = Field(
+        0.85, ge=0, le=1, description="share of the area of any one detection that may have changed for a near hit"
+    )
+    cache_ttl_s: float = Field(
+        2.0, gt=0, le=3600, description="time without a frame of a camera after which nothing is known of it (seconds)"
+    )
+    cache_max_age_s: float = Field(
+        10.0, gt=0, le=3600, description="age of a near hit's answer, however often it was given (seconds)"
+    )
+    cache_heartbeat: int = Field(
+        30, ge=1, le=100_000, description="near hits in a row after which a frame is inferred all the same"
+    )
+    cache_exact_ttl_s: float = Field(
+        60.0, gt=0, le=86_400, description="time for which the answer to the same bytes holds (seconds)"
+    )
+    cache_answer_bytes: int = Field(
+        32 * 2**20, ge=2**16, le=2**36, description="memory for answers to the same bytes (bytes)"
+    )
+    cache_camera_bytes: int = Field(
+        64 * 2**20,
+        ge=2**16,
+        le=2**36,
+        description="memory for what is kept of cameras; each some 100 kB (bytes)",
+    )
+    cache_audit_share: float = Field(
+        0.02, ge=0, le=1, description="share of near hits that are inferred all the same, and compared"
+    )
+    cache_audit_agreement: float = Field(
+        0.8, ge=0, le=1, description="mean agreement (F1) in audits under which a camera loses its near hits"
+    )
+    cache_audit_pause_s: float = Field(
+        60.0, gt=0, le=86_400, description="time for which it loses them; doubles each time in a row (seconds)"
+    )
     candidate_host: str = Field(
         "",
         description="host:port of a second predictor, the candidate, called as --predictor_host is; empty for none",

@@ -169,6 +169,14 @@ class DetectionTask:
         """How many boxes it has."""
         return len(answer)
 
+    def nbytes(self, answer: Detections) -> int:
+        """Its arrays."""
+        return answer.boxes.nbytes + answer.scores.nbytes + answer.class_ids.nbytes
+
+    def regions(self, answer: Detections) -> NDArray[np.float32]:
+        """The boxes."""
+        return answer.boxes
+
     def is_light(self, outputs: Mapping[str, NDArray[Any]], options: DetectionOptions) -> bool:
         """Whether few enough candidates reach the threshold: suppression compares each with each."""
         table = outputs.get(CANDIDATES)

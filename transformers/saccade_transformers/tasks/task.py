@@ -98,6 +98,18 @@ class Task(Protocol[AnswerT, OptionsT]):
         """How many things the answer holds: boxes, masks, poses."""
         ...
 
+    def nbytes(self, answer: AnswerT) -> int:
+        """About how many bytes of memory an answer takes."""
+        ...
+
+    def regions(self, answer: AnswerT) -> NDArray[np.float32]:
+        """Where the answer places what it has found: float32 [m, 4] as x1, y1, x2, y2 in pixels of the image.
+
+        A frame in which only these change is still answered, within limits, by the answer to the frame before. A task
+        whose answers are about the whole image has none: float32 [0, 4].
+        """
+        ...
+
     def is_light(self, outputs: Mapping[str, NDArray[Any]], options: OptionsT) -> bool:
         """Whether ``read`` and ``to_image`` of these outputs take less than handing them to a thread costs.
 

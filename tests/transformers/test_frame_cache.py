@@ -1,0 +1,552 @@
+"""The frame cache in its pipeline: what it answers, to whom, and what it never does."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+
+from fakes import FakeV2Client, candidates, detector_client, detector_metadata, eventually, settle
+from saccade_serving.connection.exchange import Exchange
+from saccade_serving.errors import DeadlineExceeded, PredictorUnavailable, SaccadeError
+from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, TensorMetadata
+from saccade_transformers.cache.cache import CacheLimits, FrameCache
+from saccade_transformers.cache.policy import Rules
+from saccade_transformers.image.decode import ImageLimits
+from saccade_transformers.metrics import TransformerMetrics
+from saccade_transformers.outcome import cache_line, hit_fields
+from saccade_transformers.pipeline import Answered, Pipeline
+from saccade_transformers.predictor import Predictor, PredictorContract
+from saccade_transformers.sources import Encoded, Raw, Source
+from saccade_transformers.target import Known, Target
+from saccade_transformers.tasks.detection import DetectionTask
+from saccade_transformers.workers import ImageWorkers
+
+TASK = DetectionTask(["person", "cat"], 4, 0.05, 0.4, 0.5, 3)
+OPTIONS = TASK.options({})
+SIDE = 416
+
+
+def metadata(width: int = SIDE, versions: Sequence[str] = ("3",)) -> ModelMetadata:
+    inputs = [TensorMetadata("image", "UINT8", (-1, SIDE, width, 3))]
+    return detector_metadata(inputs=inputs, versions=list(versions))
+
+
+CONTRACT = PredictorContract.of(metadata())
+
+
+def scene(seed: int = 0, width: int = 640, height: int = 480) -> NDArray[np.uint8]:
+    y, x = np.mgrid[:height, :width]
+    grey = 110 + 40 * np.sin(x / 37 + seed * 2.1) + 35 * np.cos(y / 29 + seed * 1.3) + 20 * np.sin(x * y / 9000 + seed)
+    return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+_noises = itertools.count(1)
+
+
+def frame(picture: NDArray[np.uint8], quality: int = 92) -> Encoded:
+    """A frame of a camera: its sensor is never twice the same."""
+    more = np.random.default_rng(next(_noises)).normal(0, 2.0, picture.shape)
+    shown = np.clip(picture + more, 0, 255).astype(np.uint8)
+    _, encoded = cv2.imencode(".jpg", shown, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return Encoded(encoded.tobytes())
+
+
+class Bench:
+    """A pipeline with a cache, under a clock of its own."""
+
+    def __init__(self, client: FakeV2Client, rules: Rules | None = None, limits: CacheLimits | None = None) -> None:
+        self.client = client
+        self.now = 1000.0
+        self.drawn = 0.999
+        self.metrics = TransformerMetrics()
+        self.workers = ImageWorkers(2, 64)
+        self.predictor = Predictor(client, "detector", self.metrics.predictor_seconds)
+        self.cache = FrameCache(
+            rules or Rules(), limits or CacheLimits(), self.metrics.cache, lambda: self.now, lambda: self.drawn
+        )
+        self.pipeline = Pipeline(self.workers, ImageLimits(10_000_000, 10_000_000), self.metrics, self.cache)
+        self.target = Target(self.predictor, lambda _contract: TASK, "")
+        self.known = Known(CONTRACT, TASK)
+        self.registry = CollectorRegistry()
+        self.registry.register(self.metrics)
+
+    @property
+    def asked(self) -> int:
+        return len(self.client.requests)
+
+    async def answer(self, source: Source, camera_id: str = "", after_s: float = 0.1, **more: Any) -> Answered:
+        self.now += after_s
+        options = more.pop("options", OPTIONS)
+        parameters = more.pop("parameters", {})
+        exchange = more.pop("exchange", None) or Exchange.begin("rest", {}, 10)
+        target = more.pop("target", self.target)
+        known = more.pop("known", self.known)
+        return await self.pipeline.answer(
+            source, target, known, options, parameters, exchange, camera_id=camera_id, **more
+        )
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+    def disagreed(self, audits: int) -> bool:
+        return self.value("saccade_cache_audits_total", agreed="false") == audits
+
+    def refused(self, reason: str) -> float:
+        return self.value("saccade_cache_refusals_total", reason=reason)
+
+    async def close(self) -> None:
+        await self.pipeline.close()
+        await asyncio.to_thread(self.workers.close)
+
+
+def numbered(version: str = "3") -> FakeV2Client:
+    """A predictor whose answers can be told apart: the n-th one has a score of n / 1000 + 0.5."""
+    client = detector_client(metadata=metadata())
+    numbers = itertools.count(1)
+
+    async def answer(request: InferRequest) -> InferResponse:
+        score = 0.5 + next(numbers) / 1000
+        return InferResponse(request.model_name, [candidates((100, 100, 120, 130, score, 0))], version)
+
+    client.answer = answer
+    return client
+
+
+def number_of(answered: Answered) -> int:
+    """Which of the predictor's answers it is."""
+    return round((float(answered.answer.scores[0]) - 0.5) * 1000)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    bench = Bench(numbered())
+    yield bench
+    await bench.close()
+
+
+# The same bytes
+
+
+async def test_the_same_bytes_are_answered_without_decoding_or_asking(bench: Bench) -> None:
+    source = frame(scene())
+    first, second = await bench.answer(source), await bench.answer(source, after_s=0.25)
+    assert (first.cache, second.cache, bench.asked) == ("miss", "exact", 1)
+    assert second.answer is first.answer
+    assert (second.width, second.height, second.version) == (640, 480, "3")
+    assert second.hit is not None
+    assert second.hit.age_s == pytest.approx(0.25)
+    assert cache_line([second, first]) == "exact;age=0.250, miss"
+    assert hit_fields(second.hit) == {"cache_age_ms": 250.0}
+    assert hit_fields(first.hit) == {}
+    assert bench.value("saccade_cache_requests_total", outcome="exact") == 1
+    assert bench.value("saccade_cache_requests_total", outcome="miss") == 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"options": TASK.options({"score_threshold": 0.6})},
+        {"options": TASK.options({"max_detections": 1})},
+        {"model_version": "3"},
+        {"known": Known(PredictorContract.of(metadata(width=320)), TASK)},
+    ],
+    ids=["score", "count", "version", "input"],
+)
+async def test_other_options_another_model_or_input_are_another_answer(bench: Bench, more: dict[str, Any]) -> None:
+    source = frame(scene())
+    await bench.answer(source)
+    assert (await bench.answer(source, **more)).cache == "miss"
+    assert bench.asked == 2
+
+
+async def test_another_variant_is_another_answer(bench: Bench) -> None:
+    source = frame(scene())
+    await bench.answer(source)
+    other = Target(bench.predictor, lambda _contract: TASK, "candidate")
+    answered = await bench.answer(source, target=other)
+    assert (answered.cache, answered.variant) == ("miss", "candidate")
+    assert (await bench.answer(source, target=other)).cache == "exact"
+
+
+async def test_equal_bytes_in_another_form_are_another_image(bench: Bench) -> None:
+    pixels = scene(width=64, height=48)
+    turned = pixels.reshape(64, 48, 3)
+    assert (await bench.answer(Raw(pixels))).cache == "miss"
+    assert (await bench.answer(Raw(turned))).cache == "miss"
+    assert (await bench.answer(Raw(pixels.copy()))).cache == "exact"
+
+
+async def test_an_exact_answer_holds_for_its_time_and_no_longer(bench: Bench) -> None:
+    source = frame(scene())
+    await bench.answer(source)
+    assert (await bench.answer(source, after_s=59.9)).cache == "exact"
+    assert (await bench.answer(source, after_s=0.2)).cache == "miss"
+
+
+async def test_an_answer_of_a_version_that_is_gone_is_not_given(bench: Bench) -> None:
+    source = frame(scene())
+    await bench.answer(source)
+    now = Known(PredictorContract.of(metadata(versions=("4",))), TASK)
+    assert (await bench.answer(source, known=now)).cache == "miss"
+
+
+async def test_bypass_neither_asks_nor_tells_the_cache(bench: Bench) -> None:
+    source = frame(scene())
+    assert (await bench.answer(source, "gate", cache="bypass")).cache == "bypass"
+    assert (await bench.answer(source, "gate")).cache == "miss"
+    answered = await bench.answer(source, "gate", cache="bypass")
+    assert (answered.cache, number_of(answered)) == ("bypass", 3)
+    assert number_of(await bench.answer(source)) == 2, "what was there has stayed"
+
+
+async def test_refresh_asks_the_predictor_and_tells_the_cache(bench: Bench) -> None:
+    source = frame(scene())
+    await bench.answer(source)
+    refreshed = await bench.answer(source, cache="refresh")
+    assert (refreshed.cache, number_of(refreshed)) == ("miss", 2)
+    again = await bench.answer(source)
+    assert (again.cache, number_of(again)) == ("exact", 2)
+
+
+async def test_a_failure_is_not_remembered(bench: Bench) -> None:
+    source = frame(scene())
+    works, bench.client.answer = bench.client.answer, failing
+    with pytest.raises(PredictorUnavailable):
+        await bench.answer(source)
+    bench.client.answer = works
+    assert (await bench.answer(source)).cache == "miss"
+    assert (await bench.answer(source)).cache == "exact"
+
+
+async def failing(_request: InferRequest) -> InferResponse:
+    raise PredictorUnavailable("no")
+
+
+async def test_the_cache_stays_within_its_memory() -> None:
+    bench = Bench(numbered(), limits=CacheLimits(answer_bytes=2**16, camera_bytes=2**18))
+    for seed in range(120):
+        await bench.answer(frame(scene(seed % 7, 64, 48)), f"camera {seed}")
+    assert bench.value("saccade_cache_bytes", kind="answers") <= 2**16
+    assert bench.value("saccade_cache_bytes", kind="cameras") <= 2**18
+    assert 0 < bench.value("saccade_cache_entries", kind="answers") < 120
+    assert 0 < bench.value("saccade_cache_entries", kind="cameras") < 120
+    await bench.close()
+
+
+# Together
+
+
+class Held:
+    """A predictor that answers when it is let go."""
+
+    def __init__(self, client: FakeV2Client) -> None:
+        self._answer, client.answer = client.answer, self.answer
+        self.go = asyncio.Event()
+        self.fails = False
+
+    async def answer(self, request: InferRequest) -> InferResponse:
+        await self.go.wait()
+        if self.fails:
+            raise PredictorUnavailable("no")
+        return await self._answer(request)
+
+
+async def test_identical_frames_on_their_way_are_inferred_once(bench: Bench) -> None:
+    held, source = Held(bench.client), frame(scene())
+    tasks = [asyncio.create_task(bench.answer(source)) for _ in range(5)]
+    await eventually(lambda: bench.asked == 1, "the predictor is asked")
+    await settle()
+    held.go.set()
+    answered = await asyncio.gather(*tasks)
+    assert sorted(one.cache for one in answered) == ["coalesced"] * 4 + ["miss"]
+    assert bench.asked == 1
+    assert len(bench.cache.flights) == 0
+
+
+async def test_who_waits_for_an_inference_that_fails_asks_for_itself(bench: Bench) -> None:
+    held, source = Held(bench.client), frame(scene())
+    first = asyncio.create_task(bench.answer(source))
+    await eventually(lambda: bench.asked == 1, "the predictor is asked")
+    others = [asyncio.create_task(bench.answer(source)) for _ in range(3)]
+    await settle()
+    held.fails = True
+    held.go.set()
+    with pytest.raises(SaccadeError):
+        await first
+    failures = await asyncio.gather(*others, return_exceptions=True)
+    assert all(isinstance(failure, PredictorUnavailable) for failure in failures)
+    assert bench.asked == 4, "each has its own answer, at the same time"
+    assert len(bench.cache.flights) == 0
+
+
+async def test_who_waits_for_somebody_who_leaves_is_answered(bench: Bench) -> None:
+    held, source = Held(bench.client), frame(scene())
+    first = asyncio.create_task(bench.answer(source))
+    await eventually(lambda: bench.asked == 1, "the predictor is asked")
+    second = asyncio.create_task(bench.answer(source))
+    await settle()
+    first.cancel()
+    held.go.set()
+    assert (await second).cache == "miss"
+    assert len(bench.cache.flights) == 0
+
+
+async def test_who_waits_keeps_the_own_deadline(bench: Bench) -> None:
+    Held(bench.client)
+    source = frame(scene())
+    first = asyncio.create_task(bench.answer(source))
+    await eventually(lambda: bench.asked == 1, "the predictor is asked")
+    with pytest.raises(DeadlineExceeded, match="while the same image was inferred for another request"):
+        await bench.answer(source, exchange=Exchange.begin("rest", {}, 0.2))
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_a_request_of_another_priority_does_not_wait_for_others(bench: Bench) -> None:
+    held, source = Held(bench.client), frame(scene())
+    tasks = [asyncio.create_task(bench.answer(source, parameters={"priority": priority})) for priority in (2, 1, 1)]
+    await eventually(lambda: bench.asked == 2, "the predictor is asked")
+    held.go.set()
+    assert sorted([(await task).cache for task in tasks]) == ["coalesced", "miss", "miss"]
+
+
+# The frames of a camera
+
+
+async def test_a_still_camera_is_answered_by_its_earlier_frame(bench: Bench) -> None:
+    first = await bench.answer(frame(scene()), "gate")
+    second = await bench.answer(frame(scene(), quality=85), "gate", after_s=0.4)
+    assert (first.cache, second.cache, bench.asked) == ("miss", "near", 1)
+    assert second.hit is not None
+    assert second.hit.age_s == pytest.approx(0.4)
+    fields = hit_fields(second.hit)
+    assert 0 <= fields["cache_distance"] <= 10
+    assert 0 < fields["cache_change"] < 12
+    assert cache_line([second]).startswith(f"near;distance={second.hit.distance};change=")
+    assert bench.refused("first") == 1
+
+
+async def test_without_a_camera_only_the_same_bytes_count(bench: Bench) -> None:
+    await bench.answer(frame(scene()))
+    assert (await bench.answer(frame(scene()))).cache == "miss"
+
+
+async def test_cameras_share_nothing_but_the_same_bytes(bench: Bench) -> None:
+    source = frame(scene())
+    await bench.answer(source, "a")
+    assert (await bench.answer(frame(scene()), "b")).cache == "miss"
+    assert (await bench.answer(frame(scene()), "b")).cache == "near"
+    await bench.answer(frame(scene(1)), "a")
+    assert (await bench.answer(source, "c")).cache == "exact"
+
+
+@pytest.mark.parametrize(("width", "height", "side"), [(640, 480, 12), (640, 480, 24), (1920, 1080, 36)])
+@pytest.mark.parametrize("contrast", [30, 80])
+async def test_a_small_thing_that_appears_is_noticed_on_its_first_frame(
+    bench: Bench, width: int, height: int, side: int, contrast: int
+) -> None:
+    empty = scene(0, width, height)
+    await bench.answer(frame(empty), "gate")
+    assert (await bench.answer(frame(empty), "gate")).cache == "near"
+    for x, y in ((101, 57), (333, 207)):
+        shown = empty.astype(np.int16)
+        shown[y : y + side, x : x + side] += contrast
+        assert (await bench.answer(frame(shown.clip(0, 255).astype(np.uint8)), "gate")).cache == "miss"
+        assert (await bench.answer(frame(empty), "gate")).cache == "miss", "and so is that it has gone"
+    assert bench.refused("outside") == 4
+
+
+async def test_another_scene_is_inferred(bench: Bench) -> None:
+    await bench.answer(frame(scene(0)), "gate")
+    assert (await bench.answer(frame(scene(1)), "gate")).cache == "miss"
+
+
+async def test_an_answer_is_refreshed_after_a_number_of_hits(bench: Bench) -> None:
+    outcomes = [(await bench.answer(frame(scene()), "gate", after_s=0.01)).cache for _ in range(64)]
+    assert [at for at, outcome in enumerate(outcomes) if outcome == "miss"] == [0, 31, 62]
+    assert bench.refused("heartbeat") == 2
+
+
+async def test_no_answer_is_older_than_the_limit_however_often_it_was_given(bench: Bench) -> None:
+    ages = []
+    for _ in range(30):
+        answered = await bench.answer(frame(scene()), "gate", after_s=1.0)
+        ages.append(answered.hit.age_s if answered.hit is not None else 0.0)
+    assert max(ages) == pytest.approx(10.0)
+    assert bench.refused("max_age") == 2
+
+
+async def test_a_camera_that_was_silent_begins_anew(bench: Bench) -> None:
+    await bench.answer(frame(scene()), "gate")
+    assert (await bench.answer(frame(scene()), "gate", after_s=2.1)).cache == "miss"
+    assert bench.refused("gap") == 1
+
+
+async def test_a_clock_that_goes_back_makes_no_hit(bench: Bench) -> None:
+    source = frame(scene())
+    await bench.answer(source, "gate")
+    assert (await bench.answer(frame(scene()), "gate", after_s=-5.0)).cache == "miss"
+    assert (await bench.answer(source, "other", after_s=-5.0)).cache == "miss"
+
+
+async def test_the_answers_to_a_camera_never_go_back(bench: Bench) -> None:
+    """It alternates between two scenes: the earlier scene's answer is older than the later one's."""
+    one, two = frame(scene(0)), frame(scene(1))
+    newest = 0
+    for source in (one, two, one, two, one, frame(scene(1)), one):
+        answered = await bench.answer(source, "gate")
+        assert number_of(answered) >= newest
+        newest = number_of(answered)
+    assert bench.value("saccade_cache_refusals_total", reason="older") > 0
+
+
+async def test_two_cameras_with_one_name_get_no_answer_of_the_other(bench: Bench) -> None:
+    for seed in (0, 1, 0, 1, 0):
+        assert (await bench.answer(frame(scene(seed)), "gate")).cache == "miss"
+
+
+async def test_frames_that_overtake_each_other_leave_the_later_one(bench: Bench) -> None:
+    works, held = bench.client.answer, Held(bench.client)
+    early = asyncio.create_task(bench.answer(frame(scene(1)), "gate"))
+    await eventually(lambda: bench.asked == 1, "the predictor is asked")
+    bench.client.answer = works
+    late = await bench.answer(frame(scene(2)), "gate")
+    held.go.set()
+    await early
+    near = await bench.answer(frame(scene(2)), "gate")
+    assert (late.cache, near.cache) == ("miss", "near")
+    assert number_of(near) == number_of(late)
+    assert (await bench.answer(frame(scene(1)), "gate")).cache == "miss"
+
+
+async def test_many_cameras_are_kept_apart(bench: Bench) -> None:
+    for _ in range(2):
+        outcomes = [
+            (await bench.answer(frame(scene(seed)), f"camera {seed}", after_s=0.01)).cache for seed in range(20)
+        ]
+    assert outcomes == ["near"] * 20
+    assert bench.value("saccade_cache_entries", kind="cameras") == 20
+
+
+# Audits
+
+
+async def test_a_share_of_near_hits_is_inferred_all_the_same(bench: Bench) -> None:
+    await bench.answer(frame(scene()), "gate")
+    bench.drawn = 0.019
+    answered = await bench.answer(frame(scene()), "gate")
+    assert (answered.cache, number_of(answered)) == ("near", 1)
+    await eventually(lambda: bench.value("saccade_cache_audits_total", agreed="true") == 1, "the audit has ended")
+    assert bench.asked == 2
+    bench.drawn = 0.02
+    after = await bench.answer(frame(scene()), "gate")
+    assert (after.cache, number_of(after)) == ("near", 2), "what the audit found is the newest answer"
+    assert bench.asked == 2
+
+
+async def test_a_camera_whose_audits_disagree_loses_its_near_cache(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    boxes = itertools.count()
+
+    async def elsewhere(request: InferRequest) -> InferResponse:
+        at = 100 + 20 * (next(boxes) % 10)
+        return InferResponse(request.model_name, [candidates((at, at, at + 15, at + 15, 0.9, 0))], "3")
+
+    bench.client.answer = elsewhere
+    bench.drawn = 0.0
+    await bench.answer(frame(scene()), "gate")
+    for audits in (1, 2, 3):
+        assert (await bench.answer(frame(scene()), "gate")).cache == "near"
+        await eventually(partial(bench.disagreed, audits), "the audit has ended")
+    assert (await bench.answer(frame(scene()), "gate")).cache == "miss"
+    assert bench.refused("off") == 1
+    assert bench.value("saccade_cameras", condition="not_trusted") == 1
+    [event] = [record for record in caplog.records if record.message == "camera_not_trusted"]
+    assert "gate" not in str(vars(event)), "names of cameras are not logged"
+    assert (await bench.answer(frame(scene(3)), "yard")).cache == "miss"
+    bench.drawn = 0.9
+    assert (await bench.answer(frame(scene(3)), "yard")).cache == "near", "the other cameras keep theirs"
+    await bench.answer(frame(scene()), "gate", after_s=61)
+    assert (await bench.answer(frame(scene()), "gate")).cache == "near"
+
+
+async def test_an_audit_that_fails_or_hangs_costs_nothing(bench: Bench) -> None:
+    await bench.answer(frame(scene()), "gate")
+    works, bench.client.answer = bench.client.answer, failing
+    bench.drawn = 0.0
+    assert (await bench.answer(frame(scene()), "gate")).cache == "near"
+    await eventually(lambda: bench.value("saccade_cache_audit_failures_total") == 1, "the audit has failed")
+    bench.client.answer = works
+    Held(bench.client)
+    for _ in range(5):
+        assert (await bench.answer(frame(scene()), "gate")).cache == "near"
+    await settle()
+    assert bench.asked == 1 + 1 + 2, "no more than two at once"
+
+
+async def test_another_version_s_answer_says_nothing_of_this_one(bench: Bench) -> None:
+    await bench.answer(frame(scene()), "gate")
+    bench.drawn = 0.0
+
+    async def newer(request: InferRequest) -> InferResponse:
+        return InferResponse(request.model_name, [candidates()], "4")
+
+    bench.client.answer = newer
+    await bench.answer(frame(scene()), "gate")
+    await eventually(lambda: bench.asked == 2, "the predictor is asked")
+    await settle()
+    assert bench.value("saccade_cache_audits_total", agreed="false") == 0
+
+
+# Cameras that something is wrong with
+
+
+async def test_a_frozen_camera_is_told_of_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    source = frame(scene())
+    for _ in range(15):
+        await bench.answer(source, "gate", after_s=1.0)
+    assert bench.value("saccade_cameras", condition="frozen") == 1
+    assert [record.message for record in caplog.records].count("camera_frozen") == 1
+    await bench.answer(frame(scene()), "gate")
+    assert bench.value("saccade_cameras", condition="frozen") == 0
+
+
+async def test_a_black_camera_is_told_of(bench: Bench) -> None:
+    for _ in range(15):
+        await bench.answer(frame(np.zeros((480, 640, 3), np.uint8)), "gate", after_s=1.0)
+    assert bench.value("saccade_cameras", condition="black") == 1
+    assert bench.value("saccade_cameras", condition="frozen") == 0
+
+
+async def test_the_stages_of_a_near_hit(bench: Bench) -> None:
+    await bench.answer(frame(scene()), "gate")
+    exchange = Exchange.begin("rest", {}, 10)
+    await bench.answer(frame(scene()), "gate", exchange=exchange)
+    assert set(exchange.stages) == {"cache", "decode", "phash"}
+    assert all(seconds >= 0 for seconds in exchange.stages.values())
+
+
+async def test_a_flight_of_an_earlier_frame_is_not_joined_by_a_camera_that_is_further(bench: Bench) -> None:
+    held, source = Held(bench.client), frame(scene())
+    leader = asyncio.create_task(bench.answer(source, "a"))
+    await eventually(lambda: bench.asked == 1, "the predictor is asked")
+    works = held._answer
+    bench.client.answer = works
+    newer = await bench.answer(frame(scene(1)), "b")
+    follower = asyncio.create_task(bench.answer(source, "b"))
+    await settle()
+    held.go.set()
+    await leader
+    answered = await follower
+    assert answered.cache == "miss"
+    assert number_of(answered) > number_of(newer)

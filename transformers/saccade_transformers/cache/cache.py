@@ -1,0 +1,285 @@
+"""The frame cache of one process: looks answers up, keeps them, and stops trusting itself where audits disagree.
+
+It decides nothing about pictures (``policy``) and asks no predictor. All of it runs on the event loop. Two rules hold
+whatever happens: nothing but the answer to the very same bytes is ever given to another camera, and the answers given
+to one camera never go back in time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+from saccade_transformers.cache.blocks import regions
+from saccade_transformers.cache.flights import Flights
+from saccade_transformers.cache.frames import Frame, Hit, Kept, Known, Outcome, Scope
+from saccade_transformers.cache.health import Condition, Health
+from saccade_transformers.cache.metrics import CacheMetrics
+from saccade_transformers.cache.perceptual import Look
+from saccade_transformers.cache.policy import Reference, Refusal, Rules, Since, Verdict, compare, in_time
+from saccade_transformers.cache.shelf import Shelf
+from saccade_transformers.cache.trust import Trust
+
+log = logging.getLogger("saccade.cache")
+
+#: Weight of the newest comparison in the running mean of a camera's noise.
+_SMOOTHING: Final = 0.1
+#: Beside its thumbnail and its answer, a camera takes about so many bytes; an answer beside its arrays likewise.
+_CAMERA_BYTES: Final = 3000
+_ANSWER_BYTES: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLimits:
+    """How large the cache may become, and how it is supervised.
+
+    Attributes:
+        answer_bytes: of exact answers.
+        camera_bytes: of what is kept of cameras.
+        exact_s: time for which the answer to the same bytes holds.
+        audit_share: share of near hits that are inferred all the same, 0..1.
+        audit_agreement: mean agreement in audits under which a camera loses its near hits, 0..1.
+        audit_pause_s: for so long.
+    """
+
+    answer_bytes: int = 32 * 2**20
+    camera_bytes: int = 64 * 2**20
+    exact_s: float = 60.0
+    audit_share: float = 0.02
+    audit_agreement: float = 0.8
+    audit_pause_s: float = 60.0
+
+
+class _Camera:
+    """What is known of one camera in one scope."""
+
+    __slots__ = ("digest", "given", "health", "hits", "known", "noise", "seen", "told", "trust")
+
+    def __init__(self, trust: Trust, digest: str) -> None:
+        self.known: Known | None = None
+        self.seen = 0.0
+        self.hits = 0
+        self.noise = 0.0
+        self.given = float("-inf")  # when the frame came whose answer was given last
+        self.trust = trust
+        self.health = Health()
+        self.told: tuple[Condition, ...] = ()
+        self.digest = digest
+
+
+class FrameCache:
+    """See the module.
+
+    Args:
+        rules: what near hits are given by.
+        limits: sizes and supervision.
+        metrics: counts.
+        clock: seconds, monotonic.
+        draw: a number in [0, 1), by which frames are picked for audits.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        limits: CacheLimits,
+        metrics: CacheMetrics,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self.rules = rules
+        self.clock = clock
+        self.flights: Flights[Kept] = Flights()
+        self._limits = limits
+        self._metrics = metrics
+        self._draw = draw
+        self._answers: Shelf[tuple[Scope, bytes], Kept] = Shelf(limits.answer_bytes)
+        self._cameras: Shelf[tuple[Scope, str], _Camera] = Shelf(limits.camera_bytes)
+        metrics.watch(
+            lambda: {"answers": len(self._answers), "cameras": len(self._cameras)},
+            lambda: {"answers": self._answers.size, "cameras": self._cameras.size},
+            self._conditions,
+        )
+
+    def arrived(self, frame: Frame) -> None:
+        """Take notice of a frame whose digest is known, before anything else."""
+        camera = self._camera(frame)
+        if camera is not None:
+            frame.is_new = not camera.health.saw(frame.digest, frame.came)
+            self._tell(camera)
+
+    def exact(self, frame: Frame, live: Collection[str]) -> Hit | None:
+        """The answer to the same bytes, if there is one that holds.
+
+        Args:
+            frame: with its digest.
+            live: versions of the model that are served now.
+        """
+        if frame.mode != "use":
+            return None
+        kept = self._answers.get((frame.scope, frame.digest))
+        if kept is None:
+            return None
+        if kept.version not in live or not 0 <= frame.came - kept.came <= self._limits.exact_s:
+            self._answers.drop((frame.scope, frame.digest))
+            return None
+        return self._give(frame, "exact", kept)
+
+    def joined(self, frame: Frame, kept: Kept) -> Hit | None:
+        """The answer to the same bytes that has just been inferred for somebody else; None if it is too old here."""
+        return self._give(frame, "coalesced", kept)
+
+    def candidate(self, frame: Frame, live: Collection[str]) -> tuple[Known, Since] | None:
+        """What the frame is to be compared with, if there is anything; ``compare`` may then run in any thread."""
+        camera = self._camera(frame)
+        if camera is None or frame.mode != "use":
+            return None
+        known = camera.known
+        if known is None:
+            self._refused("first")
+            return None
+        since = Since(camera.seen, camera.hits, camera.noise)
+        refusal: Refusal | None = None
+        if not camera.trust.holds(frame.came):
+            refusal = "off"
+        elif known.kept.came < camera.given:
+            refusal = "first"  # a newer frame's answer was given, and is not known
+        else:
+            refusal = in_time(known.reference, since, frame.came, live, self.rules)
+        if refusal is not None:
+            self._refused(refusal)
+            return None
+        return known, since
+
+    def near(self, frame: Frame, look: Look, size: tuple[int, int], known: Known, verdict: Verdict) -> Hit | None:
+        """The answer to an earlier frame, if this one is found to be the same.
+
+        Args:
+            frame: of a camera.
+            look: its look.
+            size: (width, height) of its image.
+            known: from ``candidate``.
+            verdict: of ``compare`` with that.
+        """
+        camera = self._camera(frame)
+        assert camera is not None
+        if camera.known is not known and camera.known is not None:  # somebody was faster
+            known = camera.known
+            verdict = compare(known.reference, Since(camera.seen, camera.hits, camera.noise), look, size, self.rules)
+        if verdict.noise is not None:
+            camera.noise += _SMOOTHING * (verdict.noise - camera.noise)
+        if not verdict.is_hit:
+            assert verdict.refusal
+            self._refused(verdict.refusal)
+            return None
+        change = verdict.change.outside if verdict.change is not None else None
+        hit = self._give(frame, "near", known.kept, verdict.distance, change)
+        if hit is not None:
+            camera.hits += 1
+            camera.seen = max(camera.seen, frame.came)
+        return hit
+
+    def looked(self, frame: Frame, look: Look) -> None:
+        """Take notice of what a camera's frame looks like."""
+        camera = self._camera(frame)
+        if camera is not None and frame.is_new:
+            camera.health.looked(look.thumbnail, frame.came)
+            self._tell(camera)
+
+    def keep(self, frame: Frame, look: Look | None, kept: Kept) -> None:
+        """Keep an answer that was inferred, and note that it is given.
+
+        Args:
+            frame: that it is the answer to.
+            look: of the frame, where it is a camera's.
+            kept: the answer.
+        """
+        if frame.mode == "bypass":
+            return
+        size = kept.task.nbytes(kept.answer)
+        if frame.digest:
+            self._answers.put((frame.scope, frame.digest), kept, size + _ANSWER_BYTES)
+        camera = self._camera(frame)
+        if camera is None or look is None:
+            return
+        camera.seen = max(camera.seen, frame.came)
+        camera.given = max(camera.given, kept.came)
+        if camera.known is not None and camera.known.kept.came > kept.came:
+            return  # a later frame was faster
+        found = regions(kept.task.regions(kept.answer), kept.size, look.thumbnail.shape)
+        camera.known = Known(Reference(look, found, kept.size, kept.version, kept.came), kept)
+        camera.hits = 0
+        taken = look.thumbnail.nbytes + found.mask.nbytes + found.boxes.nbytes + size + _CAMERA_BYTES
+        self._cameras.put((frame.scope, frame.camera_id), camera, taken)
+
+    def wants_audit(self) -> bool:
+        """Whether a near hit shall be inferred all the same."""
+        return self._limits.audit_share > 0 and self._draw() < self._limits.audit_share
+
+    def audited(self, frame: Frame, agreement: float) -> None:
+        """Take in how far a near hit's answer agrees with a fresh one, 0..1."""
+        self._metrics.audited(agreement, agreement >= self._limits.audit_agreement)
+        camera = self._camera(frame)
+        if camera is not None and camera.trust.audited(agreement, self.clock()):
+            self._metrics.switched_off.add()
+            log.warning("camera_not_trusted", extra={"camera": camera.digest, "agreement": round(agreement, 3)})
+
+    def audit_failed(self) -> None:
+        """An audit had no fresh answer."""
+        self._metrics.audit_failures.add()
+
+    def count(self, outcome: Outcome) -> None:
+        """Count a frame by what the cache did for it."""
+        self._metrics.requests.add((outcome,))
+
+    def _give(
+        self, frame: Frame, outcome: Outcome, kept: Kept, distance: int | None = None, change: float | None = None
+    ) -> Hit | None:
+        camera = self._camera(frame)
+        if camera is not None:
+            if kept.came < camera.given:
+                self._metrics.refused.add(("older",))
+                return None
+            camera.given = kept.came
+            camera.seen = max(camera.seen, frame.came)
+            if outcome != "near" and frame.is_new:
+                camera.health.repeated()
+        return Hit(outcome, kept, max(0.0, frame.came - kept.came), distance, change)
+
+    def _camera(self, frame: Frame) -> _Camera | None:
+        if not frame.camera_id or frame.mode == "bypass":
+            return None
+        key = frame.scope, frame.camera_id
+        camera = self._cameras.get(key)
+        if camera is None:
+            digest = hashlib.blake2b(frame.camera_id.encode(), digest_size=6).hexdigest()
+            camera = _Camera(Trust(self._limits.audit_agreement, self._limits.audit_pause_s), digest)
+            self._cameras.put(key, camera, _CAMERA_BYTES)
+        return camera
+
+    def _refused(self, why: Refusal) -> None:
+        self._metrics.refused.add((why,))
+
+    def _tell(self, camera: _Camera) -> None:
+        conditions = camera.health.conditions
+        if conditions != camera.told:
+            for condition in conditions:
+                if condition not in camera.told:
+                    log.warning(f"camera_{condition}", extra={"camera": camera.digest})
+            for ended in camera.told:
+                if ended not in conditions:
+                    log.info(f"camera_not_{ended}", extra={"camera": camera.digest})
+            camera.told = conditions
+
+    def _conditions(self) -> dict[str, int]:
+        told = [camera.told for camera in self._cameras.values()]
+        now = self.clock()
+        return {
+            "frozen": sum("frozen" in conditions for conditions in told),
+            "black": sum("black" in conditions for conditions in told),
+            "not_trusted": sum(not camera.trust.holds(now) for camera in self._cameras.values()),
+        }
