@@ -1,0 +1,376 @@
+"""How good the frame cache's answers are, and how often it has one: near hits against fresh inference, frame by frame.
+
+Three cameras: vtest.avi (a street with about ten people who never stop; only where a copy of it is given), and a
+rendered still scene at 640x480 and 1920x1080 into which things are put at known frames. Beside the cache's policy
+stands the plain perceptual hash with a time to live of 2 s. F1 is that of the cached answer and a fresh one for the
+same frame (same class, IoU >= 0.5, score >= 0.4); its noise floor is that of two fresh ones, the second for the frame
+re-encoded with a little noise.
+
+Runs in one process with the example model: no service, no network. Prints tables, writes JSON and, with --plot, draws
+the curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import onnxruntime
+from rich.table import Table
+
+from measuring import machine
+from measuring.goals import Goal
+from measuring.static_scene import Insertion, frames
+from measuring.table import Progress, console, goals, number
+from measuring.targets import BENCH, ROOT
+from saccade_transformers.cache.blocks import regions
+from saccade_transformers.cache.perceptual import Look, distance, look
+from saccade_transformers.cache.policy import Reference, Rules, Since, compare, in_time
+from saccade_transformers.image.decode import ImageLimits, configure_opencv, decode_for_input
+from saccade_transformers.image.grey import greys
+from saccade_transformers.image.letterbox import letterbox
+from saccade_transformers.tasks.detection import Detections, DetectionTask
+from saccade_transformers.tasks.matching import iou_matrix
+
+RESULTS: Final = BENCH / "results" / "cache.json"
+MODEL: Final = ROOT / "examples" / "model-repository" / "detector" / "1" / "model.onnx"
+VIDEO: Final = ROOT.parent / "shared" / "media" / "vtest.avi"
+#: Frames taken of the video, its rate, and the sides of things in the rendered scenes.
+VIDEO_FRAMES: Final = 300
+VIDEO_FPS: Final = 10.0
+SCENE_FPS: Final = 25.0
+SCENES: Final = {(640, 480): (12, 24, 48), (1920, 1080): (36, 72, 144)}
+#: Of the hits in the rendered scenes, one in so many is inferred to be judged; it makes no difference to the cache.
+_JUDGED: Final = 5
+_LEVELS: Final = (8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0, 48.0)
+_DISTANCES: Final = (0, 2, 4, 6, 8, 12)
+_HASH_TTL_S: Final = 2.0
+
+
+class Detector:
+    """The example model and the transformer's own path to and from it."""
+
+    def __init__(self) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(str(MODEL), options)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        [taken] = self._session.get_inputs()
+        self._name, self._size = taken.name, (taken.shape[2], taken.shape[1])
+        self.task = DetectionTask(
+            [], int(metadata["saccade.candidates"]), float(metadata["saccade.min_score"]), 0.4, 0.5, 100
+        )
+        self._options = self.task.options({})
+
+    def see(self, jpeg: bytes) -> Seen:
+        """Decode a frame and take its look; it is inferred when its answer is asked for."""
+        width, height = self._size
+        tensor = np.empty((1, height, width, 3), np.uint8)
+        mapping = letterbox(decode_for_input(jpeg, ImageLimits(2**30, 2**30), self._size), tensor[0])
+
+        def infer() -> Detections:
+            [table] = self._session.run(None, {self._name: tensor})
+            return self.task.to_image(self.task.read({"candidates": table[0]}, self._options), mapping)
+
+        return Seen(look(greys(tensor[0], mapping)), mapping.image_size, infer)
+
+
+@dataclass(slots=True)
+class Seen:
+    """A frame: its look, its size, and its answer once that has been asked for."""
+
+    look: Look
+    size: tuple[int, int]
+    _infer: Callable[[], Detections]
+    _answer: Detections | None = None
+
+    @property
+    def answer(self) -> Detections:
+        """What a fresh inference says."""
+        if self._answer is None:
+            self._answer = self._infer()
+        return self._answer
+
+
+class Policy:
+    """The cache's policy for one camera, as the transformer drives it."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._kept: tuple[Reference, Seen] | None = None
+        self._since = Since(0.0, 0, 0.0)
+
+    def frame(self, seen: Seen, now: float) -> Seen | None:
+        """Return the frame whose answer is given for this one; None where it is inferred."""
+        since = self._since
+        if self._kept is not None and in_time(self._kept[0], since, now, ("1",), self._rules) is None:
+            verdict = compare(self._kept[0], since, seen.look, seen.size, self._rules)
+            noise = since.noise if verdict.noise is None else since.noise + 0.1 * (verdict.noise - since.noise)
+            since = Since(now, since.hits, noise)
+            if verdict.is_hit:
+                self._since = replace(since, hits=since.hits + 1)
+                return self._kept[1]
+        found = regions(seen.answer.boxes, seen.size, seen.look.thumbnail.shape)
+        self._kept = Reference(seen.look, found, seen.size, "1", now), seen
+        self._since = Since(now, 0, since.noise)
+        return None
+
+
+class PlainHash:
+    """A dictionary by perceptual hash, as many build it: any earlier frame within ``bits`` that is not too old."""
+
+    def __init__(self, bits: int) -> None:
+        self._bits = bits
+        self._kept: list[tuple[float, Seen]] = []
+
+    def frame(self, seen: Seen, now: float) -> Seen | None:
+        """As ``Policy.frame``."""
+        self._kept = [one for one in self._kept if now - one[0] <= _HASH_TTL_S]
+        for _, earlier in reversed(self._kept):
+            if distance(earlier.look.phash, seen.look.phash) <= self._bits:
+                return earlier
+        self._kept.append((now, seen))
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One setting on one camera.
+
+    Attributes:
+        hits: share of the frames that were answered by an earlier one.
+        f1: of the hits; None without any.
+    """
+
+    camera: str
+    policy: str
+    setting: float
+    hits: float
+    f1: float | None
+
+
+@dataclass(slots=True)
+class Found:
+    """What became of the things of one size.
+
+    Attributes:
+        inserted: things.
+        detected: by fresh inference on their first frame.
+        noticed: of these, the frame was inferred.
+        unseen: of those that fresh inference does not detect, the frame was a hit.
+    """
+
+    side: int
+    inserted: int = 0
+    detected: int = 0
+    noticed: int = 0
+    unseen: int = 0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """All that was measured."""
+
+    points: list[Point] = field(default_factory=list)
+    floor: float | None = None
+    found: dict[str, list[Found]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def video(detector: Detector, path: Path, most: int, outcome: Outcome, progress: Progress) -> None:
+    """Measure a video: the floor, the policy's curve, the plain hash's."""
+    capture = cv2.VideoCapture(str(path))
+    drawn = np.random.default_rng(1)
+    seen, floor = [], []
+    for index in range(most):
+        ok, picture = capture.read()
+        if not ok:
+            break
+        progress.step(f"{path.name}: inferring every frame", f"{index + 1} of {most}")
+        one = detector.see(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+        noisy = np.clip(picture + drawn.normal(0, 2, picture.shape), 0, 255).astype(np.uint8)
+        again = detector.see(cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
+        floor.append(detector.task.agreement(one.answer, again.answer))
+        seen.append(one)
+    outcome.floor = fmean(floor)
+
+    def point(policy: str, setting: float, camera: Policy | PlainHash) -> None:
+        given = [(one, camera.frame(one, index / VIDEO_FPS)) for index, one in enumerate(seen)]
+        scores = [detector.task.agreement(one.answer, hit.answer) for one, hit in given if hit is not None]
+        share = len(scores) / len(seen)
+        outcome.points.append(Point(path.name, policy, setting, share, fmean(scores) if scores else None))
+
+    for level in _LEVELS:
+        point("blocks", level, Policy(replace(Rules(), change_levels=level)))
+    for bits in _DISTANCES:
+        point("plain hash", bits, PlainHash(bits))
+
+
+def scene(
+    detector: Detector, size: tuple[int, int], each: int, seed: int, outcome: Outcome, progress: Progress
+) -> None:
+    """Measure a rendered scene at the default settings, and what the plain hash makes of it."""
+    name = f"still scene {size[0]}x{size[1]}"
+    found = {side: Found(side) for side in SCENES[size]}
+    policy, plain = Policy(Rules()), PlainHash(4)
+    hits, plain_hits, total = 0, 0, 0
+    scores: list[float] = []
+    plain_scores: list[float] = []
+    for index, shown in enumerate(frames(*size, SCENES[size], each, seed)):
+        progress.step(name, f"frame {index + 1}")
+        seen = detector.see(shown.jpeg)
+        hit, plain_hit = policy.frame(seen, index / SCENE_FPS), plain.frame(seen, index / SCENE_FPS)
+        total += 1
+        hits += hit is not None
+        plain_hits += plain_hit is not None
+        if index % _JUDGED == 0 or shown.is_first:
+            scores += [detector.task.agreement(seen.answer, hit.answer)] if hit is not None else []
+            plain_scores += [detector.task.agreement(seen.answer, plain_hit.answer)] if plain_hit is not None else []
+        if shown.is_first and shown.inserted is not None:
+            one = found[shown.inserted.side]
+            one.inserted += 1
+            if is_found(seen.answer, shown.inserted):
+                one.detected += 1
+                one.noticed += hit is None
+            else:
+                one.unseen += hit is not None
+    outcome.found[name] = list(found.values())
+    levels = Rules().change_levels
+    outcome.points.append(Point(name, "blocks", levels, hits / total, fmean(scores) if scores else None))
+    outcome.points.append(
+        Point(name, "plain hash", 4, plain_hits / total, fmean(plain_scores) if plain_scores else None)
+    )
+
+
+def is_found(answer: Detections, inserted: Insertion) -> bool:
+    """Whether there is a box where the thing is, of whatever class."""
+    box = np.array([inserted.box], np.float32)
+    return bool(len(answer)) and float(iou_matrix(box, answer.boxes).max()) >= 0.5
+
+
+def judge(outcome: Outcome) -> Iterator[Goal]:
+    """Hold what was measured against what is aimed at."""
+    default = Rules().change_levels
+    for point in outcome.points:
+        if point.policy != "blocks" or point.setting != default or point.f1 is None:
+            continue
+        still = point.camera.startswith("still")
+        yield Goal("F1 of hits", point.camera, 0.97 if still else 0.95, point.f1, True)
+        if still:
+            yield Goal("share of hits", point.camera, 0.85, point.hits, True)
+    for camera, found in outcome.found.items():
+        detected = sum(one.detected for one in found)
+        if detected:
+            share = sum(one.noticed for one in found) / detected
+            yield Goal("detected things noticed on their first frame", camera, 1.0, share, True)
+
+
+def plot(points: Sequence[Point], floor: float | None, path: Path) -> None:
+    """Draw F1 of the hits against their share, both policies on the video."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for policy, unit in (("blocks", "levels"), ("plain hash", "bits")):
+        of = [one for one in points if one.policy == policy and one.f1 is not None and "still" not in one.camera]
+        line = [one.f1 for one in of if one.f1 is not None]
+        axes.plot([one.hits for one in of], line, "o-", label=f"{policy} ({unit} at the points)")
+        for one in of:
+            assert one.f1 is not None
+            axes.annotate(
+                f"{one.setting:g}", (one.hits, one.f1), textcoords="offset points", xytext=(4, 4), fontsize=8
+            )
+    if floor is not None:
+        axes.axhline(floor, linestyle=":", color="grey", label="two fresh inferences of the frame")
+    axes.set(
+        xlabel="share of frames answered from the cache", ylabel="F1 of these answers", xlim=(0, 1), ylim=(0.4, 1)
+    )
+    axes.set_title("vtest.avi, 300 frames: about ten people, always moving")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    figure.savefig(path, dpi=110)
+
+
+def show(outcome: Outcome, judged: bool) -> None:
+    """Print the tables."""
+    out = console()
+    table = Table("camera", "policy", "setting", "hits", "F1 of hits", title="Near hits against fresh inference")
+    for point in outcome.points:
+        f1 = "-" if point.f1 is None else f"{point.f1:.3f}"
+        table.add_row(point.camera, point.policy, f"{point.setting:g}", f"{point.hits:.1%}", f1)
+    out.print(table)
+    if outcome.floor is not None:
+        out.print(f"Two fresh inferences of the same frame, the second re-encoded with noise: F1 {outcome.floor:.3f}.")
+    for camera, found in outcome.found.items():
+        table = Table("side", "inserted", "detected", "noticed", "not detected, hit", title=f"Things in the {camera}")
+        for one in found:
+            table.add_row(f"{one.side} px", *map(str, (one.inserted, one.detected, one.noticed, one.unseen)))
+        out.print(table)
+    out.print(goals(list(judge(outcome)), judged, title="Goals", counted="frames", shown=number))
+    for what, why in outcome.skipped.items():
+        out.print(f"{what} was left out: {why}", markup=False)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bench/cache.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="few frames: a look (all of it: a quarter of an hour)")
+    parser.add_argument("--video", type=Path, default=VIDEO, help="in place of vtest.avi (the curves' camera)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves into a PNG or SVG file")
+    parser.add_argument("--seed", type=int, default=1, help="of the rendered scenes (default: 1)")
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS, help="the JSON file (default: bench/results/cache.json)"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the bench; returns the exit status."""
+    given = parse(arguments)
+    configure_opencv()
+    detector, outcome, progress = Detector(), Outcome(), Progress(0)
+    try:
+        if given.video.exists():
+            video(detector, given.video, 20 if given.quick else VIDEO_FRAMES, outcome, progress)
+        else:
+            outcome.skipped["the video"] = f"there is no {given.video.name}; give one with --video"
+        for size in SCENES:
+            scene(detector, size, 1 if given.quick else 80, given.seed, outcome, progress)
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+    finally:
+        progress.end()
+    content: dict[str, Any] = {
+        "bench": "cache",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "bench/cache.py", *arguments]),
+        "machine": machine.describe(),
+        "rules": asdict(Rules()),
+        **asdict(outcome),
+        "goals": [{**asdict(goal), "reached": goal.reached} for goal in judge(outcome)],
+    }
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    show(outcome, not given.quick)
+    if given.plot:
+        plot(outcome.points, outcome.floor, given.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
