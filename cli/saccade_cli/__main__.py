@@ -7,7 +7,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from saccade_cli import ab_command
+from saccade_cli import ab_command, still_camera
 from saccade_cli import demo as demo_run
 from saccade_cli import shadow_report as report
 from saccade_cli.detect import DetectFailed, detect, summary, with_scheme
@@ -32,6 +32,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Computer-vision serving on KServe: run the pair on this machine, ask it what it sees.",
+)
+#: What a command ends with for a reason that a person can act on.
+_FAILURES: Final = (
+    PairFailed,
+    demo_run.DemoFailed,
+    still_camera.NotNoticed,
+    report.ReportFailed,
+    ConnectionFailed,
+    Refused,
 )
 console = Console()
 errors = Console(stderr=True)
@@ -190,8 +199,22 @@ async def _run_demo(pair: Pair, photos: list[Path], out: Path) -> int:
         await _start(pair)
         with console.status("sending the photos"):
             await demo_run.run(pair, photos, out, add)
-    console.print(table)
+        console.print(table)
+        with console.status("watching a still camera"):
+            frames = await demo_run.watch(pair, photos)
+    console.print(_frames_table(frames))
+    console.print(still_camera.tell(frames), highlight=False)
     return table.row_count
+
+
+def _frames_table(frames: Sequence[still_camera.Frame]) -> Table:
+    table = Table("frame", "a still camera sees", "cache", "ms", "detections")
+    for column in (0, 3):
+        table.columns[column].justify = "right"
+    for number, frame in enumerate(frames, 1):
+        found = literal(summary(list(frame.detections)))
+        table.add_row(str(number), literal(frame.what), frame.cache, f"{frame.milliseconds:.1f}", found)
+    return table
 
 
 async def _start(pair: Pair) -> None:
@@ -261,7 +284,7 @@ def _stopped_at_the_end(pair: Pair) -> Iterator[None]:
 def _reporting() -> Iterator[None]:
     try:
         yield
-    except (PairFailed, demo_run.DemoFailed, report.ReportFailed, ConnectionFailed, Refused, OSError) as error:
+    except (*_FAILURES, OSError) as error:
         _fail(str(error))
 
 

@@ -1,4 +1,7 @@
-"""``saccade demo``: the pair as real processes, real photos by three protocols, one table, pictures with boxes."""
+"""``saccade demo``: the pair as real processes, real photos by three protocols, one table, pictures with boxes.
+
+The photos go past the frame cache, so that every protocol is answered by the model; a still camera shows the cache.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ from typing import Any, Final
 
 import orjson
 
+from saccade_cli import still_camera
 from saccade_cli.pair import Pair
 from saccade_serving.client import GrpcClient, RestClient, V2Client
 from saccade_serving.oip.messages import InferRequest, InferResponse, Tensor
 
 TIMEOUT_S: Final = 30.0
+_PAST_THE_CACHE: Final = "/detect?cache=bypass"
 SUFFIXES: Final = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
 
 #: (box, score, label) rounded as ``/detect`` gives them.
@@ -64,7 +69,7 @@ async def run(pair: Pair, photos: list[Path], out: Path, on_row: Callable[[Row],
                 raise DemoFailed(f"{photo.name}: the protocols disagree: {answers}")
             found += len(answers[0])
             headers = {"content-type": SUFFIXES[photo.suffix.lower()], "accept": "image/jpeg"}
-            drawn = await _call(rest, "/detect", image, headers)
+            drawn = await _call(rest, _PAST_THE_CACHE, image, headers)
             (out / f"{photo.stem}-{photo.suffix[1:].lower()}.jpg").write_bytes(drawn)
     finally:
         await rest.close()
@@ -73,18 +78,41 @@ async def run(pair: Pair, photos: list[Path], out: Path, on_row: Callable[[Row],
         raise DemoFailed("nothing was found in any photo")
 
 
+async def watch(pair: Pair, photos: list[Path]) -> list[still_camera.Frame]:
+    """Send what a still camera sees in front of the first photo, the next one put into it for a while.
+
+    Raises:
+        NotNoticed, DemoFailed: it went wrong.
+    """
+    rest = RestClient(pair.url)
+
+    async def send(image: bytes) -> dict[str, Any]:
+        headers = {"content-type": "image/jpeg", "x-camera-id": still_camera.CAMERA}
+        answer: dict[str, Any] = orjson.loads(await _call(rest, "/detect", image, headers))
+        return answer
+
+    scene = photos[0]
+    thing = next((photo for photo in photos if photo.stem != scene.stem), scene)
+    try:
+        return await still_camera.watch(still_camera.frames(scene, thing), send)
+    finally:
+        await rest.close()
+
+
 def verdict(answers: int) -> str:
     """What a run without an error has shown."""
     return f"{answers} answers; the three protocols agree"
 
 
 async def _ask_v2(client: V2Client, model: str, image: bytes) -> list[Detection]:
-    request = InferRequest(model, [Tensor.of_bytes("image", (1,), [image])], binary_output=True)
+    request = InferRequest(
+        model, [Tensor.of_bytes("image", (1,), [image])], parameters={"cache": "bypass"}, binary_output=True
+    )
     return _read_v2(await client.infer(request, TIMEOUT_S))
 
 
 async def _ask_detect(client: RestClient, path: Path, image: bytes) -> list[Detection]:
-    body = await _call(client, "/detect", image, {"content-type": SUFFIXES[path.suffix.lower()]})
+    body = await _call(client, _PAST_THE_CACHE, image, {"content-type": SUFFIXES[path.suffix.lower()]})
     detections: list[Detection] = orjson.loads(body)["detections"]
     return detections
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from saccade_cli import __main__ as command_module
 from saccade_cli.__main__ import app
 from saccade_cli.demo import Row
+from saccade_cli.still_camera import Frame
 from saccade_serving import __version__
 
 HOST = "127.0.0.1"
@@ -142,12 +143,18 @@ def test_a_demo_says_that_the_protocols_agree(tmp_path: Path, monkeypatch: pytes
             for protocol in ("a", "b", "c"):
                 on_row(Row(photo.name, protocol, [], 1.0))
 
+    async def watch(_pair: object, photos: list[Path]) -> list[Frame]:
+        assert len(photos) == 8
+        return [Frame("empty", "miss", 80.0, []), Frame("empty", "near", 5.0, [])]
+
     monkeypatch.setattr(command_module, "_start", start)
     monkeypatch.setattr("saccade_cli.demo.run", run)
+    monkeypatch.setattr("saccade_cli.demo.watch", watch)
     (tmp_path / "detector").mkdir()
     result = saccade("demo", "-r", tmp_path, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "24 answers; the three protocols agree" in result.output, "eight photos by three protocols"
+    assert "answered 1 of 2 frames" in result.output
 
 
 # detect, against a server of our own.
