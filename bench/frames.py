@@ -1,4 +1,4 @@
-"""What a frame costs in the transformer when no cache has it, beside the usual way to write one.
+"""What a frame costs in the transformer, answered by the predictor or by the cache, beside the usual way to write one.
 
 Real processes on 127.0.0.1: a client, the transformer, and a stub predictor that always answers the same
 candidates. The baseline ("seeds") is FastAPI with cv2.imdecode of the whole frame, imagehash.phash of it, and an
@@ -17,16 +17,12 @@ import shlex
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any, Final, NoReturn
-
-import numpy as np
 
 from measuring import frames_table, machine, pictures, table
 from measuring.client import Client
@@ -37,9 +33,6 @@ from measuring.memory import rss_bytes
 from measuring.processes import Server, ServerFailed, free_port
 from measuring.samples import ClientError, Load, Sample
 from measuring.targets import BENCH, ROOT
-from saccade_transformers.image.decode import ImageLimits, decode_for_input
-from saccade_transformers.image.grey import greys
-from saccade_transformers.image.letterbox import letterbox
 
 RESULTS: Final = BENCH / "results" / "frames.json"
 #: Name of a frame -> width, height, bytes (0: JPEG quality 85).
@@ -111,7 +104,11 @@ class Bench:
         stub = Server("stub", _module("stub_predictor", predictor, self.side), {}, BENCH, self._scratch / "stub.log")
         stack.enter_context(stub)
         stub.wait_ready([predictor], {}, _START_S)
-        commands = {"saccade": (_saccade(port := free_port(), predictor), _SACCADE, port, "/v2/models/detector/ready")}
+        ready = "/v2/models/detector/ready"
+        commands = {
+            "saccade": (_saccade(port := free_port(), predictor), _SACCADE, port, ready),
+            "saccade-near": (_saccade(port := free_port(), predictor), {**_SACCADE, **_NEAR_ONLY}, port, ready),
+        }
         try:
             packages = install(
                 ROOT / ".tools" / "frames",
@@ -132,7 +129,7 @@ class Bench:
             self._servers[key] = stack.enter_context(server), port
         for key, (_, _, port, path) in commands.items():
             self._servers[key][0].wait_ready([port], {port: [path]}, _START_S)
-        self._servers["saccade-raw"] = self._servers["saccade"]
+        self._servers["saccade-raw"] = self._servers["saccade-exact"] = self._servers["saccade"]
 
     def _round(self, client: Client, number: int) -> None:
         keys = [key for key in frames_table.LABELS if key in self._servers]
@@ -141,7 +138,7 @@ class Bench:
             for connections in self.plan.connections:
                 group = f"round {number + 1} of {self.plan.rounds}, {name}, {connections} connections"
                 for key in turned:
-                    if key == "seeds-json" and connections > 1:
+                    if key in _ONE_CONNECTION and connections > 1:
                         continue
                     self._progress.step(group, key)
                     frames = self.plan.json_frames if key == "seeds-json" else self.plan.frames
@@ -167,7 +164,7 @@ class Bench:
             protocol="rest",
             port=port,
             server_pid=server.pid,
-            request=request(self.frames[name], form=key != "saccade-raw"),
+            request=request(self.frames[name], key),
             connections=connections,
             warmup=0 if key == "seeds-json" else 2 * connections,
             requests=frames,
@@ -176,27 +173,19 @@ class Bench:
         )
 
 
-def grey_ms(image: bytes, side: int) -> float:
-    """CPU ms of the grey pictures that a frame cache will compare, of a frame that is letterboxed already; median."""
-    tensor = np.empty((side, side, 3), np.uint8)
-    box = letterbox(decode_for_input(image, ImageLimits(len(image), 2**30), (side, side)), tensor)
-    taken = []
-    for _ in range(50):
-        begun = time.thread_time()
-        greys(tensor, box)
-        taken.append((time.thread_time() - begun) * 1e3)
-    return median(taken)
-
-
-def request(image: bytes, form: bool) -> bytes:
-    """Head and body of ``POST /detect``, as a multipart form or raw."""
-    kind = "image/jpeg"
-    if form:
+def request(image: bytes, key: str) -> bytes:
+    """Head and body of ``POST /detect`` for a row: as a multipart form or raw, with what the cache is to do."""
+    kind, query, more = "image/jpeg", "", ""
+    if key in ("saccade", "saccade-raw"):
+        query = "?cache=refresh"
+    if key in ("saccade", "saccade-raw", "saccade-near"):
+        more = "x-camera-id: gate\r\n"
+    if not key.startswith("saccade-"):
         kind = f"multipart/form-data; boundary={_BOUNDARY}"
         part = 'Content-Disposition: form-data; name="file"; filename="frame.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
         image = f"--{_BOUNDARY}\r\n{part}".encode() + image + f"\r\n--{_BOUNDARY}--\r\n".encode()
-    head = f"POST /detect HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {len(image)}\r\n\r\n"
-    return head.encode() + image
+    head = f"POST /detect{query} HTTP/1.1\r\nHost: 127.0.0.1\r\n{more}Content-Type: {kind}\r\n"
+    return f"{head}Content-Length: {len(image)}\r\n\r\n".encode() + image
 
 
 _SACCADE: Final = {
@@ -205,6 +194,16 @@ _SACCADE: Final = {
     "SACCADE_TRANSFORMER_LOG_LEVEL": "warning",
     "SACCADE_TRANSFORMER_DRAIN_QUIET_S": "0",
 }
+#: Nothing but near hits: the same bytes are looked at anew each time, and one answer holds for the whole run.
+_NEAR_ONLY: Final = {
+    "SACCADE_TRANSFORMER_CACHE_EXACT_TTL_S": "1e-9",
+    "SACCADE_TRANSFORMER_CACHE_TTL_S": "3600",
+    "SACCADE_TRANSFORMER_CACHE_MAX_AGE_S": "3600",
+    "SACCADE_TRANSFORMER_CACHE_HEARTBEAT": "100000",
+    "SACCADE_TRANSFORMER_CACHE_AUDIT_SHARE": "0",
+}
+#: Rows that take long, or whose frames would wait for each other, since they are the same.
+_ONE_CONNECTION: Final = ("seeds-json", "saccade-near")
 
 
 def _saccade(port: int, predictor: int) -> list[str]:
@@ -230,7 +229,6 @@ def report(bench: Bench, arguments: Sequence[str]) -> dict[str, Any]:
         "input_side": bench.side,
         "load": bench.load,
         "skipped": bench.skipped,
-        "grey_ms": {name: grey_ms(image, bench.side) for name, image in bench.frames.items()},
         "lines": [asdict(row) for row in rows],
         "memory": [{**asdict(one), "growth": one.growth} for one in bench.memory],
         "goals": [{**asdict(goal), "reached": goal.reached} for goal in frames_table.judge(rows, bench.memory)],
@@ -283,10 +281,6 @@ def main(arguments: Sequence[str]) -> int:
     console.print(table.goals(judged, not given.quick, title="Goals", counted="frames", shown=table.number))
     for note in frames_table.NOTES:
         console.print(note, markup=False)
-    for name, took in content["grey_ms"].items():
-        console.print(
-            f"The grey pictures for hash and guard, not in the table: {took:.2f} ms for {name}.", markup=False
-        )
     for key, reason in bench.skipped.items():
         console.print(f"{key} was left out: {reason}", markup=False)
     return 0

@@ -158,7 +158,8 @@ def run(plan: Plan, scratch: Path, say: Progress) -> tuple[list[Arm], dict[str, 
 def _start(stack: ExitStack, arm: Arm, predictor: int, scratch: Path) -> tuple[Server, int, int]:
     """Start an arm's transformer; returns it, its REST port and that of its metrics."""
     port, grpc, metrics = free_port(), free_port(), free_port()
-    settings = {"HOST": "127.0.0.1", "METRICS_PORT": str(metrics), "DRAIN_QUIET_S": "0", **arm.settings}
+    settings = {"HOST": "127.0.0.1", "METRICS_PORT": str(metrics), "DRAIN_QUIET_S": "0", "CACHE": "off"}
+    settings |= arm.settings
     command = [sys.executable, "-m", "saccade_transformers", f"--http_port={port}", f"--grpc_port={grpc}"]
     server = stack.enter_context(
         Server(

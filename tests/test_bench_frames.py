@@ -40,11 +40,11 @@ def test_a_frame_is_the_same_each_time_and_about_as_large_as_it_shall_be() -> No
 
 def test_both_forms_of_the_request_carry_the_same_image() -> None:
     image = pictures.jpeg(64, 48)
-    raw = frames.request(image, form=False)
+    raw = frames.request(image, key="saccade-raw")
     head, _, body = raw.partition(b"\r\n\r\n")
     assert body == image
     assert f"Content-Length: {len(image)}".encode() in head
-    head, _, body = frames.request(image, form=True).partition(b"\r\n\r\n")
+    head, _, body = frames.request(image, key="seeds").partition(b"\r\n\r\n")
     assert f"Content-Length: {len(body)}".encode() in head
     content_type = next(line for line in head.decode().split("\r\n") if line.startswith("Content-Type: "))
     found, fields = read_form(content_type.removeprefix("Content-Type: "), memoryview(body))
@@ -112,7 +112,7 @@ def test_a_quick_run_writes_what_it_prints(tmp_path: Path) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    for shown in ("A frame on a miss, model input 416 x 416", "Resident memory", "too few frames to judge"):
+    for shown in ("A frame in the transformer, model input 416 x 416", "Resident memory", "too few frames to judge"):
         assert shown in ended.stdout
     content = json.loads(file.read_text())
     assert content["bench"] == "frames"

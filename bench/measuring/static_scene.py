@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from measuring.pictures import PHOTOS
+from measuring.pictures import PHOTOS, picture
 
 #: Photo and (left, top, right, bottom) of a thing in it: a table with a cup, the cup, a person, another one.
 _THINGS: Final = (
@@ -64,7 +64,9 @@ class Shown:
     is_first: bool
 
 
-def frames(width: int, height: int, sides: Sequence[int], each: int, seed: int) -> Iterator[Shown]:
+def frames(
+    width: int, height: int, sides: Sequence[int], each: int, seed: int, plain: bool = False
+) -> Iterator[Shown]:
     """Show the scene.
 
     Args:
@@ -73,13 +75,16 @@ def frames(width: int, height: int, sides: Sequence[int], each: int, seed: int) 
         sides: heights of the things in pixels.
         each: things of each height.
         seed: of everything that is drawn.
+        plain: nothing else is in the scene, so that a detector finds the smallest things; else half of it is photos,
+            in which it finds the same in every frame.
     """
     drawn = np.random.default_rng(seed)
-    scene = _scene(width, height)
+    scene = _scene(width, height, plain)
+    room = width if plain else width // 2
     grain = drawn.normal(0, SENSOR_NOISE, (height + _GRAIN, width + _GRAIN, 3)).astype(np.float32)
     number = itertools.count()
     for index in range(each * len(sides)):
-        thing, insertion = _thing(scene, sides[index % len(sides)], index, drawn)
+        thing, insertion = _thing(scene[:, :room], sides[index % len(sides)], index, drawn)
         x1, y1, x2, y2 = insertion.box
         for _ in range(EMPTY):
             yield Shown(_shoot(scene, grain, next(number), drawn), None, False)
@@ -89,16 +94,18 @@ def frames(width: int, height: int, sides: Sequence[int], each: int, seed: int) 
             yield Shown(_shoot(full, grain, next(number), drawn), insertion, stay == 0)
 
 
-def _scene(width: int, height: int) -> NDArray[np.float32]:
-    """A table top and a wall, without anything that a detector finds: gradients and a fine texture."""
-    y, x = np.mgrid[:height, :width].astype(np.float32)
+def _scene(width: int, height: int, plain: bool) -> NDArray[np.float32]:
+    """A wall and a table, and unless it is plain, photos right of the middle."""
+    room = width if plain else width // 2
+    y, x = np.mgrid[:height, :room].astype(np.float32)
     wall = 150 - 40 * y / height + 12 * np.sin(9 * x / width)
     table = 95 + 30 * x / width + 6 * np.sin(60 * y / height)
     grey = np.where(y < 0.55 * height, wall, table)
-    rough = cv2.resize(
-        np.random.default_rng(7).normal(0, 6, (height // 4, width // 4)).astype(np.float32), (width, height)
-    )
-    return np.stack([grey * 0.95 + rough, grey + rough, grey * 1.03 + rough], axis=2).astype(np.float32)
+    coarse = np.random.default_rng(7).normal(0, 6, (height // 4, room // 4)).astype(np.float32)
+    rough = cv2.resize(coarse, (room, height))
+    scene = picture(width, height).astype(np.float32)
+    scene[:, :room] = np.stack([grey * 0.95 + rough, grey + rough, grey * 1.03 + rough], axis=2)
+    return scene
 
 
 def _thing(
