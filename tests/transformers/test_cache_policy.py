@@ -95,7 +95,8 @@ def test_regions_lie_where_the_boxes_do_with_a_margin() -> None:
     assert found.boxes.tolist() == [[104, 58, 109, 65]]
     inside = np.zeros((HEIGHT, WIDTH), bool)
     inside[58 - MARGIN : 65 + MARGIN, 104 - MARGIN : 109 + MARGIN] = True
-    assert (found.mask == inside).all()
+    assert ((found.inside == 255) == inside).all()
+    assert ((found.outside == 0) == inside).all()
 
 
 def test_a_large_box_is_no_region_because_too_much_could_be_new_inside() -> None:

@@ -34,11 +34,18 @@ class Regions:
 
     Attributes:
         boxes: int [m, 4] as x1, y1, x2, y2, the last ones exclusive; each at least a pixel.
-        mask: bool [h, w]: inside one of them, or within ``MARGIN``.
+        inside: uint8 [h, w]: 255 inside one of them, or within ``MARGIN``; else 0.
+        outside: uint8 [h, w]: 255 where ``inside`` is 0.
     """
 
     boxes: NDArray[np.intp]
-    mask: NDArray[np.bool_]
+    inside: NDArray[np.uint8]
+    outside: NDArray[np.uint8]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its arrays."""
+        return self.boxes.nbytes + self.inside.nbytes + self.outside.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +83,10 @@ def regions(boxes: NDArray[np.float32], image_size: tuple[int, int], shape: tupl
     sides = high - low
     small = sides[:, 0] * sides[:, 1] <= LARGEST_REGION * width * height
     found = np.concatenate([low, high], axis=1)[small]
-    mask = np.zeros(shape, np.bool_)
+    inside = np.zeros(shape, np.uint8)
     for x1, y1, x2, y2 in found.tolist():
-        mask[max(0, y1 - MARGIN) : y2 + MARGIN, max(0, x1 - MARGIN) : x2 + MARGIN] = True
-    return Regions(found, mask)
+        inside[max(0, y1 - MARGIN) : y2 + MARGIN, max(0, x1 - MARGIN) : x2 + MARGIN] = 255
+    return Regions(found, inside, np.bitwise_not(inside))
 
 
 def differences(reference: NDArray[np.uint8], thumbnail: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -92,16 +99,16 @@ def differences(reference: NDArray[np.uint8], thumbnail: NDArray[np.uint8]) -> N
     Returns:
         [h, w], grey levels >= 0.
     """
-    difference = np.subtract(thumbnail, reference, dtype=np.float32)
+    difference = cv2.subtract(thumbnail, reference, dtype=cv2.CV_32F)
     means = cv2.blur(difference, (BLOCK, BLOCK), borderType=cv2.BORDER_REFLECT)
-    means -= np.median(difference[_SAMPLE])
-    changed: NDArray[np.float32] = np.abs(means, out=means)
-    return changed
+    changed = np.asarray(means, np.float32)
+    changed -= _median(np.asarray(difference, np.float32))
+    return np.abs(changed, out=changed)
 
 
 def noise(changed: NDArray[np.float32]) -> float:
     """The camera's own noise in ``differences``: their standard deviation, by what most of the frame does."""
-    return float(np.median(changed[_SAMPLE])) * _MEDIAN_TO_SIGMA
+    return _median(changed) * _MEDIAN_TO_SIGMA
 
 
 def measure(changed: NDArray[np.float32], level: float, found: Regions) -> Change:
@@ -112,10 +119,19 @@ def measure(changed: NDArray[np.float32], level: float, found: Regions) -> Chang
         level: grey levels above which a block has changed.
         found: regions of the answer to the earlier frame.
     """
+    outside = cv2.minMaxLoc(changed, found.outside)[1]  # 0 where there is no outside
     if not len(found.boxes):
-        return Change(float(changed.max()), 0.0, 0.0)
-    outside = changed[~found.mask]
-    over = changed > level
-    gone = max(float(over[y1:y2, x1:x2].mean()) for x1, y1, x2, y2 in found.boxes.tolist())
-    moved = float(over[found.mask].mean())
-    return Change(float(outside.max()) if outside.size else 0.0, moved, gone)
+        return Change(outside, 0.0, 0.0)
+    over = np.greater(changed, level).view(np.uint8)
+    shares = [
+        cv2.countNonZero(over[y1:y2, x1:x2]) / ((x2 - x1) * (y2 - y1)) for x1, y1, x2, y2 in found.boxes.tolist()
+    ]
+    moved = cv2.countNonZero(cv2.bitwise_and(over, found.inside)) / cv2.countNonZero(found.inside)
+    return Change(outside, moved, max(shares))
+
+
+def _median(values: NDArray[np.float32]) -> float:
+    """About the median, of a part of the values."""
+    sample = values[_SAMPLE].ravel()
+    middle = sample.size // 2
+    return float(np.partition(sample, middle)[middle])

@@ -213,7 +213,7 @@ class FrameCache:
         found = regions(kept.task.regions(kept.answer), kept.size, look.thumbnail.shape)
         camera.known = Known(Reference(look, found, kept.size, kept.version, kept.came), kept)
         camera.hits = 0
-        taken = look.thumbnail.nbytes + found.mask.nbytes + found.boxes.nbytes + size + _CAMERA_BYTES
+        taken = look.thumbnail.nbytes + found.nbytes + size + _CAMERA_BYTES
         self._cameras.put((frame.scope, frame.camera_id), camera, taken)
 
     def wants_audit(self) -> bool:
