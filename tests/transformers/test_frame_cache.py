@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from saccade_serving.errors import DeadlineExceeded, PredictorUnavailable, Sacca
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, TensorMetadata
 from saccade_transformers.cache.cache import CacheLimits, FrameCache
 from saccade_transformers.cache.policy import Rules
-from saccade_transformers.image.decode import ImageLimits
+from saccade_transformers.image.decode import ImageLimits, decode, decode_for_input, decode_grey
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.outcome import cache_line, hit_fields
 from saccade_transformers.pipeline import Answered, Pipeline
@@ -550,3 +551,66 @@ async def test_a_flight_of_an_earlier_frame_is_not_joined_by_a_camera_that_is_fu
     answered = await follower
     assert answered.cache == "miss"
     assert number_of(answered) > number_of(newer)
+
+
+async def test_a_still_camera_s_jpegs_are_decoded_as_grey_only(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+
+    def noting(name: str, work: Any) -> Any:
+        def run(*given: Any) -> Any:
+            decoded.append(name)
+            return work(*given)
+
+        return run
+
+    monkeypatch.setattr("saccade_transformers.preparation.decode_grey", noting("grey", decode_grey))
+    monkeypatch.setattr("saccade_transformers.preparation.decode_for_input", noting("whole", decode_for_input))
+    await bench.answer(frame(scene()), "gate")
+    await bench.answer(frame(scene()), "gate")
+    await bench.answer(frame(scene(1)), "gate")
+    await bench.answer(frame(scene(1)), "gate", cache="refresh")
+    assert decoded == ["whole", "grey", "grey", "whole", "whole"]
+    decoded.clear()
+    for seed in (2, 3, 4, 5):
+        await bench.answer(frame(scene(seed)), "gate")
+    assert decoded == ["whole"] * 4, "hits are unlikely"
+    decoded.clear()
+    bench.drawn = 0.0
+    for _ in range(12):
+        await bench.answer(frame(scene(5)), "gate", after_s=0.01)
+    assert decoded == ["whole"] * 12, "an audit needs the model's input"
+    bench.drawn = 1.0
+    await bench.answer(frame(scene(5)), "gate")
+    assert decoded[12:] == ["grey"]
+
+
+async def test_a_picture_that_is_no_jpeg_has_near_hits_too(bench: Bench) -> None:
+    def decoded() -> NDArray[np.uint8]:
+        return decode(bytes(memoryview(frame(scene()).data)), ImageLimits(10**7, 10**7))  # type: ignore[arg-type]
+
+    def lossless() -> Encoded:
+        return Encoded(cv2.imencode(".png", decoded()[..., ::-1])[1].tobytes())
+
+    assert (await bench.answer(lossless(), "gate")).cache == "miss"
+    assert (await bench.answer(lossless(), "gate")).cache == "near"
+    assert (await bench.answer(Raw(decoded()), "gate")).cache == "near", "the same scene as pixels"
+
+
+async def test_a_frame_whose_reference_was_replaced_meanwhile_is_compared_with_the_new_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.answer(frame(scene(0)), "gate")
+    go = threading.Event()
+
+    def waiting(*given: Any) -> Any:
+        go.wait(10)
+        return decode_grey(*given)
+
+    monkeypatch.setattr("saccade_transformers.preparation.decode_grey", waiting)
+    slow = asyncio.create_task(bench.answer(frame(scene(0)), "gate"))
+    await settle()
+    replaced = await bench.answer(frame(scene(1)), "gate", cache="refresh")
+    go.set()
+    answered = await slow
+    assert (replaced.cache, answered.cache) == ("miss", "miss"), "it is not the later scene, whose answer was given"
+    assert number_of(answered) > number_of(replaced)

@@ -330,7 +330,7 @@ class TransformerModel(ServedModel):
 def v1_answer(answered: Answered, name: str) -> dict[str, Any]:
     """One image's answer as ``/detect`` and v1 give it."""
     return {
-        "detections": answered.task.to_v1(answered.answer),
+        "detections": answered.task.to_v1(answered.answer) if answered.hit is None else answered.hit.kept.to_v1(),
         "image": {"width": answered.width, "height": answered.height},
         "cache": answered.cache,
         **hit_fields(answered.hit),

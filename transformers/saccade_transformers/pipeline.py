@@ -8,30 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import InvalidRequest, PredictorUnavailable, SaccadeError
-from saccade_serving.oip.messages import Buffer, Parameters
+from saccade_serving.oip.messages import Parameters
 from saccade_transformers.auditing import Auditor
 from saccade_transformers.cache.cache import FrameCache
 from saccade_transformers.cache.frames import Frame, Hit, Kept, Mode, Outcome, Scope
 from saccade_transformers.cache.frames import Known as KnownFrame
-from saccade_transformers.cache.perceptual import Look, look
-from saccade_transformers.cache.policy import Since, Verdict, compare
-from saccade_transformers.image.decode import ImageLimits, decode, decode_base64, decode_for_input, encode_jpeg
-from saccade_transformers.image.grey import greys
-from saccade_transformers.image.letterbox import Letterbox, letterbox
-from saccade_transformers.image.picture import Picture
+from saccade_transformers.cache.policy import Since
+from saccade_transformers.image.decode import ImageLimits
+from saccade_transformers.image.letterbox import Letterbox
 from saccade_transformers.image.request_pixels import RequestPixels
 from saccade_transformers.metrics import TransformerMetrics
-from saccade_transformers.predictor import PredictorContract
+from saccade_transformers.preparation import Preparation, Prepared, Work
 from saccade_transformers.shadow.sample import Sample
-from saccade_transformers.sources import Encoded, Raw, Source, digest
+from saccade_transformers.sources import Raw, Source, digest
 from saccade_transformers.target import Known, Target
 from saccade_transformers.tasks.task import ContractBroken, Options, Task
 from saccade_transformers.workers import ImageWorkers
@@ -69,23 +65,6 @@ class Answered:
     hit: Hit | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Prepared:
-    """What comes out of the worker thread.
-
-    Attributes:
-        look: of a camera's frame, where there is a cache.
-        verdict: of comparing it with the camera's earlier one, if there was any.
-        look_s: seconds that both took.
-    """
-
-    tensor: NDArray[np.uint8]
-    mapping: Letterbox
-    look: Look | None = None
-    verdict: Verdict | None = None
-    look_s: float = 0.0
-
-
 class _Call(NamedTuple):
     """What one image is answered by; see ``Pipeline.answer``."""
 
@@ -117,7 +96,7 @@ class Pipeline:
         self, workers: ImageWorkers, limits: ImageLimits, metrics: TransformerMetrics, cache: FrameCache | None = None
     ) -> None:
         self._workers = workers
-        self._limits = limits
+        self._preparation = Preparation(limits, cache.rules if cache is not None else None)
         self._metrics = metrics
         self._cache = cache
         self._auditor = Auditor(cache, workers) if cache is not None else None
@@ -207,9 +186,9 @@ class Pipeline:
     async def _digest(self, source: Source, exchange: Exchange) -> bytes:
         if isinstance(source, Raw):
             height, width, _ = source.pixels.shape
-            self._limits.check_pixels(width, height)
+            self._preparation.limits.check_pixels(width, height)
         elif not source.is_base64:
-            self._limits.check_bytes(source.size)
+            self._preparation.limits.check_bytes(source.size)
         if source.size <= _MUCH_TO_DIGEST:
             return digest(source)
         try:
@@ -226,26 +205,31 @@ class Pipeline:
         before: tuple[KnownFrame, Since] | None = None
         if cache is not None and frame is not None:
             before = cache.candidate(frame, contract.versions)
-        is_cameras = frame is not None and bool(frame.camera_id)
-        with exchange.stage("decode"):
-            try:
-                async with asyncio.timeout(exchange.remaining_s()):
-                    prepared = await self._workers.admit(
-                        lambda: self._prepare(source, contract, pixels, sample, is_cameras, before), exchange
-                    )
-            except TimeoutError:
-                raise exchange.too_late("while the image was decoded") from None
-        tensor, mapping, seen = prepared.tensor, prepared.mapping, prepared.look
+        # An audit and a shadow need the model's input, whatever the cache says.
+        audit = before is not None and cache is not None and cache.wants_audit()
+        work = Work(
+            source,
+            contract.input_size,
+            pixels,
+            sample,
+            takes_look=frame is not None and bool(frame.camera_id),
+            before=before,
+            grey_first=before is not None and before[1].is_likely and not audit and sample is None,
+        )
+        prepared = await self._prepare(work, exchange)
+        mapping, seen = prepared.mapping, prepared.look
         if seen is not None and cache is not None and frame is not None:
-            exchange.spent("decode", -prepared.look_s)
-            exchange.spent("phash", prepared.look_s)
             cache.looked(frame, seen)
             if before is not None and prepared.verdict is not None:
                 hit = cache.near(frame, seen, mapping.image_size, before[0], prepared.verdict)
                 if hit is not None:
-                    if cache.wants_audit() and self._auditor is not None:
-                        self._auditor.audit(frame, seen, tensor, mapping, hit, target, known, options)
+                    if audit and self._auditor is not None and prepared.tensor is not None:
+                        self._auditor.audit(frame, seen, prepared.tensor, mapping, hit, target, known, options)
                     return _cached(hit, target)
+                if prepared.tensor is None:  # another frame was faster, and this one is not the same as that
+                    prepared = await self._prepare(replace(work, pixels=None, before=None, grey_first=False), exchange)
+        tensor = prepared.tensor
+        assert tensor is not None
         with exchange.stage("predict"):
             outputs, version = await target.predictor.infer(
                 tensor, contract, parameters, exchange, self._reserve_s(exchange), model_version
@@ -281,6 +265,18 @@ class Pipeline:
             sample.give(tensor, mapping, Known(contract, task), answered)
         return answered
 
+    async def _prepare(self, work: Work, exchange: Exchange) -> Prepared:
+        with exchange.stage("decode"):
+            try:
+                async with asyncio.timeout(exchange.remaining_s()):
+                    prepared = await self._workers.admit(lambda: self._preparation.prepare(work), exchange)
+            except TimeoutError:
+                raise exchange.too_late("while the image was decoded") from None
+        if prepared.look_s:
+            exchange.spent("decode", -prepared.look_s)
+            exchange.spent("phash", prepared.look_s)
+        return prepared
+
     @staticmethod
     async def _renewed(target: Target, known: Known, version: str, exchange: Exchange) -> Known:
         """What is known of a predictor now, if it knows the version that has answered; else what was known."""
@@ -310,58 +306,11 @@ class Pipeline:
         with exchange.stage("draw"):
             try:
                 async with asyncio.timeout(exchange.remaining_s()):
-                    return await self._workers.run(lambda: self._draw(source, answered), exchange)
+                    return await self._workers.run(
+                        lambda: self._preparation.draw(source, answered.task, answered.answer), exchange
+                    )
             except TimeoutError:
                 raise exchange.too_late("while the answer was drawn") from None
-
-    def _prepare(
-        self,
-        source: Source,
-        contract: PredictorContract,
-        pixels: RequestPixels | None,
-        sample: Sample | None = None,
-        is_cameras: bool = False,
-        before: tuple[KnownFrame, Since] | None = None,
-    ) -> _Prepared:
-        """Decode, letterbox, and compare with the camera's earlier frame; runs in a worker thread."""
-        width, height = contract.input_size
-        tensor = np.empty((1, height, width, 3), np.uint8)
-        picture = self._decode(source, contract.input_size, pixels)
-        if sample is not None:
-            sample.take(picture, contract.input_size, lambda: self._encoded(source))
-        mapping = letterbox(picture, tensor[0])
-        if self._cache is None or not is_cameras:
-            return _Prepared(tensor, mapping)
-        begun = time.monotonic()
-        seen = look(greys(tensor[0], mapping))
-        verdict = None
-        if before is not None:
-            verdict = compare(before[0].reference, before[1], seen, mapping.image_size, self._cache.rules)
-        return _Prepared(tensor, mapping, seen, verdict, time.monotonic() - begun)
-
-    def _encoded(self, source: Source) -> bytes:
-        """A copy of the encoded image; empty where pixels were sent."""
-        return b"" if isinstance(source, Raw) else bytes(self._bytes_of(source))
-
-    def _decode(self, source: Source, input_size: tuple[int, int], pixels: RequestPixels | None) -> Picture:
-        if isinstance(source, Encoded):
-            return decode_for_input(self._bytes_of(source), self._limits, input_size, pixels)
-        height, width, _ = source.pixels.shape
-        self._limits.check_pixels(width, height)
-        if pixels is not None:
-            pixels.take(width, height)
-        return Picture.whole(source.pixels)
-
-    def _draw(self, source: Source, answered: Answered) -> bytes:
-        """Draw into the whole picture; runs in a worker thread."""
-        whole = source.pixels if isinstance(source, Raw) else decode(self._bytes_of(source), self._limits)
-        return encode_jpeg(answered.task.draw(whole, answered.answer))
-
-    def _bytes_of(self, source: Encoded) -> Buffer:
-        if source.is_base64:
-            return decode_base64(source.data, self._limits)
-        assert not isinstance(source.data, str)
-        return source.data
 
 
 def _cached(hit: Hit, target: Target) -> Answered:

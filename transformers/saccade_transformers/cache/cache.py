@@ -29,9 +29,14 @@ log = logging.getLogger("saccade.cache")
 
 #: Weight of the newest comparison in the running mean of a camera's noise.
 _SMOOTHING: Final = 0.1
+#: Share of a camera's frames that have to be hits for the next one to be likely. Then a frame is first decoded as
+#: grey, which takes 0.4 to 0.7 of the whole; a miss is decoded twice.
+_LIKELY: Final = 0.6
 #: Beside its thumbnail and its answer, a camera takes about so many bytes; an answer beside its arrays likewise.
 _CAMERA_BYTES: Final = 3000
 _ANSWER_BYTES: Final = 1000
+#: An answer with what is told of it in JSON, in multiples of its arrays.
+_AS_JSON: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +63,14 @@ class CacheLimits:
 class _Camera:
     """What is known of one camera in one scope."""
 
-    __slots__ = ("digest", "given", "health", "hits", "known", "noise", "seen", "told", "trust")
+    __slots__ = ("digest", "given", "health", "hits", "known", "noise", "rate", "seen", "told", "trust")
 
     def __init__(self, trust: Trust, digest: str) -> None:
         self.known: Known | None = None
         self.seen = 0.0
         self.hits = 0
         self.noise = 0.0
+        self.rate = _LIKELY  # of hits among the frames that were compared; a running mean
         self.given = float("-inf")  # when the frame came whose answer was given last
         self.trust = trust
         self.health = Health()
@@ -142,7 +148,7 @@ class FrameCache:
         if known is None:
             self._refused("first")
             return None
-        since = Since(camera.seen, camera.hits, camera.noise)
+        since = Since(camera.seen, camera.hits, camera.noise, camera.rate >= _LIKELY)
         refusal: Refusal | None = None
         if not camera.trust.holds(frame.came):
             refusal = "off"
@@ -172,6 +178,7 @@ class FrameCache:
             verdict = compare(known.reference, Since(camera.seen, camera.hits, camera.noise), look, size, self.rules)
         if verdict.noise is not None:
             camera.noise += _SMOOTHING * (verdict.noise - camera.noise)
+        camera.rate += _SMOOTHING * (verdict.is_hit - camera.rate)
         if not verdict.is_hit:
             assert verdict.refusal
             self._refused(verdict.refusal)
@@ -200,7 +207,7 @@ class FrameCache:
         """
         if frame.mode == "bypass":
             return
-        size = kept.task.nbytes(kept.answer)
+        size = _AS_JSON * kept.task.nbytes(kept.answer)
         if frame.digest:
             self._answers.put((frame.scope, frame.digest), kept, size + _ANSWER_BYTES)
         camera = self._camera(frame)

@@ -62,6 +62,7 @@ class Kept:
         size: (width, height) of its image.
         version: of the model that answered.
         came: when the frame came that it is the answer to.
+        told: the answer as plain JSON values, once somebody has asked for it; see ``to_v1``.
     """
 
     answer: Any
@@ -69,6 +70,13 @@ class Kept:
     size: tuple[int, int]
     version: str
     came: float
+    told: list[list[dict[str, Any]]] = field(default_factory=list, repr=False)
+
+    def to_v1(self) -> list[dict[str, Any]]:
+        """The answer as plain JSON values, made once. Not to be changed."""
+        if not self.told:
+            self.told.append(self.task.to_v1(self.answer))
+        return self.told[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -73,11 +73,13 @@ class Since:
         seen: when the camera's last frame came.
         hits: answered from the reference in a row.
         noise: of the camera, grey levels; its running mean.
+        is_likely: whether most of its frames have been hits of late.
     """
 
     seen: float
     hits: int
     noise: float
+    is_likely: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,12 @@ _DECODE: Final[dict[Reduction, int]] = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB,
 }
+_DECODE_GREY: Final[dict[Reduction, int]] = {
+    1: cv2.IMREAD_GRAYSCALE,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 #: The longest header of a data: URL that is looked at.
 _DATA_URL_HEADER: Final = 256
 
@@ -128,6 +134,33 @@ def decode_for_input(
     return _decode_with_opencv(view, header, reduction, limits)
 
 
+def decode_grey(
+    data: Buffer, limits: ImageLimits, input_size: tuple[int, int], request: RequestPixels | None = None
+) -> tuple[NDArray[np.uint8], tuple[int, int]] | None:
+    """Decode the luminance of a JPEG, as large as ``decode_for_input`` would: for half of the time or less.
+
+    Args:
+        data: as for ``decode``.
+        limits: as for ``decode``.
+        input_size: (width, height) of the model's input in pixels.
+        request: as for ``decode``; not added to where the answer is None.
+
+    Returns:
+        [h, w], upright, and (width, height) of the whole picture; None if it is no JPEG, since others are not decoded
+        faster.
+
+    Raises:
+        InvalidImage, UnsupportedMedia, PayloadTooLarge: as ``decode`` does.
+    """
+    view, header = _admit(data, limits, None)
+    if header.format != "JPEG":
+        return None
+    if request is not None:
+        request.take(header.width, header.height)
+    picture = _decode_with_opencv(view, header, reduction_for((header.width, header.height), input_size), limits, True)
+    return picture.pixels, picture.size
+
+
 def _admit(data: Buffer, limits: ImageLimits, request: RequestPixels | None) -> tuple[memoryview, ImageHeader]:
     """Check all that can be known without decoding."""
     view = memoryview(data).cast("B")
@@ -140,10 +173,12 @@ def _admit(data: Buffer, limits: ImageLimits, request: RequestPixels | None) -> 
     return view, header
 
 
-def _decode_with_opencv(view: memoryview, header: ImageHeader, reduction: Reduction, limits: ImageLimits) -> Picture:
+def _decode_with_opencv(
+    view: memoryview, header: ImageHeader, reduction: Reduction, limits: ImageLimits, grey: bool = False
+) -> Picture:
     image_format: ImageFormat = header.format
     try:
-        pixels = cv2.imdecode(np.frombuffer(view, np.uint8), _DECODE[reduction])
+        pixels = cv2.imdecode(np.frombuffer(view, np.uint8), (_DECODE_GREY if grey else _DECODE)[reduction])
     except cv2.error as err:
         raise InvalidImage(f"the {image_format} is damaged or truncated: it cannot be decoded") from err
     if pixels is None:
