@@ -312,6 +312,18 @@ async def test_closing_the_pool_ends_what_is_under_way_and_what_waits() -> None:
 
 
 @scenario
+async def test_closing_the_pool_ends_a_call_that_is_still_connecting() -> None:
+    async with pool_of(stay_silent, connections=1) as pool:
+        call = asyncio.create_task(ask(pool, timeout_s=60))
+        while pool.counts != (1, 0, 0):
+            await asyncio.sleep(0)
+        pool.close()
+        with pytest.raises(ConnectionFailed, match="the client was closed"):
+            await call
+        assert pool.counts == (0, 0, 0)
+
+
+@scenario
 async def test_what_is_idle_for_too_long_is_closed_by_the_client() -> None:
     left: list[int] = []
 

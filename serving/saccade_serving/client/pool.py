@@ -25,6 +25,7 @@ IDLE_S: Final = 60.0
 CONNECT_S: Final = 3.0
 
 _REQUEST_TIMEOUT: Final = 408
+_CLOSED: Final = "the client was closed"
 
 
 class Pool:
@@ -50,6 +51,7 @@ class Pool:
         self._links: set[Link] = set()
         self._idle: list[Link] = []  # the last used last
         self._connecting = 0
+        self._closed = 0  # how often: a connection that was being opened meanwhile is not wanted
         self._waiting: OrderedDict[asyncio.Future[Link | None], None] = OrderedDict()
         self._sweeping: asyncio.TimerHandle | None = None
         self._context: ssl.SSLContext | None = None
@@ -107,9 +109,10 @@ class Pool:
             self._drop(link)
 
     def close(self) -> None:
-        """Close all connections; calls under way fail. The next call opens new ones."""
+        """Close all connections; calls under way fail (when connecting: as that ends). The next call opens new ones."""
+        self._closed += 1
         while (waiter := self._next_waiting()) is not None:
-            waiter.set_exception(ConnectionFailed("the client was closed"))
+            waiter.set_exception(ConnectionFailed(_CLOSED))
         for link in list(self._links):
             link.shut()
             self._drop(link)
@@ -150,6 +153,7 @@ class Pool:
 
     async def _connect(self) -> Link:
         """Open a connection in a place that was counted already."""
+        closed = self._closed
         try:
             if self._tls and self._context is None:
                 self._context = ssl.create_default_context()
@@ -168,6 +172,10 @@ class Pool:
         except BaseException:
             self._decline(None)
             raise
+        if closed != self._closed:
+            link.abort()
+            self._decline(None)
+            raise ConnectionFailed(_CLOSED)
         self._connecting -= 1
         self._links.add(link)
         return link
