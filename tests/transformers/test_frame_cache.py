@@ -20,6 +20,7 @@ from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import DeadlineExceeded, PredictorUnavailable, SaccadeError
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, TensorMetadata
 from saccade_transformers.cache.cache import CacheLimits, FrameCache
+from saccade_transformers.cache.owner import LocalOwner
 from saccade_transformers.cache.policy import Rules
 from saccade_transformers.image.decode import ImageLimits, decode, decode_for_input, decode_grey
 from saccade_transformers.metrics import TransformerMetrics
@@ -72,7 +73,11 @@ class Bench:
         self.workers = ImageWorkers(2, 64)
         self.predictor = Predictor(client, "detector", self.metrics.predictor_seconds)
         self.cache = FrameCache(
-            rules or Rules(), limits or CacheLimits(), self.metrics.cache, lambda: self.now, lambda: self.drawn
+            rules or Rules(),
+            limits or CacheLimits(),
+            self.metrics.cache,
+            LocalOwner(lambda: self.now),
+            lambda: self.drawn,
         )
         self.pipeline = Pipeline(self.workers, ImageLimits(10_000_000, 10_000_000), self.metrics, self.cache)
         self.target = Target(self.predictor, lambda _contract: TASK, "")

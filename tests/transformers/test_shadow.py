@@ -30,13 +30,13 @@ from saccade_serving.client import ConnectionFailed, Refused
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import PredictorUnavailable
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
+from saccade_transformers.breaker import Breaker
 from saccade_transformers.image.decode import ImageLimits
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.model import TransformerModel
 from saccade_transformers.pipeline import Answered, Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
 from saccade_transformers.shadow import mirror as mirror_module
-from saccade_transformers.shadow.breaker import Breaker
 from saccade_transformers.shadow.mirror import Shadow, ShadowLimits
 from saccade_transformers.shadow.sampling import Sampler, camera_digest
 from saccade_transformers.shadow.store import WorstStore

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade_transformers.shadow.breaker import Breaker
+from saccade_transformers.breaker import Breaker
 from saccade_transformers.shadow.sampling import Sampler, camera_digest
 from saccade_transformers.shadow.worst import Kept, Worst
 

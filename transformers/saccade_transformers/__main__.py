@@ -18,6 +18,7 @@ from saccade_serving.server import SaccadeServer, argument_parser
 from saccade_serving.settings import explain
 from saccade_serving.telemetry import configure_logging
 from saccade_transformers.cache.cache import CacheLimits, FrameCache
+from saccade_transformers.cache.owner import LocalOwner
 from saccade_transformers.cache.policy import Rules
 from saccade_transformers.heap import keep_freed_memory
 from saccade_transformers.image.decode import ImageLimits, configure_opencv
@@ -181,7 +182,7 @@ def _cache(settings: TransformerSettings, metrics: TransformerMetrics) -> FrameC
         settings.cache_audit_agreement,
         settings.cache_audit_pause_s,
     )
-    return FrameCache(rules, limits, metrics.cache)
+    return FrameCache(rules, limits, metrics.cache, LocalOwner())
 
 
 def _shadow(

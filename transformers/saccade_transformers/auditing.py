@@ -102,5 +102,5 @@ class Auditor:
             self._cache.audit_failed()
             log.info("audit_failed", extra={"why": str(error)[:500]})
             return
-        self._cache.audited(frame, agreement)
-        self._cache.keep(frame, look, Kept(fresh, known.task, mapping.image_size, version, frame.came))
+        await self._cache.audited(frame, agreement)
+        await self._cache.keep(frame, look, Kept(fresh, known.task, mapping.image_size, version, frame.came))

@@ -142,7 +142,8 @@ class Pipeline:
             answered = await self._answer(call, None, "bypass" if cache == "bypass" else "miss")
         else:
             scope = Scope(target.name, target.predictor.model, model_version, known.contract.input_size, options)
-            answered = await self._with_cache(self._cache, call, Frame(scope, camera_id, cache, self._cache.clock()))
+            frame = Frame(scope, camera_id, cache, known.task, self._cache.clock())
+            answered = await self._with_cache(self._cache, call, frame)
         if self._cache is not None:
             self._cache.count(answered.cache)
         return answered
@@ -151,16 +152,18 @@ class Pipeline:
         """End what runs beside requests."""
         if self._auditor is not None:
             await self._auditor.close()
+        if self._cache is not None:
+            await self._cache.close()
 
     async def _with_cache(self, cache: FrameCache, call: _Call, frame: Frame) -> Answered:
         exchange, versions = call.exchange, call.known.contract.versions
         with exchange.stage("cache"):
             frame.digest = await self._digest(call.source, exchange)
-        cache.arrived(frame)
+            await cache.arrive(frame)
+            if (hit := await cache.exact(frame, versions)) is not None:
+                return _cached(hit, call.target)
         if frame.mode != "use":
             return await self._answer(call, frame, "miss")
-        if (hit := cache.exact(frame, versions)) is not None:
-            return _cached(hit, call.target)
         # Who is asked for with another priority does not wait for those with a lower one.
         key = frame.scope, frame.digest, tuple(call.parameters.items())
         flight = cache.flights.board(key)
@@ -171,7 +174,7 @@ class Pipeline:
                         kept = await asyncio.shield(flight)
                 except TimeoutError:
                     raise exchange.too_late("while the same image was inferred for another request") from None
-            if kept is not None and (hit := cache.joined(frame, kept)) is not None:
+            if kept is not None and (hit := await cache.joined(frame, kept)) is not None:
                 return _cached(hit, call.target)
             return await self._answer(call, frame, "miss")
         fresh: Kept | None = None
@@ -221,7 +224,7 @@ class Pipeline:
         if seen is not None and cache is not None and frame is not None:
             cache.looked(frame, seen)
             if before is not None and prepared.verdict is not None:
-                hit = cache.near(frame, seen, mapping.image_size, before[0], prepared.verdict)
+                hit = await cache.near(frame, seen, mapping.image_size, before[0], prepared.verdict)
                 if hit is not None:
                     if audit and self._auditor is not None and prepared.tensor is not None:
                         self._auditor.audit(frame, seen, prepared.tensor, mapping, hit, target, known, options)
@@ -260,7 +263,8 @@ class Pipeline:
         width, height = mapping.image_size
         answered = Answered(answer, task, width, height, outcome, version, target.name)
         if cache is not None and frame is not None:
-            cache.keep(frame, seen, _kept(answered, frame))
+            with exchange.stage("cache"):
+                await cache.keep(frame, seen, _kept(answered, frame))
         if sample is not None:
             sample.give(tensor, mapping, Known(contract, task), answered)
         return answered

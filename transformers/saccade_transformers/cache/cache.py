@@ -10,18 +10,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
-from saccade_transformers.cache.blocks import regions
 from saccade_transformers.cache.flights import Flights
 from saccade_transformers.cache.frames import Frame, Hit, Kept, Known, Outcome, Scope
-from saccade_transformers.cache.health import Condition, Health
 from saccade_transformers.cache.metrics import CacheMetrics
+from saccade_transformers.cache.owner import Camera, CameraOwner
 from saccade_transformers.cache.perceptual import Look
-from saccade_transformers.cache.policy import Reference, Refusal, Rules, Since, Verdict, compare, in_time
+from saccade_transformers.cache.policy import Refusal, Rules, Since, Verdict, compare, in_time
 from saccade_transformers.cache.shelf import Shelf
 from saccade_transformers.cache.trust import Trust
 
@@ -60,24 +58,6 @@ class CacheLimits:
     audit_pause_s: float = 60.0
 
 
-class _Camera:
-    """What is known of one camera in one scope."""
-
-    __slots__ = ("digest", "given", "health", "hits", "known", "noise", "rate", "seen", "told", "trust")
-
-    def __init__(self, trust: Trust, digest: str) -> None:
-        self.known: Known | None = None
-        self.seen = 0.0
-        self.hits = 0
-        self.noise = 0.0
-        self.rate = _LIKELY  # of hits among the frames that were compared; a running mean
-        self.given = float("-inf")  # when the frame came whose answer was given last
-        self.trust = trust
-        self.health = Health()
-        self.told: tuple[Condition, ...] = ()
-        self.digest = digest
-
-
 class FrameCache:
     """See the module.
 
@@ -85,7 +65,7 @@ class FrameCache:
         rules: what near hits are given by.
         limits: sizes and supervision.
         metrics: counts.
-        clock: seconds, monotonic.
+        owner: whose word holds on cameras.
         draw: a number in [0, 1), by which frames are picked for audits.
     """
 
@@ -94,50 +74,57 @@ class FrameCache:
         rules: Rules,
         limits: CacheLimits,
         metrics: CacheMetrics,
-        clock: Callable[[], float] = time.monotonic,
+        owner: CameraOwner,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.rules = rules
-        self.clock = clock
+        self.clock = owner.clock
         self.flights: Flights[Kept] = Flights()
         self._limits = limits
         self._metrics = metrics
+        self._owner = owner
         self._draw = draw
         self._answers: Shelf[tuple[Scope, bytes], Kept] = Shelf(limits.answer_bytes)
-        self._cameras: Shelf[tuple[Scope, str], _Camera] = Shelf(limits.camera_bytes)
+        self._cameras: Shelf[tuple[Scope, str], Camera] = Shelf(limits.camera_bytes)
         metrics.watch(
             lambda: {"answers": len(self._answers), "cameras": len(self._cameras)},
             lambda: {"answers": self._answers.size, "cameras": self._cameras.size},
             self._conditions,
         )
 
-    def arrived(self, frame: Frame) -> None:
+    async def arrive(self, frame: Frame) -> None:
         """Take notice of a frame whose digest is known, before anything else."""
         camera = self._camera(frame)
+        key = frame.scope, frame.digest
+        frame.answer = self._answers.get(key) if frame.mode == "use" else None
+        wants_answer = frame.mode == "use" and frame.answer is None
+        if camera is not None or wants_answer:
+            found = await self._owner.arrive(frame, camera, wants_answer)
+            if found is not None:
+                frame.answer = found
+                self._answers.put(key, found, _size_of(found))
         if camera is not None:
             frame.is_new = not camera.health.saw(frame.digest, frame.came)
             self._tell(camera)
 
-    def exact(self, frame: Frame, live: Collection[str]) -> Hit | None:
+    async def exact(self, frame: Frame, live: Collection[str]) -> Hit | None:
         """The answer to the same bytes, if there is one that holds.
 
         Args:
-            frame: with its digest.
+            frame: that has arrived.
             live: versions of the model that are served now.
         """
-        if frame.mode != "use":
-            return None
-        kept = self._answers.get((frame.scope, frame.digest))
+        kept = frame.answer
         if kept is None:
             return None
         if kept.version not in live or not 0 <= frame.came - kept.came <= self._limits.exact_s:
             self._answers.drop((frame.scope, frame.digest))
             return None
-        return self._give(frame, "exact", kept)
+        return await self._give(frame, "exact", kept)
 
-    def joined(self, frame: Frame, kept: Kept) -> Hit | None:
+    async def joined(self, frame: Frame, kept: Kept) -> Hit | None:
         """The answer to the same bytes that has just been inferred for somebody else; None if it is too old here."""
-        return self._give(frame, "coalesced", kept)
+        return await self._give(frame, "coalesced", kept)
 
     def candidate(self, frame: Frame, live: Collection[str]) -> tuple[Known, Since] | None:
         """What the frame is to be compared with, if there is anything; ``compare`` may then run in any thread."""
@@ -145,23 +132,24 @@ class FrameCache:
         if camera is None or frame.mode != "use":
             return None
         known = camera.known
-        if known is None:
-            self._refused("first")
-            return None
-        since = Since(camera.seen, camera.hits, camera.noise, camera.rate >= _LIKELY)
         refusal: Refusal | None = None
-        if not camera.trust.holds(frame.came):
+        since = Since(camera.seen, camera.hits, camera.noise, camera.rate >= _LIKELY)
+        if not frame.is_owned:
+            refusal = "unknown"
+        elif known is None or known.kept.came < camera.given:
+            refusal = "first"  # also where a newer frame's answer was given, and is not known
+        elif not camera.trust.holds(frame.came):
             refusal = "off"
-        elif known.kept.came < camera.given:
-            refusal = "first"  # a newer frame's answer was given, and is not known
         else:
             refusal = in_time(known.reference, since, frame.came, live, self.rules)
-        if refusal is not None:
-            self._refused(refusal)
+        if refusal is not None or known is None:
+            self._refused(refusal or "first")
             return None
         return known, since
 
-    def near(self, frame: Frame, look: Look, size: tuple[int, int], known: Known, verdict: Verdict) -> Hit | None:
+    async def near(
+        self, frame: Frame, look: Look, size: tuple[int, int], known: Known, verdict: Verdict
+    ) -> Hit | None:
         """The answer to an earlier frame, if this one is found to be the same.
 
         Args:
@@ -184,11 +172,7 @@ class FrameCache:
             self._refused(verdict.refusal)
             return None
         change = verdict.change.outside if verdict.change is not None else None
-        hit = self._give(frame, "near", known.kept, verdict.distance, change)
-        if hit is not None:
-            camera.hits += 1
-            camera.seen = max(camera.seen, frame.came)
-        return hit
+        return await self._give(frame, "near", known.kept, verdict.distance, change)
 
     def looked(self, frame: Frame, look: Look) -> None:
         """Take notice of what a camera's frame looks like."""
@@ -197,7 +181,7 @@ class FrameCache:
             camera.health.looked(look.thumbnail, frame.came)
             self._tell(camera)
 
-    def keep(self, frame: Frame, look: Look | None, kept: Kept) -> None:
+    async def keep(self, frame: Frame, look: Look | None, kept: Kept) -> None:
         """Keep an answer that was inferred, and note that it is given.
 
         Args:
@@ -207,31 +191,28 @@ class FrameCache:
         """
         if frame.mode == "bypass":
             return
-        size = _AS_JSON * kept.task.nbytes(kept.answer)
         if frame.digest:
-            self._answers.put((frame.scope, frame.digest), kept, size + _ANSWER_BYTES)
+            self._answers.put((frame.scope, frame.digest), kept, _size_of(kept))
         camera = self._camera(frame)
-        if camera is None or look is None:
-            return
-        camera.seen = max(camera.seen, frame.came)
-        camera.given = max(camera.given, kept.came)
-        if camera.known is not None and camera.known.kept.came > kept.came:
-            return  # a later frame was faster
-        found = regions(kept.task.regions(kept.answer), kept.size, look.thumbnail.shape)
-        camera.known = Known(Reference(look, found, kept.size, kept.version, kept.came), kept)
-        camera.hits = 0
-        taken = look.thumbnail.nbytes + found.nbytes + size + _CAMERA_BYTES
-        self._cameras.put((frame.scope, frame.camera_id), camera, taken)
+        known: Known | None = None
+        if camera is not None and look is not None:
+            known = Known.of(look, kept)
+        if await self._owner.keep(frame, camera, known, kept) and camera is not None and known is not None:
+            camera.known = known
+            camera.hits = 0
+            reference = known.reference
+            taken = reference.look.thumbnail.nbytes + reference.found.nbytes + _size_of(kept) + _CAMERA_BYTES
+            self._cameras.put((frame.scope, frame.camera_id), camera, taken)
 
     def wants_audit(self) -> bool:
         """Whether a near hit shall be inferred all the same."""
         return self._limits.audit_share > 0 and self._draw() < self._limits.audit_share
 
-    def audited(self, frame: Frame, agreement: float) -> None:
+    async def audited(self, frame: Frame, agreement: float) -> None:
         """Take in how far a near hit's answer agrees with a fresh one, 0..1."""
         self._metrics.audited(agreement, agreement >= self._limits.audit_agreement)
         camera = self._camera(frame)
-        if camera is not None and camera.trust.audited(agreement, self.clock()):
+        if camera is not None and await self._owner.audited(frame, camera, agreement):
             self._metrics.switched_off.add()
             log.warning("camera_not_trusted", extra={"camera": camera.digest, "agreement": round(agreement, 3)})
 
@@ -243,35 +224,41 @@ class FrameCache:
         """Count a frame by what the cache did for it."""
         self._metrics.requests.add((outcome,))
 
-    def _give(
+    async def close(self) -> None:
+        """End the owner's connections."""
+        await self._owner.close()
+
+    async def _give(
         self, frame: Frame, outcome: Outcome, kept: Kept, distance: int | None = None, change: float | None = None
     ) -> Hit | None:
         camera = self._camera(frame)
         if camera is not None:
-            if kept.came < camera.given:
-                self._metrics.refused.add(("older",))
+            if not frame.is_owned:
+                self._refused("unknown")
                 return None
-            camera.given = kept.came
-            camera.seen = max(camera.seen, frame.came)
+            if not await self._owner.give(frame, camera, kept, outcome == "near"):
+                self._refused("older")
+                return None
             if outcome != "near" and frame.is_new:
                 camera.health.repeated()
         return Hit(outcome, kept, max(0.0, frame.came - kept.came), distance, change)
 
-    def _camera(self, frame: Frame) -> _Camera | None:
+    def _camera(self, frame: Frame) -> Camera | None:
         if not frame.camera_id or frame.mode == "bypass":
             return None
         key = frame.scope, frame.camera_id
         camera = self._cameras.get(key)
         if camera is None:
             digest = hashlib.blake2b(frame.camera_id.encode(), digest_size=6).hexdigest()
-            camera = _Camera(Trust(self._limits.audit_agreement, self._limits.audit_pause_s), digest)
+            trust = Trust(self._limits.audit_agreement, self._limits.audit_pause_s)
+            camera = Camera(digest, trust, _LIKELY)
             self._cameras.put(key, camera, _CAMERA_BYTES)
         return camera
 
     def _refused(self, why: Refusal) -> None:
         self._metrics.refused.add((why,))
 
-    def _tell(self, camera: _Camera) -> None:
+    def _tell(self, camera: Camera) -> None:
         conditions = camera.health.conditions
         if conditions != camera.told:
             for condition in conditions:
@@ -290,3 +277,8 @@ class FrameCache:
             "black": sum("black" in conditions for conditions in told),
             "not_trusted": sum(not camera.trust.holds(now) for camera in self._cameras.values()),
         }
+
+
+def _size_of(kept: Kept) -> int:
+    """About how many bytes an answer takes."""
+    return _AS_JSON * kept.task.nbytes(kept.answer) + _ANSWER_BYTES

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from saccade_transformers.cache.blocks import regions
+from saccade_transformers.cache.perceptual import Look
 from saccade_transformers.cache.policy import Reference
 from saccade_transformers.tasks.task import Options, Task
 
@@ -39,17 +41,23 @@ class Frame:
         scope: what its answer depends on.
         camera_id: whose it is; empty for nobody's.
         mode: whether the cache may answer, and learn the answer.
+        task: reads answers that other processes have kept.
         came: when it came, seconds on the clock of the cache.
         digest: of its bytes.
         is_new: its bytes are not those of its camera's frame before.
+        is_owned: the owner of its camera has been asked about it; else nothing is known of that camera.
+        answer: to the same bytes, if there is one; whether it holds is another question.
     """
 
     scope: Scope
     camera_id: str
     mode: Mode
+    task: Task[Any, Any]
     came: float
     digest: bytes = b""
-    is_new: bool = field(default=True)
+    is_new: bool = True
+    is_owned: bool = True
+    answer: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +93,12 @@ class Known:
 
     reference: Reference
     kept: Kept
+
+    @classmethod
+    def of(cls, look: Look, kept: Kept) -> Known:
+        """Make it of a frame's look and its answer."""
+        found = regions(kept.task.regions(kept.answer), kept.size, look.thumbnail.shape)
+        return cls(Reference(look, found, kept.size, kept.version, kept.came), kept)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,19 @@ from saccade_transformers.cache.perceptual import Look, distance
 LOUDEST: Final = 2.0
 #: Why a frame is inferred.
 Refusal: TypeAlias = Literal[
-    "first", "off", "version", "size", "gap", "max_age", "heartbeat", "hash", "outside", "moved", "gone"
+    "first",
+    "unknown",
+    "off",
+    "version",
+    "size",
+    "gap",
+    "max_age",
+    "heartbeat",
+    "hash",
+    "outside",
+    "moved",
+    "gone",
+    "older",
 ]
 
 

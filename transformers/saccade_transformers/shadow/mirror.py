@@ -33,11 +33,11 @@ from saccade_serving.errors import (
 )
 from saccade_serving.oip.messages import Parameters
 from saccade_serving.telemetry import Seldom
+from saccade_transformers.breaker import Breaker
 from saccade_transformers.image.decode import ImageLimits, decode_for_input
 from saccade_transformers.image.header import read_header
 from saccade_transformers.image.letterbox import letterbox
 from saccade_transformers.origin import read_origin
-from saccade_transformers.shadow.breaker import Breaker
 from saccade_transformers.shadow.metrics import OUTCOMES, ShadowMetrics
 from saccade_transformers.shadow.sample import Sample
 from saccade_transformers.shadow.sampling import Sampler, camera_digest

@@ -1,0 +1,140 @@
+"""Whose word holds on what is known of a camera, and on what was given to it: this process's, or Redis's (``shared``).
+
+The cache asks the owner when a frame arrives, before an answer is given, and when one was inferred. A camera's newest
+frame and its answer are *one* thing to the owner: they are replaced together, by later ones only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from saccade_transformers.cache.frames import Frame, Kept, Known
+from saccade_transformers.cache.health import Condition, Health
+from saccade_transformers.cache.trust import Trust
+
+
+class Camera:
+    """One camera in one scope, as this process knows it.
+
+    Attributes:
+        known: its newest inferred frame and the answer.
+        seen: when its last frame came.
+        hits: given from ``known`` in a row.
+        noise: grey levels; a running mean.
+        given: when the frame came whose answer was given last. Nothing older is given any more.
+        trust: what audits say of it.
+        rate: share of hits among the frames that were compared here; a running mean.
+        health: what its frames here tell of it.
+        told: conditions that were logged.
+        digest: stands for its name in logs.
+    """
+
+    __slots__ = ("digest", "given", "health", "hits", "known", "noise", "rate", "seen", "told", "trust")
+
+    def __init__(self, digest: str, trust: Trust, rate: float) -> None:
+        self.known: Known | None = None
+        self.seen = float("-inf")
+        self.hits = 0
+        self.noise = 0.0
+        self.given = float("-inf")
+        self.trust = trust
+        self.rate = rate
+        self.health = Health()
+        self.told: tuple[Condition, ...] = ()
+        self.digest = digest
+
+
+class CameraOwner(Protocol):
+    """Keeps the first six attributes of a camera, or only answers for them."""
+
+    def clock(self) -> float:
+        """The time on which frames are ordered, seconds."""
+        ...
+
+    async def arrive(self, frame: Frame, camera: Camera | None, wants_answer: bool) -> Kept | None:
+        """A frame has come: say when (``frame.came``), and bring its camera up to date.
+
+        Where the owner cannot be asked, ``frame.is_owned`` becomes false: nothing may be given to its camera then.
+
+        Args:
+            frame: with its digest.
+            camera: whose frame it is; None for nobody's.
+            wants_answer: an answer to the same bytes is not known here.
+
+        Returns:
+            That answer, if the owner knows one.
+        """
+        ...
+
+    async def give(self, frame: Frame, camera: Camera, kept: Kept, is_near: bool) -> bool:
+        """Ask whether an answer may be given to a camera, which then counts as given.
+
+        Args:
+            frame: that is answered.
+            camera: whose frame it is.
+            kept: the answer.
+            is_near: it is the one of ``camera.known``.
+
+        Returns:
+            Whether it may: nothing later has been given.
+        """
+        ...
+
+    async def keep(self, frame: Frame, camera: Camera | None, known: Known | None, kept: Kept) -> bool:
+        """Keep an answer that was inferred, which is given now.
+
+        Args:
+            frame: that it is the answer to.
+            camera: whose frame it is; None for nobody's.
+            known: the frame as the camera's newest one, where it has a look.
+            kept: the answer.
+
+        Returns:
+            Whether the frame is the camera's newest inferred one; true without a camera.
+        """
+        ...
+
+    async def audited(self, frame: Frame, camera: Camera, agreement: float) -> bool:
+        """Take in an audit, 0..1; returns whether it has just switched the camera's near hits off."""
+        ...
+
+    async def close(self) -> None:
+        """End connections."""
+        ...
+
+
+class LocalOwner:
+    """This process, which is the only one that the camera's frames come to."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+
+    async def arrive(self, frame: Frame, camera: Camera | None, wants_answer: bool) -> Kept | None:
+        """See ``CameraOwner``; there is nobody to ask."""
+        return None
+
+    async def give(self, frame: Frame, camera: Camera, kept: Kept, is_near: bool) -> bool:
+        """See ``CameraOwner``."""
+        if kept.came < camera.given:
+            return False
+        camera.given = kept.came
+        camera.seen = max(camera.seen, frame.came)
+        camera.hits += is_near
+        return True
+
+    async def keep(self, frame: Frame, camera: Camera | None, known: Known | None, kept: Kept) -> bool:
+        """See ``CameraOwner``."""
+        if camera is None:
+            return True
+        camera.seen = max(camera.seen, frame.came)
+        camera.given = max(camera.given, kept.came)
+        return camera.known is None or camera.known.kept.came <= kept.came
+
+    async def audited(self, frame: Frame, camera: Camera, agreement: float) -> bool:
+        """See ``CameraOwner``."""
+        return camera.trust.audited(agreement, self.clock())
+
+    async def close(self) -> None:
+        """See ``CameraOwner``."""
