@@ -109,7 +109,7 @@ class Pool:
             self._drop(link)
 
     def close(self) -> None:
-        """Close all connections; calls under way fail, or as soon as they are connected. The next call opens new ones."""
+        """Close all connections: calls under way fail, connecting ones when they are. The next call opens new ones."""
         self._closed += 1
         while (waiter := self._next_waiting()) is not None:
             waiter.set_exception(ConnectionFailed(_CLOSED))
