@@ -20,6 +20,11 @@ from saccade_serving.telemetry import configure_logging
 from saccade_transformers.cache.cache import CacheLimits, FrameCache
 from saccade_transformers.cache.owner import LocalOwner
 from saccade_transformers.cache.policy import Rules
+from saccade_transformers.cache.shared.codec import Codec
+from saccade_transformers.cache.shared.connections import Connections
+from saccade_transformers.cache.shared.metrics import RedisMetrics
+from saccade_transformers.cache.shared.owner import PREFIX, Lifetimes, RedisOwner
+from saccade_transformers.cache.trust import Trust
 from saccade_transformers.heap import keep_freed_memory
 from saccade_transformers.image.decode import ImageLimits, configure_opencv
 from saccade_transformers.ledger import Ledger, encode
@@ -84,7 +89,7 @@ def main() -> None:
     model = TransformerModel(
         arguments.model_name,
         variants,
-        Pipeline(workers, limits, metrics, _cache(settings, metrics)),
+        Pipeline(workers, limits, metrics, _cache(arguments, settings, metrics)),
         workers,
         settings.max_images_per_request,
         settings.max_request_pixels,
@@ -161,7 +166,9 @@ def _client_of(host: str, arguments: argparse.Namespace, settings: TransformerSe
     return RestClient(url, connections, max_answer_bytes=settings.max_answer_bytes)
 
 
-def _cache(settings: TransformerSettings, metrics: TransformerMetrics) -> FrameCache | None:
+def _cache(
+    arguments: argparse.Namespace, settings: TransformerSettings, metrics: TransformerMetrics
+) -> FrameCache | None:
     if settings.cache == "off":
         return None
     rules = Rules(
@@ -182,7 +189,30 @@ def _cache(settings: TransformerSettings, metrics: TransformerMetrics) -> FrameC
         settings.cache_audit_agreement,
         settings.cache_audit_pause_s,
     )
-    return FrameCache(rules, limits, metrics.cache, LocalOwner())
+    owner = LocalOwner() if settings.cache == "local" else _redis(arguments, settings, metrics)
+    return FrameCache(rules, limits, metrics.cache, owner)
+
+
+def _redis(arguments: argparse.Namespace, settings: TransformerSettings, metrics: TransformerMetrics) -> RedisOwner:
+    """What several transformers share."""
+    model = settings.predictor_model or arguments.model_name
+    namespace = settings.cache_redis_namespace or f"{arguments.predictor_host}/{model}/{settings.candidate_host}"
+    lifetimes = Lifetimes(
+        settings.cache_exact_ttl_s,
+        max(settings.cache_ttl_s, settings.cache_max_age_s, settings.cache_audit_pause_s * Trust.MOST_PAUSES),
+        max(settings.cache_max_age_s, settings.cache_exact_ttl_s),
+    )
+    redis_metrics = RedisMetrics()
+    metrics.add(*redis_metrics.families)
+    connections = Connections(
+        settings.cache_redis_url.get_secret_value(),
+        settings.cache_redis_connections,
+        settings.cache_redis_timeout_ms / 1e3,
+        redis_metrics,
+        PREFIX + b"probe",
+    )
+    codec = Codec(settings.cache_redis_secret.get_secret_value().encode())
+    return RedisOwner(connections, codec, namespace, lifetimes, redis_metrics)
 
 
 def _shadow(

@@ -96,6 +96,7 @@ class TransformerModel(ServedModel):
 
     async def prepare(self) -> None:
         """Reach the predictor, however long that takes, and send one image all the way through."""
+        self._pipeline.start()
         pause_s, longest_s = _RETRY_S
         begun = time.monotonic()
         logged = logging.NOTSET

@@ -102,6 +102,11 @@ class Pipeline:
         self._auditor = Auditor(cache, workers) if cache is not None else None
         self._postprocess_s = 0.0
 
+    def start(self) -> None:
+        """Begin what runs beside requests; called once, on the event loop."""
+        if self._cache is not None:
+            self._cache.start()
+
     async def answer(
         self,
         source: Source,

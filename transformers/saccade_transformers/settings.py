@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
+from redis.asyncio.connection import parse_url
 
 from saccade_serving.settings import ServiceSettings
 
@@ -48,8 +49,10 @@ class TransformerSettings(ServiceSettings):
     max_waiting_images: int = Field(
         256, ge=1, le=65536, description="images that may wait for such a thread; more are refused with 503"
     )
-    cache: Literal["off", "local"] = Field(
-        "local", description="answer frames from the frame cache of this process, where that is safe; or never"
+    cache: Literal["off", "local", "redis"] = Field(
+        "local",
+        description="answer frames from the frame cache where that is safe: this process's own, or one in Redis that "
+        "all replicas share; or never",
     )
     cache_hash_distance: int = Field(
         10, ge=0, le=64, description="bits in which the hashes of two frames of a camera may differ for a near hit"
@@ -96,6 +99,24 @@ class TransformerSettings(ServiceSettings):
     cache_audit_pause_s: float = Field(
         60.0, gt=0, le=86_400, description="time for which it loses them; doubles each time in a row (seconds)"
     )
+    cache_redis_url: SecretStr = Field(
+        SecretStr(""), description="redis://user:password@host:6379/0, or rediss:// with TLS; for CACHE=redis"
+    )
+    cache_redis_secret: SecretStr = Field(
+        SecretStr(""), description="seals what is kept in Redis; the same for all replicas; empty for a checksum only"
+    )
+    cache_redis_namespace: str = Field(
+        "",
+        max_length=256,
+        description="transformers with the same one share answers; empty for the predictor's host and model",
+    )
+    cache_redis_timeout_ms: float = Field(
+        5.0,
+        ge=1,
+        le=1000,
+        description="time of a call to Redis, after which a frame goes on without it (milliseconds)",
+    )
+    cache_redis_connections: int = Field(8, ge=1, le=256, description="connections to Redis")
     candidate_host: str = Field(
         "",
         description="host:port of a second predictor, the candidate, called as --predictor_host is; empty for none",
@@ -161,6 +182,20 @@ class TransformerSettings(ServiceSettings):
     shadow_images: bool = Field(
         False, description="keep the encoded images of these frames too, as the clients sent them"
     )
+
+    @model_validator(mode="after")
+    def _redis_that_can_be_asked(self) -> Self:
+        url = self.cache_redis_url.get_secret_value()
+        if self.cache == "redis" and not url:
+            raise ValueError("cache is 'redis' without one; expected SACCADE_TRANSFORMER_CACHE_REDIS_URL")
+        if self.cache != "redis" and url:
+            raise ValueError(f"cache_redis_url is set, but cache is {self.cache!r}; expected 'redis'")
+        if url:
+            try:
+                parse_url(url)
+            except ValueError:  # its text may have the password in it
+                raise ValueError("cache_redis_url is no URL of a Redis; expected redis://host:6379/0") from None
+        return self
 
     @model_validator(mode="after")
     def _two_variants(self) -> Self:

@@ -92,6 +92,10 @@ class FrameCache:
             self._conditions,
         )
 
+    def start(self) -> None:
+        """Begin to connect to whom the owner has to ask; called once, on the event loop."""
+        self._owner.start()
+
     async def arrive(self, frame: Frame) -> None:
         """Take notice of a frame whose digest is known, before anything else."""
         camera = self._camera(frame)
@@ -233,11 +237,11 @@ class FrameCache:
     ) -> Hit | None:
         camera = self._camera(frame)
         if camera is not None:
-            if not frame.is_owned:
-                self._refused("unknown")
-                return None
-            if not await self._owner.give(frame, camera, kept, outcome == "near"):
-                self._refused("older")
+            objection: Refusal | None = None if frame.is_owned else "unknown"
+            if objection is None:
+                objection = await self._owner.give(frame, camera, kept, outcome == "near")
+            if objection is not None:
+                self._refused(objection)
                 return None
             if outcome != "near" and frame.is_new:
                 camera.health.repeated()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from saccade_transformers.cache.frames import Frame, Kept, Known
 from saccade_transformers.cache.health import Condition, Health
 from saccade_transformers.cache.trust import Trust
+
+Objection: TypeAlias = Literal["older", "unknown"]
 
 
 class Camera:
@@ -24,6 +26,7 @@ class Camera:
         hits: given from ``known`` in a row.
         noise: grey levels; a running mean.
         given: when the frame came whose answer was given last. Nothing older is given any more.
+        own: ``given`` by this process itself, and when that was, on its own clock.
         trust: what audits say of it.
         rate: share of hits among the frames that were compared here; a running mean.
         health: what its frames here tell of it.
@@ -31,7 +34,7 @@ class Camera:
         digest: stands for its name in logs.
     """
 
-    __slots__ = ("digest", "given", "health", "hits", "known", "noise", "rate", "seen", "told", "trust")
+    __slots__ = ("digest", "given", "health", "hits", "known", "noise", "own", "rate", "seen", "told", "trust")
 
     def __init__(self, digest: str, trust: Trust, rate: float) -> None:
         self.known: Known | None = None
@@ -39,6 +42,7 @@ class Camera:
         self.hits = 0
         self.noise = 0.0
         self.given = float("-inf")
+        self.own = float("-inf"), float("-inf")
         self.trust = trust
         self.rate = rate
         self.health = Health()
@@ -47,10 +51,14 @@ class Camera:
 
 
 class CameraOwner(Protocol):
-    """Keeps the first six attributes of a camera, or only answers for them."""
+    """Keeps what outlives a frame of a camera, ``known`` to ``trust``, or knows who does."""
 
     def clock(self) -> float:
         """The time on which frames are ordered, seconds."""
+        ...
+
+    def start(self) -> None:
+        """Begin to connect to others; called once, on the event loop."""
         ...
 
     async def arrive(self, frame: Frame, camera: Camera | None, wants_answer: bool) -> Kept | None:
@@ -68,7 +76,7 @@ class CameraOwner(Protocol):
         """
         ...
 
-    async def give(self, frame: Frame, camera: Camera, kept: Kept, is_near: bool) -> bool:
+    async def give(self, frame: Frame, camera: Camera, kept: Kept, is_near: bool) -> Objection | None:
         """Ask whether an answer may be given to a camera, which then counts as given.
 
         Args:
@@ -78,7 +86,7 @@ class CameraOwner(Protocol):
             is_near: it is the one of ``camera.known``.
 
         Returns:
-            Whether it may: nothing later has been given.
+            Why it may not: something later has been given ("older"), or that is not known ("unknown"). None if it may.
         """
         ...
 
@@ -111,18 +119,21 @@ class LocalOwner:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
 
+    def start(self) -> None:
+        """See ``CameraOwner``."""
+
     async def arrive(self, frame: Frame, camera: Camera | None, wants_answer: bool) -> Kept | None:
         """See ``CameraOwner``; there is nobody to ask."""
         return None
 
-    async def give(self, frame: Frame, camera: Camera, kept: Kept, is_near: bool) -> bool:
+    async def give(self, frame: Frame, camera: Camera, kept: Kept, is_near: bool) -> Objection | None:
         """See ``CameraOwner``."""
         if kept.came < camera.given:
-            return False
+            return "older"
         camera.given = kept.came
         camera.seen = max(camera.seen, frame.came)
         camera.hits += is_near
-        return True
+        return None
 
     async def keep(self, frame: Frame, camera: Camera | None, known: Known | None, kept: Kept) -> bool:
         """See ``CameraOwner``."""

@@ -17,6 +17,11 @@ class Trust:
     Args:
         least: mean agreement of the cached answer with a fresh one, 0..1, under which near hits are switched off.
         pause_s: time for which they are; it doubles with each time that follows another, up to ``MOST_PAUSES``.
+
+    Attributes:
+        seen: agreement in the last audits.
+        factor: the next pause, in multiples of ``pause_s``.
+        until: when the last pause ends, or has ended.
     """
 
     MOST_PAUSES: Final = 16
@@ -24,24 +29,24 @@ class Trust:
     def __init__(self, least: float, pause_s: float) -> None:
         self._least = least
         self._pause_s = pause_s
-        self._seen: deque[float] = deque(maxlen=_AUDITS)
-        self._factor = 1
-        self._until = 0.0
+        self.seen: deque[float] = deque(maxlen=_AUDITS)
+        self.factor = 1
+        self.until = 0.0
 
     def holds(self, now: float) -> bool:
         """Whether near hits may be given."""
-        return now >= self._until
+        return now >= self.until
 
     def audited(self, agreement: float, now: float) -> bool:
         """Take in an audit; returns whether it has just switched near hits off."""
-        self._seen.append(agreement)
-        if len(self._seen) < _FEWEST or not self.holds(now):
+        self.seen.append(agreement)
+        if len(self.seen) < _FEWEST or not self.holds(now):
             return False
-        if fmean(self._seen) >= self._least:
-            if len(self._seen) == _AUDITS:
-                self._factor = 1  # it has proved itself again
+        if fmean(self.seen) >= self._least:
+            if len(self.seen) == _AUDITS:
+                self.factor = 1  # it has proved itself again
             return False
-        self._until = now + self._pause_s * self._factor
-        self._factor = min(2 * self._factor, self.MOST_PAUSES)
-        self._seen.clear()
+        self.until = now + self._pause_s * self.factor
+        self.factor = min(2 * self.factor, self.MOST_PAUSES)
+        self.seen.clear()
         return True

@@ -29,6 +29,8 @@ CANDIDATES: Final = "candidates"
 _MAX_CLASS_ID: Final = 65_535
 #: No model's input is this large; keeps the sums within NMS exact whatever the graph answers. Pixels.
 _FAR: Final = 1e5
+#: A detection's bytes where it is packed: box, score, class.
+_ROW_BYTES: Final = 24
 #: Candidates over the threshold that are suppressed within 0.3 ms.
 _LIGHT: Final = 100
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
@@ -172,6 +174,24 @@ class DetectionTask:
     def nbytes(self, answer: Detections) -> int:
         """Its arrays."""
         return answer.boxes.nbytes + answer.scores.nbytes + answer.class_ids.nbytes
+
+    def pack(self, answer: Detections) -> bytes:
+        """A byte that says whether the table was full, then boxes, scores and classes; little-endian."""
+        arrays = answer.boxes.astype("<f4"), answer.scores.astype("<f4"), answer.class_ids.astype("<i4")
+        return bytes([answer.full]) + b"".join(array.tobytes() for array in arrays)
+
+    def unpack(self, packed: bytes) -> Detections:
+        """See ``Task.unpack``: also refuses what no detector answers."""
+        count, rest = divmod(len(packed) - 1, _ROW_BYTES)
+        if rest or not 0 <= count <= self.candidates or packed[0] > 1:
+            raise ValueError(f"{len(packed)} bytes are no detections; expected 1 + {_ROW_BYTES} for each")
+        boxes = np.frombuffer(packed, "<f4", 4 * count, 1).reshape(count, 4).astype(np.float32)
+        scores = np.frombuffer(packed, "<f4", count, 1 + 16 * count).astype(np.float32)
+        class_ids = np.frombuffer(packed, "<i4", count, 1 + 20 * count).astype(np.int32)
+        good = np.isfinite(boxes).all(axis=1) & _has_area(boxes) & np.isfinite(scores) & (scores > 0)
+        if not (good & (class_ids >= 0) & (class_ids <= _MAX_CLASS_ID)).all():
+            raise ValueError("the values are no detections")
+        return Detections(boxes, scores, class_ids, bool(packed[0]))
 
     def regions(self, answer: Detections) -> NDArray[np.float32]:
         """The boxes."""

@@ -102,6 +102,18 @@ class Task(Protocol[AnswerT, OptionsT]):
         """About how many bytes of memory an answer takes."""
         ...
 
+    def pack(self, answer: AnswerT) -> bytes:
+        """Return an answer as bytes, the same on every machine: a cache that is shared keeps them."""
+        ...
+
+    def unpack(self, packed: bytes) -> AnswerT:
+        """Make an answer of what ``pack`` has returned.
+
+        Raises:
+            ValueError: these are any other bytes; nothing is taken for granted.
+        """
+        ...
+
     def regions(self, answer: AnswerT) -> NDArray[np.float32]:
         """Where the answer places what it has found: float32 [m, 4] as x1, y1, x2, y2 in pixels of the image.
 
