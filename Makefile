@@ -42,7 +42,7 @@ bench: $(DEV) ## Measure what a request and batching cost, beside other servers 
 
 dev: $(DEV) ## Install the development environment: clients, linters, test tools.
 
-tools: ## Install the Go programs that some tests start (the rest of the tests runs without).
+tools: ## Install the programs that some tests start (the rest of the tests runs without).
 	@sh requirements/tools.sh
 
 lint: $(DEV) ## Check format, style and types.

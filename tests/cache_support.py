@@ -1,4 +1,4 @@
-"""What the tests of the frame cache share: a pipeline with a cache before a predictor whose answers can be told apart."""
+"""What tests of the frame cache share: a pipeline with a cache before a predictor whose answers can be told apart."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class RedisServer:
             self.port: int = free.getsockname()[1]
         self._more = [one.format(port=self.port) for one in more]
         self.url = url.format(port=self.port)
-        self.client = redis.Redis.from_url(self.url, socket_timeout=SOON_S, **client)
+        self.client: Any = redis.Redis.from_url(self.url, socket_timeout=SOON_S, **client)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -88,7 +88,7 @@ class RedisServer:
 
     def calls(self, command: str) -> int:
         """How often a command was carried out, by scripts too."""
-        stats: Any = self.client.info("commandstats")
+        stats = self.client.info("commandstats")
         return int(stats.get(f"cmdstat_{command}", {}).get("calls", 0))
 
 
@@ -109,27 +109,38 @@ async def delaying(port: int, delay_s: Callable[[], float]) -> AsyncIterator[int
     """A port that passes everything on to another one, what comes back later by so many seconds."""
 
     async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wait: bool) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := await reader.read(2**16):
                 if wait:
                     await asyncio.sleep(delay_s())
                 writer.write(data)
                 await writer.drain()
-        writer.close()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    serving: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
         try:
             there, back = await asyncio.open_connection(HOST, port)
-        except OSError:
+            await asyncio.gather(passed(reader, back, False), passed(there, writer, True))
+        finally:
             writer.close()
-            return
-        await asyncio.gather(passed(reader, back, False), passed(there, writer, True))
+            serving.discard(task)
 
     server = await asyncio.start_server(serve, HOST, 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        for task in list(serving):
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 def debian_redis() -> str:

@@ -21,6 +21,11 @@ from saccade_transformers.settings import TransformerSettings, check_hosts
         ({"variant_header": True}, "expected SACCADE_TRANSFORMER_CANDIDATE_HOST"),
         ({"candidate_share": 0.5}, "expected SACCADE_TRANSFORMER_CANDIDATE_HOST"),
         ({"candidate_host": "a:1", "candidate_name": "stable"}, "expected two names"),
+        ({"cache": "redis"}, "expected SACCADE_TRANSFORMER_CACHE_REDIS_URL"),
+        ({"cache_redis_url": "redis://a:1"}, "cache_redis_url is set, but cache is 'local'; expected 'redis'"),
+        ({"cache": "redis", "cache_redis_url": "http://a:1"}, "cache_redis_url is no URL of a Redis"),
+        ({"cache": "redis", "cache_redis_url": "redis://a:port"}, "cache_redis_url is no URL of a Redis"),
+        ({"cache": "redis", "cache_redis_url": "redis://a?socket_timeout=x"}, "cache_redis_url is no URL of a Redis"),
     ],
 )
 def test_what_cannot_work_is_refused(settings: dict[str, Any], words: str) -> None:

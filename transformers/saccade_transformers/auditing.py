@@ -103,4 +103,5 @@ class Auditor:
             log.info("audit_failed", extra={"why": str(error)[:500]})
             return
         await self._cache.audited(frame, agreement)
-        await self._cache.keep(frame, look, Kept(fresh, known.task, mapping.image_size, version, frame.came))
+        kept = Kept(fresh, known.task, mapping.image_size, version, frame.came)
+        await self._cache.keep(frame, look, kept, is_given=False)

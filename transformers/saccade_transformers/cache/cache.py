@@ -185,13 +185,14 @@ class FrameCache:
             camera.health.looked(look.thumbnail, frame.came)
             self._tell(camera)
 
-    async def keep(self, frame: Frame, look: Look | None, kept: Kept) -> None:
-        """Keep an answer that was inferred, and note that it is given.
+    async def keep(self, frame: Frame, look: Look | None, kept: Kept, is_given: bool = True) -> None:
+        """Keep an answer that was inferred.
 
         Args:
             frame: that it is the answer to.
             look: of the frame, where it is a camera's.
             kept: the answer.
+            is_given: to the frame's camera, now.
         """
         if frame.mode == "bypass":
             return
@@ -201,7 +202,8 @@ class FrameCache:
         known: Known | None = None
         if camera is not None and look is not None:
             known = Known.of(look, kept)
-        if await self._owner.keep(frame, camera, known, kept) and camera is not None and known is not None:
+        is_newest = await self._owner.keep(frame, camera, known, kept, is_given)
+        if is_newest and camera is not None and known is not None:
             camera.known = known
             camera.hits = 0
             reference = known.reference

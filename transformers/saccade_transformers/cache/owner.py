@@ -90,14 +90,15 @@ class CameraOwner(Protocol):
         """
         ...
 
-    async def keep(self, frame: Frame, camera: Camera | None, known: Known | None, kept: Kept) -> bool:
-        """Keep an answer that was inferred, which is given now.
+    async def keep(self, frame: Frame, camera: Camera | None, known: Known | None, kept: Kept, is_given: bool) -> bool:
+        """Keep an answer that was inferred.
 
         Args:
             frame: that it is the answer to.
             camera: whose frame it is; None for nobody's.
             known: the frame as the camera's newest one, where it has a look.
             kept: the answer.
+            is_given: to the camera, now.
 
         Returns:
             Whether the frame is the camera's newest inferred one; true without a camera.
@@ -135,12 +136,13 @@ class LocalOwner:
         camera.hits += is_near
         return None
 
-    async def keep(self, frame: Frame, camera: Camera | None, known: Known | None, kept: Kept) -> bool:
+    async def keep(self, frame: Frame, camera: Camera | None, known: Known | None, kept: Kept, is_given: bool) -> bool:
         """See ``CameraOwner``."""
         if camera is None:
             return True
         camera.seen = max(camera.seen, frame.came)
-        camera.given = max(camera.given, kept.came)
+        if is_given:
+            camera.given = max(camera.given, kept.came)
         return camera.known is None or camera.known.kept.came <= kept.came
 
     async def audited(self, frame: Frame, camera: Camera, agreement: float) -> bool:

@@ -134,12 +134,18 @@ class Connections:
         connection = await self._idle.get()
         try:
             answer = await _run(connection, script, keys, arguments)
+        except ResponseError:  # an answer, too
+            self._free(connection)
+            raise
         except BaseException:
             self._discard(connection)
             raise
+        self._free(connection)
+        return answer
+
+    def _free(self, connection: Redis) -> None:
         if connection in self._open:
             self._idle.put_nowait(connection)
-        return answer
 
     def _failed(self, permit: int, error: Exception) -> None:
         if isinstance(error, TimeoutError | RedisTimeoutError):

@@ -138,28 +138,31 @@ class RedisOwner:
         camera.hits += is_near
         return None
 
-    async def keep(self, frame: Frame, camera: Camera | None, known: Known | None, kept: Kept) -> bool:
+    async def keep(self, frame: Frame, camera: Camera | None, known: Known | None, kept: Kept, is_given: bool) -> bool:
         """See ``CameraOwner``."""
         keys = self._keys(frame)
         expires_ms = math.ceil(self._lifetimes.camera_s * 1e3)
         answer = self._codec.pack_answer(keys[0], kept) if frame.digest else b""
         record, stamp, noise = b"", b"", "0"
         if camera is not None:
-            self._gave(camera, kept.came)
-            stamp, noise = b"%d" % stamp_of(kept.came), f"{camera.noise:.4g}"
             if not frame.is_owned:
-                self._owe(keys[1], kept.came)
+                if is_given:
+                    self._owe(keys[1], camera, kept)
                 return False
+            stamp, noise = b"%d" % stamp_of(kept.came), f"{camera.noise:.4g}"
             if known is not None:
                 record = self._codec.pack_known(keys[1], known)
         holds_ms = math.ceil(self._lifetimes.answer_s * 1e3)
+        arguments = (answer, holds_ms, record, stamp, noise, expires_ms, int(is_given))
         try:
-            arguments = (answer, holds_ms, record, stamp, noise, expires_ms)
-            return bool(await self._connections.call(KEEP, keys, arguments))
+            is_newest = await self._connections.call(KEEP, keys, arguments)
         except RedisAway:
-            if camera is not None:
-                self._owe(keys[1], kept.came)
+            if camera is not None and is_given:
+                self._owe(keys[1], camera, kept)
             return False
+        if camera is not None and is_given:
+            self._gave(camera, kept.came)
+        return bool(is_newest)
 
     async def audited(self, frame: Frame, camera: Camera, agreement: float) -> bool:
         """See ``CameraOwner``. Of two audits at the very same moment one may be lost."""
@@ -231,8 +234,9 @@ class RedisOwner:
         camera.given = max(camera.given, came)
         camera.own = camera.given, self._monotonic()
 
-    def _owe(self, key: bytes, came: float) -> None:
-        self._debts[key] = stamp_of(came), self._monotonic()
+    def _owe(self, key: bytes, camera: Camera, kept: Kept) -> None:
+        self._gave(camera, kept.came)
+        self._debts[key] = stamp_of(camera.given), self._monotonic()
         self._debts.move_to_end(key)
         if len(self._debts) > _MOST_DEBTS:
             self._debts.popitem(last=False)
@@ -248,7 +252,7 @@ class RedisOwner:
                     continue
                 expires_ms = math.ceil(self._lifetimes.camera_s * 1e3)
                 try:
-                    await self._connections.call(KEEP, [key, key], (b"", 1, b"", stamp, "0", expires_ms))
+                    await self._connections.call(KEEP, [key, key], (b"", 1, b"", stamp, "0", expires_ms, 1))
                 except RedisAway:
                     await asyncio.sleep(_DEBTS_S)
                     continue

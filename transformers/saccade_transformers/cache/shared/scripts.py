@@ -97,15 +97,15 @@ return 1
 """)
 
 #: KEYS: answer, camera. ARGV: the sealed answer ("" for none), milliseconds that it holds, the camera's record ("" for
-#: none), its stamp ("" without a camera), noise, milliseconds until the camera is forgotten.
-#: Returns 1: the record is the camera's newest (or there is no camera); 0: a later one is there.
+#: none), its stamp ("" without a camera), noise, milliseconds until the camera is forgotten, whether it is given to the
+#: camera ("1"). Returns 1: the record is the camera's newest (or there is no camera); 0: a later one is there.
 KEEP: Final = Script("""
 if ARGV[1] ~= '' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 if ARGV[4] == '' then return 1 end
 local stamp = tonumber(ARGV[4])
 local known = redis.call('HMGET', KEYS[2], 's', 'g', 'n')
 if not known[1] or tonumber(known[1]) < stamp then redis.call('HSET', KEYS[2], 's', ARGV[4]) end
-if not known[2] or tonumber(known[2]) < stamp then redis.call('HSET', KEYS[2], 'g', ARGV[4]) end
+if ARGV[7] == '1' and (not known[2] or tonumber(known[2]) < stamp) then redis.call('HSET', KEYS[2], 'g', ARGV[4]) end
 local newest = not known[3] or tonumber(known[3]) <= stamp
 if newest then
   if ARGV[3] ~= '' then
