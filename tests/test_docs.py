@@ -15,6 +15,7 @@ from saccade_serving import errors
 from saccade_serving.server import argument_parser
 from saccade_serving.settings import ServiceSettings
 from saccade_transformers.__main__ import HELP as TRANSFORMER_HELP
+from saccade_transformers.cache.shared.metrics import RedisMetrics
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.settings import TransformerSettings
 from saccade_transformers.workers import ImageWorkers
@@ -100,6 +101,7 @@ def exposed_names() -> set[str]:
     predictor.watch_queues(list, list)
     workers = ImageWorkers(1, 1)
     transformer.watch_workers(workers)
+    transformer.add(*RedisMetrics().families)
     workers.close()
     names = set()
     for metrics in (predictor, transformer):

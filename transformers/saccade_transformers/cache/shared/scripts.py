@@ -97,8 +97,9 @@ return 1
 """)
 
 #: KEYS: answer, camera. ARGV: the sealed answer ("" for none), milliseconds that it holds, the camera's record ("" for
-#: none), its stamp ("" without a camera), noise, milliseconds until the camera is forgotten, whether it is given to the
-#: camera ("1"). Returns 1: the record is the camera's newest (or there is no camera); 0: a later one is there.
+#: none), its stamp ("" without a camera), noise, milliseconds until the camera is forgotten, whether the answer is
+#: given to the camera now ("1").
+#: Returns 1: the record is the camera's newest (or there is no camera); 0: a later one is there.
 KEEP: Final = Script("""
 if ARGV[1] ~= '' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 if ARGV[4] == '' then return 1 end
