@@ -200,6 +200,7 @@ def _redis(arguments: argparse.Namespace, settings: TransformerSettings, metrics
     lifetimes = Lifetimes(
         settings.cache_exact_ttl_s,
         max(settings.cache_ttl_s, settings.cache_max_age_s, settings.cache_audit_pause_s * Trust.MOST_PAUSES),
+        settings.cache_ttl_s,
         max(settings.cache_max_age_s, settings.cache_exact_ttl_s),
     )
     redis_metrics = RedisMetrics()

@@ -19,7 +19,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from saccade_transformers.cache.frames import Frame, Kept, Known
 from saccade_transformers.cache.owner import Camera, Objection
@@ -40,6 +40,14 @@ _NEVER: Final = float("-inf")
 T = TypeVar("T")
 
 
+class Keys(NamedTuple):
+    """Keys of an answer, a camera and its record. They say nothing of anybody's name."""
+
+    answer: bytes
+    camera: bytes
+    record: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
     """How long things stay in Redis, seconds.
@@ -47,11 +55,13 @@ class Lifetimes:
     Attributes:
         answer_s: an answer to some bytes.
         camera_s: a camera after its last frame.
+        record_s: what is large of it.
         given_s: nothing that is older than this is given to a camera in any case.
     """
 
     answer_s: float
     camera_s: float
+    record_s: float
     given_s: float
 
 
@@ -79,10 +89,11 @@ class RedisOwner:
         self._connections = connections
         self._codec = codec
         self._lifetimes = lifetimes
+        self._expire_ms = math.ceil(lifetimes.camera_s * 1e3), math.ceil(lifetimes.record_s * 1e3)
         self._metrics = metrics
         self._monotonic = clock
         self._offset = time.time() - clock()  # from this process's clock to Redis's; a guess until it has been heard
-        self._debts: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        self._debts: OrderedDict[Keys, tuple[int, float]] = OrderedDict()
         self._paying: asyncio.Task[None] | None = None
         self._scoped = lru_cache(256)(lambda scope: _digest(namespace.encode(), repr(scope).encode()))
 
@@ -99,8 +110,7 @@ class RedisOwner:
         keys = self._keys(frame)
         have = camera.known if camera is not None else None
         generation = b"%d" % stamp_of(have.kept.came) if have is not None else b""
-        expires_ms = math.ceil(self._lifetimes.camera_s * 1e3)
-        arguments = (int(wants_answer), int(camera is not None), generation, MOST_BYTES, expires_ms)
+        arguments = (int(wants_answer), int(camera is not None), generation, MOST_BYTES, *self._expire_ms)
         try:
             stamp, before, record, answer, large = await self._connections.call(ARRIVE, keys, arguments)
             came = came_at(int(stamp))
@@ -118,10 +128,10 @@ class RedisOwner:
         frame.came = came
         self._offset = came - self._monotonic()
         if camera is not None and before[2] not in (b"", generation):
-            camera.known = self._record(frame, keys[1], before[2], record)
+            camera.known = self._record(frame, keys.record, before[2], record)
         if not answer:
             return None
-        return self._read(lambda: self._codec.unpack_answer(keys[0], answer, frame.task))
+        return self._read(lambda: self._codec.unpack_answer(keys.answer, answer, frame.task))
 
     async def give(self, frame: Frame, camera: Camera, kept: Kept, is_near: bool) -> Objection | None:
         """See ``CameraOwner``."""
@@ -130,7 +140,7 @@ class RedisOwner:
         stamp = stamp_of(kept.came)
         arguments = (stamp, stamp if is_near else "", f"{camera.noise:.4g}")
         try:
-            if not await self._connections.call(GIVE, self._keys(frame)[1:], arguments):
+            if not await self._connections.call(GIVE, [self._keys(frame).camera], arguments):
                 return "older"
         except RedisAway:
             return "unknown"
@@ -141,24 +151,23 @@ class RedisOwner:
     async def keep(self, frame: Frame, camera: Camera | None, known: Known | None, kept: Kept, is_given: bool) -> bool:
         """See ``CameraOwner``."""
         keys = self._keys(frame)
-        expires_ms = math.ceil(self._lifetimes.camera_s * 1e3)
-        answer = self._codec.pack_answer(keys[0], kept) if frame.digest else b""
+        answer = self._codec.pack_answer(keys.answer, kept) if frame.digest else b""
         record, stamp, noise = b"", b"", "0"
         if camera is not None:
             if not frame.is_owned:
                 if is_given:
-                    self._owe(keys[1], camera, kept)
+                    self._owe(keys, camera, kept)
                 return False
             stamp, noise = b"%d" % stamp_of(kept.came), f"{camera.noise:.4g}"
             if known is not None:
-                record = self._codec.pack_known(keys[1], known)
+                record = self._codec.pack_known(keys.record, known)
         holds_ms = math.ceil(self._lifetimes.answer_s * 1e3)
-        arguments = (answer, holds_ms, record, stamp, noise, expires_ms, int(is_given))
+        arguments = (answer, holds_ms, record, stamp, noise, *self._expire_ms, int(is_given))
         try:
             is_newest = await self._connections.call(KEEP, keys, arguments)
         except RedisAway:
             if camera is not None and is_given:
-                self._owe(keys[1], camera, kept)
+                self._owe(keys, camera, kept)
             return False
         if camera is not None and is_given:
             self._gave(camera, kept.came)
@@ -166,7 +175,7 @@ class RedisOwner:
 
     async def audited(self, frame: Frame, camera: Camera, agreement: float) -> bool:
         """See ``CameraOwner``. Of two audits at the very same moment one may be lost."""
-        key = self._keys(frame)[1:]
+        key = [self._keys(frame).camera]
         try:
             seen, factor, until = await self._connections.call(AUDITS, key, ())
             trust = camera.trust
@@ -190,11 +199,12 @@ class RedisOwner:
             await asyncio.gather(self._paying, return_exceptions=True)
         await self._connections.close()
 
-    def _keys(self, frame: Frame) -> list[bytes]:
-        """Keys of the answer and the camera. They say nothing of either's name."""
+    def _keys(self, frame: Frame) -> Keys:
         scope = self._scoped(frame.scope)
-        camera = PREFIX + b"c:" + _digest(scope, b"camera", frame.camera_id.encode())
-        return [PREFIX + b"a:" + _digest(scope, b"answer", frame.digest), camera]
+        camera = _digest(scope, b"camera", frame.camera_id.encode())
+        return Keys(
+            PREFIX + b"a:" + _digest(scope, b"answer", frame.digest), PREFIX + b"c:" + camera, PREFIX + b"r:" + camera
+        )
 
     def _refresh(self, camera: Camera, have: Known | None, before: Sequence[bytes]) -> None:
         """Take over what Redis says of a camera, all but its record.
@@ -234,10 +244,10 @@ class RedisOwner:
         camera.given = max(camera.given, came)
         camera.own = camera.given, self._monotonic()
 
-    def _owe(self, key: bytes, camera: Camera, kept: Kept) -> None:
+    def _owe(self, keys: Keys, camera: Camera, kept: Kept) -> None:
         self._gave(camera, kept.came)
-        self._debts[key] = stamp_of(camera.given), self._monotonic()
-        self._debts.move_to_end(key)
+        self._debts[keys] = stamp_of(camera.given), self._monotonic()
+        self._debts.move_to_end(keys)
         if len(self._debts) > _MOST_DEBTS:
             self._debts.popitem(last=False)
         if self._paying is None or self._paying.done():
@@ -245,19 +255,18 @@ class RedisOwner:
 
     async def _pay(self) -> None:
         while self._debts:
-            key, (stamp, since) = next(iter(self._debts.items()))
+            keys, (stamp, since) = next(iter(self._debts.items()))
             if self._monotonic() - since <= self._lifetimes.given_s:
                 if not self._connections.is_up:
                     await asyncio.sleep(_DEBTS_S)
                     continue
-                expires_ms = math.ceil(self._lifetimes.camera_s * 1e3)
                 try:
-                    await self._connections.call(KEEP, [key, key], (b"", 1, b"", stamp, "0", expires_ms, 1))
+                    await self._connections.call(KEEP, keys, (b"", 1, b"", stamp, "0", *self._expire_ms, 1))
                 except RedisAway:
                     await asyncio.sleep(_DEBTS_S)
                     continue
-            if self._debts.get(key) == (stamp, since):
-                del self._debts[key]
+            if self._debts.get(keys) == (stamp, since):
+                del self._debts[keys]
 
 
 def _share(text: bytes) -> float:
