@@ -37,7 +37,7 @@ _SMOOTHING: Final = 0.1
 #: What libjpeg writes at most; a JPEG that is read may be a little larger.
 MAX_JPEG_SIDE: Final = 65_500
 #: Larger images are digested in a thread: a core takes about a millisecond per megabyte.
-_MUCH_TO_DIGEST: Final = 128 * 2**10
+_MUCH_TO_DIGEST: Final = 512 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
