@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from saccade_transformers.image.grey import HASH_SIDE, greys
-from saccade_transformers.image.letterbox import letterbox
+from saccade_transformers.cache.blocks import differences
+from saccade_transformers.cache.perceptual import distance, look
+from saccade_transformers.image.decode import ImageLimits, decode_for_input, decode_grey
+from saccade_transformers.image.grey import HASH_SIDE, greys, greys_of_grey
+from saccade_transformers.image.letterbox import Letterbox, letterbox
 from saccade_transformers.image.picture import Picture
+
+LIMITS = ImageLimits(2**30, 2**30)
 
 
 def frame(width: int, height: int, level: int = 90) -> NDArray[np.uint8]:
@@ -63,3 +71,18 @@ def test_the_pictures_are_the_callers_own() -> None:
     tensor[...] = 0
     assert (found.thumbnail == 90).all()
     assert not np.shares_memory(found.thumbnail, found.hash_input)
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (1280, 720), (640, 480), (613, 401), (320, 240)])
+@pytest.mark.parametrize("side", [416, 640])
+def test_a_frame_decoded_as_grey_looks_as_the_models_input_does(size: tuple[int, int], side: int) -> None:
+    photo = cv2.imread(str(Path(__file__).parents[2] / "examples" / "images" / "astronaut.jpg"))
+    assert photo is not None
+    jpeg = cv2.imencode(".jpg", cv2.resize(photo, size), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+    tensor = np.empty((side, side, 3), np.uint8)
+    box = letterbox(decode_for_input(jpeg, LIMITS, (side, side)), tensor)
+    grey = decode_grey(jpeg, LIMITS, (side, side))
+    assert grey is not None
+    both = look(greys(tensor, box)), look(greys_of_grey(grey, Letterbox.fit(size, (side, side))))
+    assert np.abs(differences(both[0].thumbnail, both[1].thumbnail)).max() < 4
+    assert distance(both[0].phash, both[1].phash) <= 2

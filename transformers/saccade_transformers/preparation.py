@@ -95,10 +95,9 @@ class Preparation:
         look_s = 0.0
         if work.grey_first and (grey := self._decode_grey(work)) is not None:
             begun = time.monotonic()
-            luminance, size = grey
-            mapping = Letterbox.fit(size, work.input_size)
-            seen = look(greys_of_grey(luminance, mapping))
-            verdict = self._compare(work, seen, size)
+            mapping = Letterbox.fit(grey.size, work.input_size)
+            seen = look(greys_of_grey(grey, mapping))
+            verdict = self._compare(work, seen, grey.size)
             look_s = time.monotonic() - begun
             if verdict is not None and verdict.is_hit:
                 return Prepared(None, mapping, seen, verdict, look_s)
@@ -136,7 +135,7 @@ class Preparation:
             pixels.take(width, height)
         return Picture.whole(source.pixels)
 
-    def _decode_grey(self, work: Work) -> tuple[NDArray[np.uint8], tuple[int, int]] | None:
+    def _decode_grey(self, work: Work) -> Picture | None:
         if isinstance(work.source, Raw):
             return None
         return decode_grey(self._bytes_of(work.source), self.limits, work.input_size, work.pixels)

@@ -136,7 +136,7 @@ def decode_for_input(
 
 def decode_grey(
     data: Buffer, limits: ImageLimits, input_size: tuple[int, int], request: RequestPixels | None = None
-) -> tuple[NDArray[np.uint8], tuple[int, int]] | None:
+) -> Picture | None:
     """Decode the luminance of a JPEG, as large as ``decode_for_input`` would: for half of the time or less.
 
     Args:
@@ -146,8 +146,7 @@ def decode_grey(
         request: as for ``decode``; not added to where the answer is None.
 
     Returns:
-        [h, w], upright, and (width, height) of the whole picture; None if it is no JPEG, since others are not decoded
-        faster.
+        A picture of [h, w]; None if it is no JPEG, since others are not decoded faster.
 
     Raises:
         InvalidImage, UnsupportedMedia, PayloadTooLarge: as ``decode`` does.
@@ -157,8 +156,7 @@ def decode_grey(
         return None
     if request is not None:
         request.take(header.width, header.height)
-    picture = _decode_with_opencv(view, header, reduction_for((header.width, header.height), input_size), limits, True)
-    return picture.pixels, picture.size
+    return _decode_with_opencv(view, header, reduction_for((header.width, header.height), input_size), limits, True)
 
 
 def _admit(data: Buffer, limits: ImageLimits, request: RequestPixels | None) -> tuple[memoryview, ImageHeader]:

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from saccade_transformers.image.letterbox import Letterbox
+from saccade_transformers.image.letterbox import Letterbox, scale_into
+from saccade_transformers.image.picture import Picture
 
 #: Side of the picture whose lowest frequencies are the hash: four times its 8 bits, as ``imagehash.phash`` has it.
 HASH_SIDE: Final = 32
@@ -46,17 +47,19 @@ def greys(tensor: NDArray[np.uint8], box: Letterbox) -> Greys:
     return _greys(cv2.cvtColor(inner, cv2.COLOR_RGB2GRAY), box)
 
 
-def greys_of_grey(grey: NDArray[np.uint8], box: Letterbox) -> Greys:
-    """Make both from a frame that was decoded as grey.
+def greys_of_grey(picture: Picture, box: Letterbox) -> Greys:
+    """Make both from a frame that was decoded as grey, scaled as the model's input is.
 
-    They are those of ``greys`` but for rounding and another filter: a 4x4 block differs by 1 to 3 levels, at sharp
-    edges by up to 5.
+    They are those of ``greys`` but for rounding: a 4x4 block differs by a level or two.
 
     Args:
-        grey: uint8 [h, w], of any size.
+        picture: luminance, whole or reduced.
         box: how the frame would be letterboxed.
     """
-    return _greys(grey, box)
+    width, height = box.scaled_size
+    inner = np.empty((height, width), np.uint8)
+    scale_into(picture, inner)
+    return _greys(inner, box)
 
 
 def _greys(grey: Any, box: Letterbox) -> Greys:

@@ -117,17 +117,28 @@ def letterbox(picture: Picture, out: NDArray[np.uint8]) -> Letterbox:
     box = Letterbox.fit(picture.size, (out.shape[1], out.shape[0]))
     width, height = box.scaled_size
     inner = out[box.pad_y : box.pad_y + height, box.pad_x : box.pad_x + width]
+    scale_into(picture, inner)
+    out[: box.pad_y] = PADDING
+    out[box.pad_y + height :] = PADDING
+    out[box.pad_y : box.pad_y + height, : box.pad_x] = PADDING
+    out[box.pad_y : box.pad_y + height, box.pad_x + width :] = PADDING
+    return box
+
+
+def scale_into(picture: Picture, inner: NDArray[np.uint8]) -> None:
+    """Scale a picture into its place, as ``letterbox`` does.
+
+    Args:
+        picture: whole or reduced; a reduced one is larger than its place.
+        inner: [h, w, 3], or [h, w] for luminance; overwritten.
+    """
+    height, width = inner.shape[:2]
     if picture.reduction == 1 and (width, height) == picture.size:
         inner[...] = picture.pixels
     elif picture.reduction > 1 or width * height < picture.size[0] * picture.size[1]:
         _shrink(picture, inner)
     else:
         cv2.resize(picture.pixels, (width, height), dst=inner, interpolation=cv2.INTER_LINEAR)  # size and type fit
-    out[: box.pad_y] = PADDING
-    out[box.pad_y + height :] = PADDING
-    out[box.pad_y : box.pad_y + height, : box.pad_x] = PADDING
-    out[box.pad_y : box.pad_y + height, box.pad_x + width :] = PADDING
-    return box
 
 
 def _shrink(picture: Picture, inner: NDArray[np.uint8]) -> None:

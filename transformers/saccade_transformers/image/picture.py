@@ -16,7 +16,7 @@ class Picture:
     """A decoded picture, or a reduced copy of it.
 
     Attributes:
-        pixels: [h, w, 3] uint8 RGB, upright.
+        pixels: [h, w, 3] uint8 RGB, or [h, w] its luminance; upright.
         size: (width, height) in pixels of the whole upright picture, in which boxes are given.
         reduction: each of ``pixels`` stands for so many of the whole picture along either side; those of the last
             row and column for fewer, where it does not divide ``size``.
