@@ -17,9 +17,10 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
@@ -34,9 +35,9 @@ from measuring.goals import Goal
 from measuring.static_scene import Insertion, frames
 from measuring.table import Progress, console, goals, number
 from measuring.targets import BENCH, ROOT
-from saccade_transformers.cache.blocks import regions
-from saccade_transformers.cache.perceptual import Look, distance, look
-from saccade_transformers.cache.policy import Reference, Rules, Since, compare, in_time
+from saccade_transformers.cache.perceptual import look
+from saccade_transformers.cache.policy import Rules
+from saccade_transformers.cache.replay import CacheReplay, PlainHashReplay, Seen, play
 from saccade_transformers.image.decode import ImageLimits, configure_opencv, decode_for_input
 from saccade_transformers.image.grey import greys
 from saccade_transformers.image.letterbox import letterbox
@@ -55,7 +56,6 @@ SCENES: Final = {(640, 480): (12, 24, 48), (1920, 1080): (36, 72, 144)}
 _JUDGED: Final = 5
 _LEVELS: Final = (8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0, 48.0)
 _DISTANCES: Final = (0, 2, 4, 6, 8, 12)
-_HASH_TTL_S: Final = 2.0
 
 
 class Detector:
@@ -83,65 +83,7 @@ class Detector:
             [table] = self._session.run(None, {self._name: tensor})
             return self.task.to_image(self.task.read({"candidates": table[0]}, self._options), mapping)
 
-        return Seen(look(greys(tensor[0], mapping)), mapping.image_size, infer)
-
-
-@dataclass(slots=True)
-class Seen:
-    """A frame: its look, its size, and its answer once that has been asked for."""
-
-    look: Look
-    size: tuple[int, int]
-    _infer: Callable[[], Detections]
-    _answer: Detections | None = None
-
-    @property
-    def answer(self) -> Detections:
-        """What a fresh inference says."""
-        if self._answer is None:
-            self._answer = self._infer()
-        return self._answer
-
-
-class Policy:
-    """The cache's policy for one camera, as the transformer drives it."""
-
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
-        self._kept: tuple[Reference, Seen] | None = None
-        self._since = Since(0.0, 0, 0.0)
-
-    def frame(self, seen: Seen, now: float) -> Seen | None:
-        """Return the frame whose answer is given for this one; None where it is inferred."""
-        since = self._since
-        if self._kept is not None and in_time(self._kept[0], since, now, ("1",), self._rules) is None:
-            verdict = compare(self._kept[0], since, seen.look, seen.size, self._rules)
-            noise = since.noise if verdict.noise is None else since.noise + 0.1 * (verdict.noise - since.noise)
-            since = Since(now, since.hits, noise)
-            if verdict.is_hit:
-                self._since = replace(since, hits=since.hits + 1)
-                return self._kept[1]
-        found = regions(seen.answer.boxes, seen.size, seen.look.thumbnail.shape)
-        self._kept = Reference(seen.look, found, seen.size, "1", now), seen
-        self._since = Since(now, 0, since.noise)
-        return None
-
-
-class PlainHash:
-    """A dictionary by perceptual hash, as many build it: any earlier frame within ``bits`` that is not too old."""
-
-    def __init__(self, bits: int) -> None:
-        self._bits = bits
-        self._kept: list[tuple[float, Seen]] = []
-
-    def frame(self, seen: Seen, now: float) -> Seen | None:
-        """As ``Policy.frame``."""
-        self._kept = [one for one in self._kept if now - one[0] <= _HASH_TTL_S]
-        for _, earlier in reversed(self._kept):
-            if distance(earlier.look.phash, seen.look.phash) <= self._bits:
-                return earlier
-        self._kept.append((now, seen))
-        return None
+        return Seen(look(greys(tensor[0], mapping)), mapping.image_size, sha256(jpeg).digest(), infer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,16 +147,14 @@ def video(detector: Detector, path: Path, most: int, outcome: Outcome, progress:
         seen.append(one)
     outcome.floor[path.name] = fmean(floor)
 
-    def point(policy: str, setting: float, camera: Policy | PlainHash) -> None:
-        given = [(one, camera.frame(one, index / VIDEO_FPS)) for index, one in enumerate(seen)]
-        scores = [detector.task.agreement(one.answer, hit.answer) for one, hit in given if hit is not None]
-        share = len(scores) / len(seen)
-        outcome.points.append(Point(path.name, policy, setting, share, fmean(scores) if scores else None))
+    def point(policy: str, setting: float, camera: CacheReplay | PlainHashReplay) -> None:
+        quality = play(camera, seen, 1 / VIDEO_FPS, detector.task)
+        outcome.points.append(Point(path.name, policy, setting, quality.hits, quality.f1))
 
     for level in _LEVELS:
-        point("blocks", level, Policy(replace(Rules(), change_levels=level)))
+        point("blocks", level, CacheReplay(replace(Rules(), change_levels=level), detector.task))
     for bits in _DISTANCES:
-        point("plain hash", bits, PlainHash(bits))
+        point("plain hash", bits, PlainHashReplay(bits))
 
 
 def scene(
@@ -223,7 +163,7 @@ def scene(
     """Measure a rendered scene at the default settings, and what the plain hash makes of it."""
     name = f"{'empty' if plain else 'still'} scene {size[0]}x{size[1]}"
     found = {side: Found(side) for side in SCENES[size]}
-    policy, hashed = Policy(Rules()), PlainHash(4)
+    policy, hashed = CacheReplay(Rules(), detector.task), PlainHashReplay(4)
     hits, plain_hits, total = 0, 0, 0
     scores: list[float] = []
     plain_scores: list[float] = []
@@ -237,8 +177,8 @@ def scene(
         hits += hit is not None
         plain_hits += plain_hit is not None
         if index % _JUDGED == 0 or shown.is_first:
-            scores += [detector.task.agreement(seen.answer, hit.answer)] if hit is not None else []
-            plain_scores += [detector.task.agreement(seen.answer, plain_hit.answer)] if plain_hit is not None else []
+            scores += [detector.task.agreement(seen.answer, hit)] if hit is not None else []
+            plain_scores += [detector.task.agreement(seen.answer, plain_hit)] if plain_hit is not None else []
         if before is not None and before[0] == shown.inserted and index % _JUDGED == 0:
             floor.append(detector.task.agreement(before[1].answer, seen.answer))
         before = shown.inserted, seen
