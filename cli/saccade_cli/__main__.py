@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from saccade_cli import ab_command, still_camera
+from saccade_cli import ab_command, cache_command, cache_report, still_camera
 from saccade_cli import demo as demo_run
 from saccade_cli import shadow_report as report
+from saccade_cli.curl_lines import curl_lines
 from saccade_cli.detect import DetectFailed, detect, summary, with_scheme
 from saccade_cli.experiment import UnreadableInput
 from saccade_cli.pair import Pair, PairFailed, Ports
@@ -39,6 +40,7 @@ _FAILURES: Final = (
     demo_run.DemoFailed,
     still_camera.NotNoticed,
     report.ReportFailed,
+    cache_report.CacheReportFailed,
     ConnectionFailed,
     Refused,
 )
@@ -166,6 +168,54 @@ def shadow_report(
             console.print(told, highlight=False, soft_wrap=True, markup=False)
 
 
+@app.command("cache-report")
+def cache_report_command(
+    video: Annotated[Path, typer.Argument(help="What a camera saw: a video file.", show_default=False)],
+    url: Annotated[
+        str, typer.Option(help="A running transformer; if omitted, the pair is started for it.", show_default=False)
+    ] = "",
+    model_repository: Repository = _DEFAULT_REPOSITORY,
+    model: Model = "",
+    frames: Annotated[int, typer.Option(min=2, max=5000, help="Most frames to ask about.")] = 300,
+    every: Annotated[int, typer.Option(min=1, max=10_000, help="Take each n-th frame of the video.")] = 1,
+    fps: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1000, help="Frames per second of the video; what the file says if omitted."),
+    ] = None,
+    f1: Annotated[float, typer.Option("--f1", min=0, max=1, help="F1 that cached answers shall have.")] = 0.95,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves into this .png, .svg or .pdf file.")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the report into this file, too.")] = None,
+) -> None:
+    """Choose the frame cache's threshold by a video of one's own."""
+    pair = None
+    with _reporting():
+        film = cache_report.Video(video, fps, every, frames)
+        cache_command.check_outputs(plot, as_json)
+        if not url:
+            host = "127.0.0.1"
+            pair = Pair(model_repository, _model_name(model_repository, model), host, Ports.choose(host))
+        found = asyncio.run(_run_cache_report(pair, with_scheme(url), film, f1))
+        console.print(cache_command.table(found))
+        console.print(cache_command.tell(found), highlight=False, soft_wrap=True, markup=False)
+        if plot is not None:
+            cache_command.plot(found, plot)
+        if as_json is not None:
+            as_json.write_bytes(cache_command.as_json(found))
+
+
+async def _run_cache_report(pair: Pair | None, url: str, video: cache_report.Video, aim: float) -> cache_report.Report:
+    with contextlib.ExitStack() as stack:
+        if pair is not None:
+            stack.enter_context(_stopped_at_the_end(pair))
+            await _start(pair)
+        client = RestClient(url if pair is None else pair.url)
+        status = stack.enter_context(console.status("asking about the frames"))
+        try:
+            return await cache_report.watch(client, video, aim, lambda count: status.update(f"frame {count}"))
+        finally:
+            await client.close()
+
+
 async def _run_up(pair: Pair) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -179,7 +229,9 @@ async def _run_up(pair: Pair) -> None:
             starting.cancel()
             return
         starting.result()
-        console.print(_how_to_call(pair), highlight=False, soft_wrap=True, markup=False)
+        console.print(
+            curl_lines(pair, _EXAMPLES / "images" / "astronaut.jpg"), highlight=False, soft_wrap=True, markup=False
+        )
         while not stop.is_set():
             pair.check()
             with contextlib.suppress(TimeoutError):
@@ -300,34 +352,6 @@ def _model_name(repository: Path, model: str) -> str:
     if not model and len(names) != 1:
         _fail(f"model repository {repository} holds {len(names)} models ({', '.join(names)}); choose one with --model")
     return model or names[0]
-
-
-def _how_to_call(pair: Pair) -> str:
-    photo = _EXAMPLES / "images" / "astronaut.jpg"
-    with contextlib.suppress(ValueError):
-        photo = photo.relative_to(Path.cwd())
-    url, infer = pair.url, f"{pair.url}/v2/models/{pair.model}/infer"
-    return f"""
-Serving {pair.model} at {url} (gRPC {pair.host}:{pair.ports.grpc}). Paste one of these into another terminal:
-
-# boxes as JSON
-curl -sS -F file=@{photo} {url}/detect
-
-# the picture with boxes drawn
-curl -sS -H 'Content-Type: image/jpeg' -H 'Accept: image/jpeg' --data-binary @{photo} -o boxes.jpg {url}/detect
-
-# Open Inference Protocol (V2), JSON
-(printf '{{"inputs":[{{"name":"image","datatype":"BYTES","shape":[1],"data":["'; base64 < {photo} | tr -d '\\n'; \
-printf '"]}}]}}') | curl -sS -H 'Content-Type: application/json' --data-binary @- {infer}
-
-# the predictor's tensors and configuration
-curl -sS http://{pair.host}:{pair.ports.predictor_rest}/v2/models/{pair.model}/config
-
-# metrics of the transformer and of the predictor
-curl -sS {pair.metrics_urls["transformer"]}
-curl -sS {pair.metrics_urls["predictor"]}
-
-Ctrl-C stops both processes."""
 
 
 def _fail(message: str) -> NoReturn:

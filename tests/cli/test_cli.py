@@ -57,12 +57,16 @@ def test_without_a_command_the_help_is_shown() -> None:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ((), ["up", "detect", "demo", "ab-report", "shadow-report"]),
+        ((), ["up", "detect", "demo", "ab-report", "shadow-report", "cache-report"]),
         (("up",), ["--model-repository", "--model", "--host", "--port", "--grpc-port"]),
         (("detect",), ["--url", "--save", "--json", "--threshold", "--timeout"]),
         (("demo",), ["--model-repository", "--images", "--out"]),
         (("ab-report",), ["--log", "--outcomes", "--candidate", "--json"]),
         (("shadow-report",), ["SHADOW_DIR", "--limit", "--save"]),
+        (
+            ("cache-report",),
+            ["--url", "--model-repository", "--frames", "--every", "--f1", "--plot", "--json"],
+        ),
     ],
 )
 def test_every_command_explains_itself(command: Sequence[str], options: list[str]) -> None:

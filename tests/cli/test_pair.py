@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from saccade_cli.__main__ import _how_to_call
+from saccade_cli.curl_lines import curl_lines
 from saccade_cli.pair import Pair, PairFailed, Ports
 
 HOST = "127.0.0.1"
@@ -55,7 +55,7 @@ def test_a_pair_that_was_not_started_stops_without_a_word(tmp_path: Path) -> Non
 
 def test_what_up_prints_names_both_metrics_ports(tmp_path: Path) -> None:
     pair = Pair(tmp_path, "m", HOST, Ports.choose(HOST))
-    shown = _how_to_call(pair)
+    shown = curl_lines(pair, tmp_path / "photo.jpg")
     for port in (pair.ports.metrics, pair.ports.predictor_metrics):
         assert f"http://{HOST}:{port}/metrics" in shown
 

@@ -237,7 +237,7 @@ class TransformerModel(ServedModel):
         return await self._pipeline.draw(source, answered, exchange)
 
     def metadata(self, version: str = "") -> ModelMetadata:
-        """Inputs and outputs as DESIGN states them; the labels and limits of the predictor's model as properties.
+        """Inputs and outputs as DESIGN states them; labels, limits and input of the predictor's model as properties.
 
         Of several variants, the stable one is described unless only the candidate has the version.
         """
@@ -256,6 +256,7 @@ class TransformerModel(ServedModel):
             outputs=self._outputs(task),
             properties={
                 "saccade.also_accepts": f"{INPUT} UINT8 [-1, -1, -1, 3] RGB",
+                "saccade.input_size": "{}x{}".format(*contract.input_size),
                 **{k: v for k, v in contract.properties.items() if k in ("saccade.labels", "saccade.min_score")},
             },
         )
