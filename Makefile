@@ -32,6 +32,7 @@ bench: $(DEV) ## Measure what a request and batching cost, beside other servers 
 	$(BIN)/python bench/path.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/client.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/frames.py $(filter --quick,$(FLAGS))
+	$(BIN)/python bench/cache.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/shared_cache.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/decoders.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/metrics.py $(filter --quick,$(FLAGS))

@@ -295,12 +295,12 @@ def main(arguments: Sequence[str]) -> int:
     detector, outcome, progress = Detector(), Outcome(), Progress(0)
     try:
         if given.video.exists():
-            video(detector, given.video, 20 if given.quick else VIDEO_FRAMES, outcome, progress)
+            video(detector, given.video, 8 if given.quick else VIDEO_FRAMES, outcome, progress)
         else:
             outcome.skipped["the video"] = f"there is no {given.video.name}; give one with --video"
         each = given.each or (1 if given.quick else 80)
         for size in SCENES:
-            for plain in (False, True):
+            for plain in (False,) if given.quick else (False, True):
                 # The one with photos is for hits and F1, and shows that with fewer things; the other for the things.
                 things = each if plain else max(1, each // 4)
                 scene(detector, size, plain, things, given.seed, outcome, progress)
