@@ -299,7 +299,7 @@ def main(arguments: Sequence[str]) -> int:
         else:
             outcome.skipped["the video"] = f"there is no {given.video.name}; give one with --video"
         each = given.each or (1 if given.quick else 80)
-        for size in SCENES:
+        for size in list(SCENES)[: 1 if given.quick else None]:
             for plain in (False,) if given.quick else (False, True):
                 # The one with photos is for hits and F1, and shows that with fewer things; the other for the things.
                 things = each if plain else max(1, each // 4)
