@@ -16,7 +16,8 @@ class Stage:
 
     def __init__(self, servers: int = 3) -> None:
         self.clock = FakeClock()
-        self.balance = Balance(servers, self.clock)
+        self.drawn = 0.0
+        self.balance = Balance(servers, self.clock, lambda: self.drawn)
 
     def call(self, index: int, succeeded: bool | None, took_s: float = 0.0) -> None:
         began = self.balance.begin(index)
@@ -186,3 +187,11 @@ def test_only_what_may_do_better_and_in_time_is_tried_again(
     stage = Stage(2)
     stage.call(0, succeeded=True, took_s=0.1)
     assert stage.balance.retry(error, left_s, another) == expected
+
+
+def test_what_was_refused_at_one_moment_does_not_come_back_at_one_moment() -> None:
+    stage = Stage(1)
+    stage.call(0, succeeded=True, took_s=0.1)
+    stage.drawn = 0.8
+    assert stage.balance.retry(FULL, 5.0, False) == Retry("overloaded", 1.2)
+    assert stage.balance.retry(FULL, 1.25, False) is None, "with that, there is no time for another"

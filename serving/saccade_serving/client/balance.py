@@ -9,6 +9,7 @@ by a server on its way out prove nothing. A slow server is not set aside: its un
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
 #: Longest time that a call waits because the server said ``Retry-After``; one that says more is not waited for.
 LONGEST_WAIT_S: Final = 5.0
+#: What was refused at one moment shall not all come back at one moment: waits are longer by up to this share.
+JITTER: Final = 0.25
 #: Weight of the newest call in the time that calls are expected to take.
 _NEWEST: Final = 0.1
 
@@ -47,15 +50,22 @@ class Balance:
     Args:
         servers: how many; they are called by their index.
         clock: seconds.
+        draw: a number in [0, 1).
 
     Attributes:
         expected_s: how long a successful call takes, a moving average; 0 before the first.
     """
 
-    def __init__(self, servers: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        servers: int,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
         self.expected_s = 0.0
         self._servers = [_Server() for _ in range(servers)]
         self._clock = clock
+        self._draw = draw
         self._turn = 0
 
     def choose(self, besides: int | None = None) -> int | None:
@@ -130,8 +140,9 @@ class Balance:
                 return None
             return Retry("connection", 0.0) if left_s > self.expected_s else None
         if isinstance(error, Refused) and error.status == 503 and error.retry_after_s is not None:
-            wait_s = 0.0 if another else error.retry_after_s
-            if wait_s <= LONGEST_WAIT_S and wait_s + self.expected_s < left_s:
+            said_s = 0.0 if another else error.retry_after_s
+            wait_s = said_s * (1 + JITTER * self._draw())
+            if said_s <= LONGEST_WAIT_S and wait_s + self.expected_s < left_s:
                 return Retry("overloaded", wait_s)
         return None
 
