@@ -154,7 +154,13 @@ class Bench:
             self._progress.say(f"starting {2 * self.plan.replicas} transformers")
             local = self._start(stack, predictor, {"CACHE": "local"})
             shared = self._start(
-                stack, predictor, {"CACHE": "redis", "CACHE_REDIS_URL": f"redis://127.0.0.1:{redis.port}"}
+                stack,
+                predictor,
+                {
+                    "CACHE": "redis",
+                    "CACHE_REDIS_URL": f"redis://127.0.0.1:{redis.port}",
+                    "CACHE_REDIS_NAMESPACE": "bench",
+                },
             )
             load = machine.Load(own_cpu_s)
             arms = {

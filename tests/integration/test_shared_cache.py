@@ -44,6 +44,7 @@ def replicas(stub: StubPredictor, redis: RedisServer, start: Callable[..., Servi
     settings = {
         "CACHE": "redis",
         "CACHE_REDIS_URL": redis.url,
+        "CACHE_REDIS_NAMESPACE": "tests/detector",
         "CACHE_REDIS_TIMEOUT_MS": "250",
         "CACHE_AUDIT_SHARE": "0",
         "CACHE_TTL_S": "30",
@@ -133,6 +134,7 @@ def test_a_url_that_is_none_ends_the_start_without_telling_the_password(
             "transformer",
             f"--predictor_host={HOST}:{stub.port}",
             CACHE="redis",
+            CACHE_REDIS_NAMESPACE="tests/detector",
             CACHE_REDIS_URL=f"http://:{PASSWORD}@{HOST}:1/0",
         )
     assert PASSWORD not in str(ended.value)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from saccade_transformers.cache.blocks import LARGEST_REGION, MARGIN, differences, measure, noise, regions
+from saccade_transformers.cache.blocks import ALL_REGIONS, LARGEST_REGION, MARGIN, differences, measure, noise, regions
 from saccade_transformers.cache.health import LASTS_FRAMES, LASTS_S, Health
 from saccade_transformers.cache.perceptual import HASH_BITS, Look, distance, phash
 from saccade_transformers.cache.policy import LOUDEST, Reference, Rules, Since, compare, in_time, level_of
@@ -266,7 +266,7 @@ def watch(health: Health, frames: int, every_s: float, digest: Any, thumbnail: A
     for number in range(frames):
         now = begin + number * every_s
         if not health.saw(digest(number), now):
-            health.looked(thumbnail(number), now)
+            health.looked(Look(0, thumbnail(number)), now)
 
 
 def conditions(health: Health) -> list[str]:
@@ -281,7 +281,7 @@ def test_a_camera_that_repeats_its_bytes_is_frozen_until_they_change() -> None:
     watch(health, 3, 1.0, lambda _: b"same", lambda _: still, 10.0)
     assert conditions(health) == ["frozen"]
     health.saw(b"other", 13.0)
-    health.looked(noisy(still, 1, 1.0), 13.0)
+    health.looked(Look(0, noisy(still, 1, 1.0)), 13.0)
     assert conditions(health) == []
 
 
@@ -289,6 +289,18 @@ def test_a_camera_whose_pixels_stay_the_same_in_new_bytes_is_frozen_too() -> Non
     health = Health()
     watch(health, LASTS_FRAMES + 2, LASTS_S / 10, lambda n: str(n).encode(), lambda _: scene())
     assert conditions(health) == ["frozen"]
+
+
+def test_pictures_decoded_as_grey_and_in_colour_are_each_held_against_their_own_kind() -> None:
+    health = Health()
+    for number in range(40):
+        health.saw(bytes([number]), float(number))
+        of_grey = number % 3 > 0
+        health.looked(Look(0, scene() + np.uint8(of_grey), of_grey), float(number))
+    assert conditions(health) == ["frozen"]
+    health.saw(b"other", 40.0)
+    health.looked(Look(0, noisy(scene(), 1, 1.0), True), 40.0)
+    assert conditions(health) == []
 
 
 def test_few_frames_or_short_time_freeze_nothing() -> None:
@@ -313,7 +325,7 @@ def test_a_black_picture_with_noise_is_black_and_not_frozen() -> None:
     watch(health, 12, 1.0, lambda n: str(n).encode(), lambda n: noisy(black, n, 1.0))
     assert conditions(health) == ["black"]
     health.saw(b"day", 12.0)
-    health.looked(scene(), 12.0)
+    health.looked(Look(0, scene()), 12.0)
     assert conditions(health) == []
 
 
@@ -321,3 +333,20 @@ def test_a_black_picture_that_is_repeated_is_both() -> None:
     health = Health()
     watch(health, 13, 1.0, lambda _: b"same", lambda _: np.zeros((HEIGHT, WIDTH), np.uint8))
     assert conditions(health) == ["frozen", "black"]
+
+
+def test_regions_together_cover_no_more_than_a_part_of_the_frame() -> None:
+    boxes = np.array([[x, y, x + 60, y + 60] for y in range(0, 480, 60) for x in range(0, 640, 64)], np.float32)
+    found = regions(boxes, (640, 480), (156, 208))
+    assert 0 < len(found.boxes) < len(boxes)
+    assert (found.inside > 0).mean() <= ALL_REGIONS
+    np.testing.assert_array_equal(found.boxes[0], regions(boxes[:1], (640, 480), (156, 208)).boxes[0])
+
+
+def test_something_new_is_seen_however_many_boxes_there_are() -> None:
+    boxes = np.array([[x, y, x + 60, y + 60] for y in range(0, 480, 60) for x in range(0, 640, 64)], np.float32)
+    before = np.full((156, 208), 100, np.uint8)
+    after = before.copy()
+    after[100:112, 120:132] = 180
+    change = measure(differences(before, after), 12.0, regions(boxes, (640, 480), before.shape))
+    assert change.outside > 12

@@ -17,18 +17,21 @@ import msgpack
 import numpy as np
 import pytest
 
-from cache_support import TASK, Bench, frame, number_of, numbered, scene
+from cache_support import OPTIONS, TASK, Bench, frame, number_of, numbered, scene
 from fakes import FakeV2Client, candidates, eventually
 from http1_support import make_certificate
 from redis_support import HOST, RedisServer, debian_redis, delaying, redis_server
 from saccade_serving.oip.messages import InferRequest, InferResponse
 from saccade_transformers.cache.cache import CacheLimits
+from saccade_transformers.cache.frames import Frame, Scope
 from saccade_transformers.cache.policy import Rules
 from saccade_transformers.cache.shared.codec import SCHEMA, Codec
-from saccade_transformers.cache.shared.connections import Connections
+from saccade_transformers.cache.shared.connections import Connections, RedisAway
 from saccade_transformers.cache.shared.limit import Limit
 from saccade_transformers.cache.shared.metrics import RedisMetrics
 from saccade_transformers.cache.shared.owner import PREFIX, Lifetimes, RedisOwner
+from saccade_transformers.cache.shared.scripts import PROBE
+from saccade_transformers.cache.trust import Trust
 from saccade_transformers.tasks.detection import Detections
 
 #: Long enough that a busy machine is not taken for a slow Redis.
@@ -154,10 +157,10 @@ async def test_limits_count_the_hits_of_all(redis: RedisServer) -> None:
 
 
 async def test_an_answer_that_is_too_old_is_refused_on_rediss_clock(redis: RedisServer) -> None:
-    async with fleet(redis.url, rules=replace(Rules(), max_age_s=0.3, gap_s=60)) as (one, other):
+    async with fleet(redis.url, rules=replace(Rules(), max_age_s=2.0, gap_s=60)) as (one, other):
         await one.answer(frame(scene()), "gate")
         assert (await other.answer(frame(scene()), "gate")).cache == "near"
-        old_at = time.time() + 0.31
+        old_at = time.time() + 2.05
         await eventually(lambda: time.time() >= old_at, "it is old")
         assert (await other.answer(frame(scene()), "gate")).cache == "miss"
         assert other.refused("max_age") == 1
@@ -269,19 +272,29 @@ async def test_many_cameras_at_once_through_four_replicas(redis: RedisServer) ->
 
     client.answer = slow
     async with fleet(redis.url, 4, client, connections=4) as replicas:
-        given: list[tuple[float, float, int, bool]] = []
+        given: list[tuple[float, float, float, bool]] = []
+        came_of: dict[int, float] = {}
+        for replica in replicas:
+            keep = replica.owner.keep
+
+            async def noting(frame: Any, camera: Any, known: Any, kept: Any, is_given: bool, keep: Any = keep) -> bool:
+                came_of[round((float(kept.answer.scores[0]) - 0.5) * 1000)] = kept.came
+                newest: bool = await keep(frame, camera, known, kept, is_given)
+                return newest
+
+            replica.owner.keep = noting  # type: ignore[method-assign]
 
         async def send(seed: int, camera: str) -> None:
             begun = time.monotonic()
             answered = await draw.choice(replicas).answer(frame(scene(seed // 6)), camera)
-            given.append((begun, time.monotonic(), number_of(answered), answered.hit is not None))
+            came = answered.hit.kept.came if answered.hit is not None else came_of[number_of(answered)]
+            given.append((begun, time.monotonic(), came, answered.hit is not None))
 
         for seed in range(30):  # three frames of one camera are under way at any time
             await asyncio.gather(*(send(seed, "gate") for _ in range(3)))
-        for begun, _, number, is_hit in given:
-            # A frame's own fresh answer is never old. What came before is judged by when it was inferred.
+        for begun, _, came, is_hit in given:  # a frame's own fresh answer is never old
             newest = max((other for _, ended, other, _ in given if ended < begun), default=0)
-            assert not is_hit or number >= newest or number > newest - 3
+            assert not is_hit or came >= newest
         assert sum(is_hit for *_, is_hit in given) > 30
 
 
@@ -303,6 +316,8 @@ async def test_an_answer_that_redis_did_not_learn_of_is_a_debt_that_is_paid(redi
             redis.freeze()
             return await answer(request)
 
+        [camera] = keys(redis, b"c")
+        before = int(redis.client.hget(camera, "g"))
         client.answer = while_redis_is_frozen
         try:
             assert number_of(await one.answer(frame(scene(1)), "gate")) == 2
@@ -310,8 +325,8 @@ async def test_an_answer_that_redis_did_not_learn_of_is_a_debt_that_is_paid(redi
             redis.thaw()
         client.answer = answer
         await other.is_up()
-        [camera] = keys(redis, b"c")
-        await eventually(lambda: redis.client.hget(camera, "n") is None, "the older record is gone")
+        await eventually(lambda: not one.owner._debts, "Redis has been told")
+        assert int(redis.client.hget(camera, "g")) > before
         back = await other.answer(frame(scene(0)), "gate")
         assert (back.cache, number_of(back)) == ("miss", 3), "scene 0's answer is older than the one given last"
 
@@ -373,6 +388,7 @@ def bad_values() -> dict[str, tuple[str, Callable[[bytes, bytes], bytes]]]:
     nested: Any = []
     for _ in range(500):
         nested = [nested]
+    many: Any = [[]] * 100_000
     nan = bytes([0]) + np.full(6, np.nan, "<f4").tobytes()
     return {
         "a bit turned": ("seal", lambda _, good: good[:-1] + bytes([good[-1] ^ 1])),
@@ -386,6 +402,7 @@ def bad_values() -> dict[str, tuple[str, Callable[[bytes, bytes], bytes]]]:
         "no array": ("content", lambda key, good: sealed(key, {"boxes": []})),
         "short array": ("content", lambda key, good: sealed(key, [1, 2])),
         "nested": ("content", lambda key, good: sealed(key, nested)),
+        "many": ("content", lambda key, good: sealed(key, many)),
         "no msgpack": ("content", lambda key, good: bytes([SCHEMA]) + Codec()._tag(key, b"\xc1") + b"\xc1"),
         "version": ("content", without(0, 3)),
         "width": ("content", without(1, "640")),
@@ -430,9 +447,11 @@ async def test_a_value_that_is_none_is_a_miss_and_counted(redis: RedisServer, na
         {7: 1},
         {8: b""},
         {8: "text"},
+        {9: float("nan")},
+        {9: 1},
         {3: 12345},
     ],
-    ids=["hash", "height", "much", "width", "no pixels", "text", "another generation"],
+    ids=["hash", "height", "much", "width", "no pixels", "text", "noise", "no noise", "another generation"],
 )
 async def test_a_record_that_is_none_is_a_miss(redis: RedisServer, record: dict[int, Any]) -> None:
     async with fleet(redis.url) as (one, other):
@@ -447,31 +466,158 @@ async def test_a_record_that_is_none_is_a_miss(redis: RedisServer, record: dict[
         assert (await one.answer(frame(scene()), "gate")).cache == "near"
 
 
-@pytest.mark.parametrize("field", ["s", "g", "n", "h", "x", "u", "a", "f"])
-@pytest.mark.parametrize("value", [b"", b"abc", b"nan", b"-1", b"1e400", b"9" * 400, b"\xff\x00"])
-async def test_fields_that_nobody_has_written_break_nothing(redis: RedisServer, field: str, value: bytes) -> None:
+@pytest.mark.parametrize("field", ["s", "g", "n", "h"])
+@pytest.mark.parametrize("value", [b"abc", b"nan", b"-1", b"1e400", b"9" * 16, b"9" * 400, b"\xff\x00"])
+async def test_a_camera_whose_fields_are_no_numbers_is_begun_anew(
+    redis: RedisServer, field: str, value: bytes
+) -> None:
+    if field == "h" and value == b"9" * 16:
+        pytest.skip("a number of hits, if a large one: the next frame is inferred")
     async with fleet(redis.url) as (one, other):
         await one.answer(frame(scene()), "gate")
         [camera] = keys(redis, b"c")
+        await one.answer(frame(scene(1)), "yard")
         redis.client.hset(camera, field, value)
-        for replica in (other, one, other):
-            answered = await replica.answer(frame(scene()), "gate")
-            assert answered.cache in ("miss", "near")
-        other.drawn = 0.0
-        redis.client.delete(camera)
-        assert (await one.answer(frame(scene()), "gate")).cache == "miss"
-        assert (await one.answer(frame(scene()), "gate")).cache == "near"
+        assert (await other.answer(frame(scene()), "gate")).cache == "miss"
+        assert other.rejected("content") == 1
+        assert [(await replica.answer(frame(scene()), "gate")).cache for replica in (one, other)] == ["near"] * 2
+        assert (await other.answer(frame(scene(1)), "yard")).cache == "near", "another camera"
+        assert one.connections.is_up
+        assert other.connections.is_up
+        assert not one.calls("refused") + other.calls("refused")
 
 
-async def test_a_key_of_another_kind_breaks_nothing(redis: RedisServer) -> None:
-    async with fleet(redis.url) as (one, _):
+async def test_keys_of_another_kind_are_begun_anew(redis: RedisServer) -> None:
+    async with fleet(redis.url) as (one, other):
         source = frame(scene())
         await one.answer(source, "gate")
         for key in (*keys(redis, b"a"), *keys(redis, b"c"), *keys(redis, b"r")):
             redis.client.delete(key)
             redis.client.rpush(key, "a list")
-        assert (await one.answer(frame(scene()), "gate")).cache == "miss"
-        assert one.calls("refused") >= 1
+        assert (await other.answer(source, "gate")).cache == "miss"
+        assert (await one.answer(frame(scene()), "gate")).cache == "near"
+        assert not one.calls("refused") + other.calls("refused")
+
+
+async def test_what_audits_say_cannot_be_written_by_others(redis: RedisServer) -> None:
+    limits = CacheLimits(audit_share=1.0, audit_pause_s=30)
+    client = numbered()
+    async with fleet(redis.url, 2, client, limits=limits, secret=b"ours") as (one, other):
+        for replica in (one, other):
+            replica.drawn = 0.0
+        await one.answer(frame(scene()), "gate")
+
+        async def elsewhere(request: InferRequest) -> InferResponse:
+            return wandering(request)
+
+        client.answer = elsewhere
+        [camera] = keys(redis, b"c")
+        theirs = Codec(b"theirs").pack_trust(camera, Trust(0.8, 60.0))
+        outcomes = []
+        for index in range(10):
+            redis.client.hset(camera, "t", theirs)
+            replica = (one, other)[index % 2]
+            before = round(replica.value("saccade_cache_audits_total", agreed="false"))
+            outcomes.append((await replica.answer(frame(scene()), "gate")).cache)
+            if outcomes[-1] == "near":
+                await eventually(partial(replica.disagreed, before + 1), "the audit")
+        assert one.rejected("seal") + other.rejected("seal") >= 5
+        told = [await one.answer(frame(scene()), "gate") for _ in range(2)]
+        assert {answer.cache for answer in told} <= {"near", "miss"}
+
+
+async def test_the_heartbeat_is_kept_though_somebody_sets_its_count_back(redis: RedisServer) -> None:
+    async with fleet(redis.url, 2, rules=replace(Rules(), heartbeat=5)) as replicas:
+        outcomes = []
+        for index in range(24):
+            outcomes.append((await replicas[index % 2].answer(frame(scene()), "gate")).cache)
+            redis.client.hset(keys(redis, b"c")[0], "h", 0)
+        assert outcomes.count("miss") >= 3, "at most five of each replica"
+
+
+async def test_a_camera_that_redis_cannot_serve_costs_the_others_nothing(redis: RedisServer) -> None:
+    async with fleet(redis.url) as (one, other):
+        await one.answer(frame(scene()), "gate")
+        [camera], [record] = keys(redis, b"c"), keys(redis, b"r")
+        debt = one.owner._keys(Frame(Scope("", "detector", "", (416, 416), OPTIONS), "gate", "use", TASK, 0.0))
+        assert (debt.camera, debt.record) == (camera, record), "the same camera"
+        for _ in range(20):
+            redis.client.delete(camera)
+            redis.client.rpush(camera, "a list")
+            assert (await one.answer(frame(scene(1)), "yard")).cache in ("miss", "near")
+            assert (await other.answer(frame(scene()), "gate")).cache == "miss"
+        assert one.connections.is_up
+        assert other.connections.is_up
+        assert one.calls("left_out") == other.calls("left_out") == 0
+
+
+# Many at once
+
+
+async def test_many_frames_at_one_moment_are_no_fault_of_redis(redis: RedisServer) -> None:
+    """With the time limit that is set by default, a fleet of cameras in step."""
+    async with fleet(redis.url, 1, timeout_s=0.005, connections=8) as (one,):
+        wrong = 0
+        for _ in range(5):
+            answers = await asyncio.gather(
+                *(one.connections.call(PROBE, [PREFIX + b"x"], ()) for _ in range(128)), return_exceptions=True
+            )
+            wrong += sum(answer != 1 for answer in answers)
+            assert one.connections.is_up, "late calls of a busy process are not Redis's fault"
+        assert wrong < 5 * 128, "most are answered even so"
+
+
+async def test_late_answers_now_and_then_do_not_open_the_breaker_and_many_do(redis: RedisServer) -> None:
+    is_late = False
+    async with (
+        delaying(redis.port, lambda: 0.25 * is_late) as port,
+        fleet(f"redis://127.0.0.1:{port}", 1, timeout_s=0.1, connections=1) as (one,),
+    ):
+        for every, opens in ((10, False), (2, True)):
+            for number in range(60):
+                is_late = number % every == 0
+                with contextlib.suppress(RedisAway):
+                    await one.connections.call(PROBE, [PREFIX + b"x"], ())
+                is_late = False
+                if one.connections._breaker.is_open:
+                    break
+                await one.is_up()
+            assert one.connections._breaker.is_open == opens
+            await one.is_up()
+
+
+async def test_connections_that_were_closed_while_idle_are_no_failure(redis: RedisServer) -> None:
+    async with fleet(redis.url, 1, connections=4) as (one,):
+        await eventually(lambda: len(one.connections._open) == 4, "all are open")
+        for _ in range(2):
+            redis.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            quiet = time.monotonic() + 1.05
+            await eventually(lambda quiet=quiet: time.monotonic() > quiet, "idle for a while")  # type: ignore[misc]
+            assert (await one.answer(frame(scene()), "gate")).cache in ("miss", "near")
+        assert not one.calls("failed")
+        assert one.connections.is_up
+
+
+async def test_what_a_camera_takes_is_counted_whoever_has_inferred_it(redis: RedisServer) -> None:
+    async with fleet(redis.url) as (one, other):
+        for index in range(5):
+            await one.answer(frame(scene()), f"camera {index}")
+            assert (await other.answer(frame(scene()), f"camera {index}")).cache == "near"
+        sizes = [replica.value("saccade_cache_bytes", kind="cameras") for replica in (one, other)]
+        assert sizes[0] == sizes[1] > 5 * 100_000
+
+
+async def test_debts_are_of_cameras_not_of_frames(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        async with fleet(server.url, 1, timeout_s=0.1) as (one,):
+            server.kill()
+            for index in range(12):
+                await one.answer(frame(scene(index)), f"camera {index % 2}")
+            assert len(one.owner._debts) == 2
+            server.start()
+            await eventually(lambda: not one.owner._debts, "they are paid")
+            given = [int(server.client.hget(key, "g")) for key in keys(server, b"c")]
+            assert len(given) == 2
 
 
 async def test_with_a_secret_nobody_else_can_write_answers(redis: RedisServer) -> None:
@@ -516,8 +662,11 @@ async def test_a_redis_that_goes_and_comes_back(tmp_path: Path, fault: str) -> N
             assert (await one.answer(frame(scene()), "gate")).cache == "miss"
             assert (await other.answer(frame(scene()), "gate")).cache == "near"
             getattr(server, {"killed": "kill", "frozen": "freeze"}[fault])()
-            answers = await asyncio.gather(*(one.answer(frame(scene()), f"camera {n}") for n in range(20)))
-            assert {answer.cache for answer in answers} == {"miss"}
+            for _ in range(10):
+                answers = await asyncio.gather(*(one.answer(frame(scene()), f"camera {n}") for n in range(4)))
+                assert {answer.cache for answer in answers} == {"miss"}
+                if not one.connections.is_up:
+                    break
             assert not one.connections.is_up
             before = one.calls("left_out")
             assert (await one.answer(frame(scene()), "gate")).cache == "miss"
@@ -562,7 +711,7 @@ async def test_a_full_redis_is_left_alone_until_there_is_room(tmp_path: Path) ->
             server.client.config_set("maxmemory", "1")
             for _ in range(6):
                 assert (await one.answer(frame(scene()), "gate")).cache == "miss"
-            assert one.calls("refused") >= 5
+            assert one.calls("refused") >= 1
             assert not one.connections.is_up
             server.client.config_set("maxmemory", "0")
             await one.is_up()
@@ -575,7 +724,7 @@ async def test_a_redis_that_may_only_be_read_is_left_alone(tmp_path: Path) -> No
             server.client.replicaof("127.0.0.1", "1")  # demoted: a failover
             for _ in range(6):
                 assert (await one.answer(frame(scene()), "gate")).cache == "miss"
-            assert one.calls("refused") >= 5
+            assert one.calls("refused") >= 1
             assert not one.connections.is_up
             server.client.replicaof("NO", "ONE")
             await one.is_up()
@@ -592,7 +741,7 @@ async def test_a_call_that_was_cancelled_leaves_no_answer_to_another(redis: Redi
         await one.answer(known, "yard")
         delay_s = 0.3
         call = asyncio.create_task(one.answer(frame(scene(2)), "gate"))
-        await eventually(lambda: one.connections._idle.empty(), "the call is under way")
+        await eventually(lambda: not one.connections._idle, "the call is under way")
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
@@ -612,24 +761,27 @@ async def test_nothing_piles_up_while_redis_comes_and_goes(tmp_path: Path) -> No
                 await one.is_up()
             await eventually(lambda: not one.owner._debts, "the debts are paid")
             await eventually(lambda: len(one.connections._open) == 2, "all connections are open")
-            assert one.connections._idle.qsize() == 2
+            assert len(one.connections._idle) == 2
             assert not one.connections._closing
             assert int(server.client.info("clients")["connected_clients"]) == 3
 
 
 def has_failed(replica: Replica) -> bool:
-    return replica.calls("failed") + replica.calls("refused") >= 2
+    return bool(replica.connections._said)
 
 
 async def test_with_tls_and_a_user_that_may_do_little(tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path)
-    acl = "cache on >geheim ~saccade:* +@read +@write +@scripting +time"
+    acl = (
+        "cache on >geheim ~saccade:* +evalsha +eval +script|load +get +set +del +strlen +type +hmget +hset +hdel "
+        "+hincrby +pexpire +time +select"
+    )
     server = RedisServer(
         tmp_path,
         *("--port", "0", "--tls-port", "{port}", "--tls-cert-file", str(certificate), "--tls-key-file", str(key)),
         *("--tls-auth-clients", "no", "--user", *acl.split()),
         executable=debian_redis(),
-        url=f"rediss://{HOST}:{{port}}/0?ssl_ca_certs={certificate}",
+        url=f"rediss://{HOST}:{{port}}/1?ssl_ca_certs={certificate}",
     )
     server.start()
     try:

@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from saccade_transformers.settings import TransformerSettings, check_hosts
 
+SHARED = {"cache": "redis", "cache_redis_namespace": "default/detector"}
+
 
 @pytest.mark.parametrize(
     ("settings", "words"),
@@ -23,9 +25,10 @@ from saccade_transformers.settings import TransformerSettings, check_hosts
         ({"candidate_host": "a:1", "candidate_name": "stable"}, "expected two names"),
         ({"cache": "redis"}, "expected SACCADE_TRANSFORMER_CACHE_REDIS_URL"),
         ({"cache_redis_url": "redis://a:1"}, "cache_redis_url is set, but cache is 'local'; expected 'redis'"),
-        ({"cache": "redis", "cache_redis_url": "http://a:1"}, "cache_redis_url is no URL of a Redis"),
-        ({"cache": "redis", "cache_redis_url": "redis://a:port"}, "cache_redis_url is no URL of a Redis"),
-        ({"cache": "redis", "cache_redis_url": "redis://a?socket_timeout=x"}, "cache_redis_url is no URL of a Redis"),
+        ({"cache": "redis", "cache_redis_url": "redis://a:1"}, "expected SACCADE_TRANSFORMER_CACHE_REDIS_NAMESPACE"),
+        ({**SHARED, "cache_redis_url": "http://a:1"}, "cache_redis_url is no URL of a Redis"),
+        ({**SHARED, "cache_redis_url": "redis://a:port"}, "cache_redis_url is no URL of a Redis"),
+        ({**SHARED, "cache_redis_url": "redis://a?decode_responses=true"}, "cache_redis_url has decode_responses"),
     ],
 )
 def test_what_cannot_work_is_refused(settings: dict[str, Any], words: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,8 @@ from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.tasks.task import Task
 from saccade_transformers.variants import Variants
 from saccade_transformers.workers import ImageWorkers
+
+log = logging.getLogger("saccade.cache")
 
 #: What ``--help`` says of KServe's flags in this service.
 HELP: Final = {
@@ -89,7 +92,7 @@ def main() -> None:
     model = TransformerModel(
         arguments.model_name,
         variants,
-        Pipeline(workers, limits, metrics, _cache(arguments, settings, metrics)),
+        Pipeline(workers, limits, metrics, _cache(settings, metrics)),
         workers,
         settings.max_images_per_request,
         settings.max_request_pixels,
@@ -166,9 +169,7 @@ def _client_of(host: str, arguments: argparse.Namespace, settings: TransformerSe
     return RestClient(url, connections, max_answer_bytes=settings.max_answer_bytes)
 
 
-def _cache(
-    arguments: argparse.Namespace, settings: TransformerSettings, metrics: TransformerMetrics
-) -> FrameCache | None:
+def _cache(settings: TransformerSettings, metrics: TransformerMetrics) -> FrameCache | None:
     if settings.cache == "off":
         return None
     rules = Rules(
@@ -189,14 +190,12 @@ def _cache(
         settings.cache_audit_agreement,
         settings.cache_audit_pause_s,
     )
-    owner = LocalOwner() if settings.cache == "local" else _redis(arguments, settings, metrics)
+    owner = LocalOwner() if settings.cache == "local" else _redis(settings, metrics)
     return FrameCache(rules, limits, metrics.cache, owner)
 
 
-def _redis(arguments: argparse.Namespace, settings: TransformerSettings, metrics: TransformerMetrics) -> RedisOwner:
+def _redis(settings: TransformerSettings, metrics: TransformerMetrics) -> RedisOwner:
     """What several transformers share."""
-    model = settings.predictor_model or arguments.model_name
-    namespace = settings.cache_redis_namespace or f"{arguments.predictor_host}/{model}/{settings.candidate_host}"
     lifetimes = Lifetimes(
         settings.cache_exact_ttl_s,
         max(settings.cache_ttl_s, settings.cache_max_age_s, settings.cache_audit_pause_s * Trust.MOST_PAUSES),
@@ -212,8 +211,10 @@ def _redis(arguments: argparse.Namespace, settings: TransformerSettings, metrics
         redis_metrics,
         PREFIX + b"probe",
     )
-    codec = Codec(settings.cache_redis_secret.get_secret_value().encode())
-    return RedisOwner(connections, codec, namespace, lifetimes, redis_metrics)
+    secret = settings.cache_redis_secret.get_secret_value()
+    if not secret:
+        log.warning("redis_without_secret", extra={"expected": "SACCADE_TRANSFORMER_CACHE_REDIS_SECRET"})
+    return RedisOwner(connections, Codec(secret.encode()), settings.cache_redis_namespace, lifetimes, redis_metrics)
 
 
 def _shadow(

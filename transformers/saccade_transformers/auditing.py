@@ -88,9 +88,12 @@ class Auditor:
     ) -> None:
         try:
             exchange = Exchange.begin("audit", {}, _TIMEOUT_S)
-            outputs, version = await target.predictor.infer(tensor, known.contract, {}, exchange)
-            if version != hit.kept.version:
-                return  # another model's answer says nothing of this one's
+            outputs, version = await target.predictor.infer(
+                tensor, known.contract, {}, exchange, version=frame.scope.version
+            )
+            if version != hit.kept.version:  # another model's answer says nothing of this one's
+                self._cache.audit_failed()
+                return
             rows = {name: array[0] for name, array in outputs.items() if array.ndim and len(array) == 1}
 
             def read() -> tuple[Any, float]:

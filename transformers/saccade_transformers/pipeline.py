@@ -171,24 +171,29 @@ class Pipeline:
             return await self._answer(call, frame, "miss")
         # Who is asked for with another priority does not wait for those with a lower one.
         key = frame.scope, frame.digest, tuple(call.parameters.items())
-        flight = cache.flights.board(key)
-        if flight is not None:
+        while (flight := cache.flights.board(key)) is not None:
             with exchange.stage("cache"):
                 try:
                     async with asyncio.timeout(exchange.remaining_s()):
-                        kept = await asyncio.shield(flight)
+                        kept, is_over = await asyncio.shield(flight)
                 except TimeoutError:
                     raise exchange.too_late("while the same image was inferred for another request") from None
-            if kept is not None and (hit := await cache.joined(frame, kept)) is not None:
+            if not is_over:
+                continue
+            if kept is not None and (hit := await cache.joined(frame, kept, versions)) is not None:
                 return _cached(hit, call.target)
             return await self._answer(call, frame, "miss")
         fresh: Kept | None = None
+        is_over = False
         try:
             answered = await self._answer(call, frame, "miss")
-            if answered.hit is None:
-                fresh = _kept(answered, frame)
+            if answered.hit is None:  # else it is the answer to an earlier frame, and good for its camera alone
+                fresh, is_over = _kept(answered, frame), True
+        except SaccadeError:
+            is_over = True  # the others would fare no better one after the other
+            raise
         finally:
-            cache.flights.land(key, fresh)
+            cache.flights.land(key, fresh, is_over)
         return answered
 
     async def _digest(self, source: Source, exchange: Exchange) -> bytes:
@@ -229,7 +234,8 @@ class Pipeline:
         if seen is not None and cache is not None and frame is not None:
             cache.looked(frame, seen)
             if before is not None and prepared.verdict is not None:
-                hit = await cache.near(frame, seen, mapping.image_size, before[0], prepared.verdict)
+                live = contract.versions
+                hit = await cache.near(frame, seen, mapping.image_size, before[0], prepared.verdict, live)
                 if hit is not None:
                     if audit and self._auditor is not None and prepared.tensor is not None:
                         self._auditor.audit(frame, seen, prepared.tensor, mapping, hit, target, known, options)

@@ -96,7 +96,7 @@ class Preparation:
         if work.grey_first and (grey := self._decode_grey(work)) is not None:
             begun = time.monotonic()
             mapping = Letterbox.fit(grey.size, work.input_size)
-            seen = look(greys_of_grey(grey, mapping))
+            seen = look(greys_of_grey(grey, mapping), of_grey=True)
             verdict = self._compare(work, seen, grey.size)
             look_s = time.monotonic() - begun
             if verdict is not None and verdict.is_hit:

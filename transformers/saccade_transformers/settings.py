@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
@@ -12,6 +13,8 @@ from saccade_serving.settings import ServiceSettings
 
 #: A metric label and a header's value.
 _VARIANT_NAME: Final = r"^[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9])?$"
+#: What the URL of a Redis may say.
+_REDIS_OPTION: Final = re.compile(r"host|port|db|username|password|path|connection_class|ssl_\w+")
 
 
 class TransformerSettings(ServiceSettings):
@@ -86,7 +89,7 @@ class TransformerSettings(ServiceSettings):
     )
     cache_camera_bytes: int = Field(
         64 * 2**20,
-        ge=2**16,
+        ge=2**20,
         le=2**36,
         description="memory for what is kept of cameras; each some 100 kB (bytes)",
     )
@@ -108,7 +111,8 @@ class TransformerSettings(ServiceSettings):
     cache_redis_namespace: str = Field(
         "",
         max_length=256,
-        description="transformers with the same one share answers; empty for the predictor's host and model",
+        description="transformers with the same one share answers, so only those of the same predictors may have it; "
+        "for example the InferenceService's namespace and name",
     )
     cache_redis_timeout_ms: float = Field(
         5.0,
@@ -188,13 +192,20 @@ class TransformerSettings(ServiceSettings):
         url = self.cache_redis_url.get_secret_value()
         if self.cache == "redis" and not url:
             raise ValueError("cache is 'redis' without one; expected SACCADE_TRANSFORMER_CACHE_REDIS_URL")
+        if self.cache == "redis" and not self.cache_redis_namespace:
+            raise ValueError(
+                "cache is 'redis' without a name for who shares it; expected "
+                "SACCADE_TRANSFORMER_CACHE_REDIS_NAMESPACE, for example namespace/name of the InferenceService"
+            )
         if self.cache != "redis" and url:
             raise ValueError(f"cache_redis_url is set, but cache is {self.cache!r}; expected 'redis'")
         if url:
             try:
-                parse_url(url)
+                options = parse_url(url)
             except ValueError:  # its text may have the password in it
                 raise ValueError("cache_redis_url is no URL of a Redis; expected redis://host:6379/0") from None
+            if strange := sorted(name for name in options if not _REDIS_OPTION.fullmatch(name)):
+                raise ValueError(f"cache_redis_url has {', '.join(strange)}; expected no options but ssl_...")
         return self
 
     @model_validator(mode="after")

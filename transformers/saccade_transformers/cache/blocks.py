@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 BLOCK: Final = 4
 #: A found thing's outline is not exact, and its shadow moves along: its region has such a margin, thumbnail pixels.
 MARGIN: Final = 3
-#: A region that covers more of the frame than this is none: too much could be new inside.
+#: A region that covers more of the frame than this is none, nor are those that would make all of them cover more than
+#: that: too much could be new inside.
 LARGEST_REGION: Final = 0.02
+ALL_REGIONS: Final = 0.15
 
 #: Medians are taken of every fourth pixel in both directions.
 _SAMPLE: Final = (slice(None, None, 4), slice(None, None, 4))
@@ -67,12 +69,12 @@ def regions(boxes: NDArray[np.float32], image_size: tuple[int, int], shape: tupl
     """Find the regions in which an answer expects movement.
 
     Args:
-        boxes: [m, 4] as x1, y1, x2, y2 in pixels of the image, clipped to it.
+        boxes: [m, 4] as x1, y1, x2, y2 in pixels of the image, clipped to it; the surest first.
         image_size: (width, height) of the image.
         shape: (height, width) of the thumbnail.
 
     Returns:
-        Those that are small enough.
+        Those that are small enough, each and together.
     """
     height, width = shape
     scale = np.array([width / image_size[0], height / image_size[1]] * 2)
@@ -83,6 +85,8 @@ def regions(boxes: NDArray[np.float32], image_size: tuple[int, int], shape: tupl
     sides = high - low
     small = sides[:, 0] * sides[:, 1] <= LARGEST_REGION * width * height
     found = np.concatenate([low, high], axis=1)[small]
+    covered = np.cumsum(np.prod(found[:, 2:] - found[:, :2] + 2 * MARGIN, axis=1))
+    found = found[covered <= ALL_REGIONS * width * height]
     inside = np.zeros(shape, np.uint8)
     for x1, y1, x2, y2 in found.tolist():
         inside[max(0, y1 - MARGIN) : y2 + MARGIN, max(0, x1 - MARGIN) : x2 + MARGIN] = 255

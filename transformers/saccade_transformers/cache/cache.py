@@ -30,8 +30,14 @@ _SMOOTHING: Final = 0.1
 #: Share of a camera's frames that have to be hits for the next one to be likely. Then a frame is first decoded as
 #: grey, which takes 0.4 to 0.7 of the whole; a miss is decoded twice.
 _LIKELY: Final = 0.6
-#: Beside its thumbnail and its answer, a camera takes about so many bytes; an answer beside its arrays likewise.
+#: Beside its pictures and its answer, a camera takes about so many bytes; an answer beside its arrays likewise.
 _CAMERA_BYTES: Final = 3000
+#: Thumbnails by which a frozen camera is seen.
+_HEALTH_BYTES: Final = 70_000
+#: Of the memory for cameras, this part is for what is small of each.
+_SHARE_OF_CAMERAS: Final = 8
+#: Time without a frame after which nobody wants to know what is wrong with a camera, seconds.
+_OF_LATE_S: Final = 60.0
 _ANSWER_BYTES: Final = 1000
 #: An answer with what is told of it in JSON, in multiples of its arrays.
 _AS_JSON: Final = 12
@@ -85,10 +91,14 @@ class FrameCache:
         self._owner = owner
         self._draw = draw
         self._answers: Shelf[tuple[Scope, bytes], Kept] = Shelf(limits.answer_bytes)
-        self._cameras: Shelf[tuple[Scope, str], Camera] = Shelf(limits.camera_bytes)
+        # What is large of a camera goes long before what keeps its answers in order.
+        self._cameras: Shelf[tuple[Scope, str], Camera] = Shelf(limits.camera_bytes // _SHARE_OF_CAMERAS)
+        self._pictures: Shelf[tuple[Scope, str], Camera] = Shelf(
+            limits.camera_bytes - limits.camera_bytes // _SHARE_OF_CAMERAS, _forget
+        )
         metrics.watch(
             lambda: {"answers": len(self._answers), "cameras": len(self._cameras)},
-            lambda: {"answers": self._answers.size, "cameras": self._cameras.size},
+            lambda: {"answers": self._answers.size, "cameras": self._cameras.size + self._pictures.size},
             self._conditions,
         )
 
@@ -103,7 +113,10 @@ class FrameCache:
         frame.answer = self._answers.get(key) if frame.mode == "use" else None
         wants_answer = frame.mode == "use" and frame.answer is None
         if camera is not None or wants_answer:
+            known = camera.known if camera is not None else None
             found = await self._owner.arrive(frame, camera, wants_answer)
+            if camera is not None and camera.known is not known:
+                self._account(frame, camera)
             if found is not None:
                 frame.answer = found
                 self._answers.put(key, found, _size_of(found))
@@ -126,9 +139,9 @@ class FrameCache:
             return None
         return await self._give(frame, "exact", kept)
 
-    async def joined(self, frame: Frame, kept: Kept) -> Hit | None:
+    async def joined(self, frame: Frame, kept: Kept, live: Collection[str]) -> Hit | None:
         """The answer to the same bytes that has just been inferred for somebody else; None if it is too old here."""
-        return await self._give(frame, "coalesced", kept)
+        return await self._give(frame, "coalesced", kept) if kept.version in live else None
 
     def candidate(self, frame: Frame, live: Collection[str]) -> tuple[Known, Since] | None:
         """What the frame is to be compared with, if there is anything; ``compare`` may then run in any thread."""
@@ -152,7 +165,13 @@ class FrameCache:
         return known, since
 
     async def near(
-        self, frame: Frame, look: Look, size: tuple[int, int], known: Known, verdict: Verdict
+        self,
+        frame: Frame,
+        look: Look,
+        size: tuple[int, int],
+        known: Known,
+        verdict: Verdict,
+        live: Collection[str],
     ) -> Hit | None:
         """The answer to an earlier frame, if this one is found to be the same.
 
@@ -162,12 +181,16 @@ class FrameCache:
             size: (width, height) of its image.
             known: from ``candidate``.
             verdict: of ``compare`` with that.
+            live: versions of the model that are served now.
         """
         camera = self._camera(frame)
         assert camera is not None
-        if camera.known is not known and camera.known is not None:  # somebody was faster
-            known = camera.known
-            verdict = compare(known.reference, Since(camera.seen, camera.hits, camera.noise), look, size, self.rules)
+        if camera.known is not known:  # somebody was faster
+            another = self.candidate(frame, live)
+            if another is None:
+                return None
+            known = another[0]
+            verdict = compare(known.reference, another[1], look, size, self.rules)
         if verdict.noise is not None:
             camera.noise += _SMOOTHING * (verdict.noise - camera.noise)
         camera.rate += _SMOOTHING * (verdict.is_hit - camera.rate)
@@ -182,7 +205,7 @@ class FrameCache:
         """Take notice of what a camera's frame looks like."""
         camera = self._camera(frame)
         if camera is not None and frame.is_new:
-            camera.health.looked(look.thumbnail, frame.came)
+            camera.health.looked(look, frame.came)
             self._tell(camera)
 
     async def keep(self, frame: Frame, look: Look | None, kept: Kept, is_given: bool = True) -> None:
@@ -206,9 +229,7 @@ class FrameCache:
         if is_newest and camera is not None and known is not None:
             camera.known = known
             camera.hits = 0
-            reference = known.reference
-            taken = reference.look.thumbnail.nbytes + reference.found.nbytes + _size_of(kept) + _CAMERA_BYTES
-            self._cameras.put((frame.scope, frame.camera_id), camera, taken)
+            self._account(frame, camera)
 
     def wants_audit(self) -> bool:
         """Whether a near hit shall be inferred all the same."""
@@ -249,11 +270,22 @@ class FrameCache:
                 camera.health.repeated()
         return Hit(outcome, kept, max(0.0, frame.came - kept.came), distance, change)
 
+    def _account(self, frame: Frame, camera: Camera) -> None:
+        """Make room for what is large of a camera."""
+        key = frame.scope, frame.camera_id
+        if camera.known is None:
+            self._pictures.drop(key)
+            return
+        reference = camera.known.reference
+        taken = reference.look.thumbnail.nbytes + reference.found.nbytes + _size_of(camera.known.kept)
+        self._pictures.put(key, camera, taken + _HEALTH_BYTES)
+
     def _camera(self, frame: Frame) -> Camera | None:
         if not frame.camera_id or frame.mode == "bypass":
             return None
         key = frame.scope, frame.camera_id
         camera = self._cameras.get(key)
+        self._pictures.get(key)  # in use
         if camera is None:
             digest = hashlib.blake2b(frame.camera_id.encode(), digest_size=6).hexdigest()
             trust = Trust(self._limits.audit_agreement, self._limits.audit_pause_s)
@@ -276,13 +308,19 @@ class FrameCache:
             camera.told = conditions
 
     def _conditions(self) -> dict[str, int]:
-        told = [camera.told for camera in self._cameras.values()]
         now = self.clock()
+        of_late = [camera for camera in self._cameras.values() if now - camera.seen <= _OF_LATE_S]
         return {
-            "frozen": sum("frozen" in conditions for conditions in told),
-            "black": sum("black" in conditions for conditions in told),
-            "not_trusted": sum(not camera.trust.holds(now) for camera in self._cameras.values()),
+            "frozen": sum("frozen" in camera.told for camera in of_late),
+            "black": sum("black" in camera.told for camera in of_late),
+            "not_trusted": sum(not camera.trust.holds(now) for camera in of_late),
         }
+
+
+def _forget(camera: Camera) -> None:
+    """Forget what is large of a camera."""
+    camera.known = None
+    camera.health.forget()
 
 
 def _size_of(kept: Kept) -> int:

@@ -11,6 +11,8 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from saccade_transformers.cache.perceptual import Look
+
 Condition: TypeAlias = Literal["frozen", "black"]
 
 #: Time and frames that a condition lasts before it is one.
@@ -45,11 +47,11 @@ class _Lasting:
 class Health:
     """What one camera's frames tell of it."""
 
-    __slots__ = ("_black", "_digest", "_frozen", "_thumbnail")
+    __slots__ = ("_black", "_digest", "_frozen", "_thumbnails")
 
     def __init__(self) -> None:
         self._digest = b""
-        self._thumbnail: NDArray[np.uint8] | None = None
+        self._thumbnails: dict[bool, NDArray[np.uint8]] = {}  # by whether they are of grey: those differ a little
         self._frozen = _Lasting()
         self._black = _Lasting()
 
@@ -77,16 +79,22 @@ class Health:
 
     def repeated(self) -> None:
         """Bytes that were new, but not to the cache: a picture from before has come again, which was not looked at."""
-        self._thumbnail = None
+        self._thumbnails.clear()
         self._frozen.ended()
 
-    def looked(self, thumbnail: NDArray[np.uint8], now: float) -> None:
-        """Take in the thumbnail of a frame whose bytes were new."""
-        before, self._thumbnail = self._thumbnail, thumbnail
+    def forget(self) -> None:
+        """Forget what is large."""
+        self._thumbnails.clear()
+
+    def looked(self, look: Look, now: float) -> None:
+        """Take in the look of a frame whose bytes were new."""
+        thumbnail, before = look.thumbnail, self._thumbnails.get(look.of_grey)
         if before is not None and np.array_equal(before, thumbnail):
             self._frozen.saw(now)
-        else:
+        elif before is not None or not self._thumbnails:
             self._frozen.ended()
+            self._thumbnails.clear()
+        self._thumbnails[look.of_grey] = thumbnail
         if thumbnail.mean() <= BLACK_MEAN and thumbnail.std() <= BLACK_DEVIATION:
             self._black.saw(now)
         else:

@@ -27,14 +27,30 @@ class Camera:
         noise: grey levels; a running mean.
         given: when the frame came whose answer was given last. Nothing older is given any more.
         own: ``given`` by this process itself, and when that was, on its own clock.
+        own_hits: that this process has given from ``known``.
         trust: what audits say of it.
+        told_trust: the same as the owner has it; empty for nothing.
         rate: share of hits among the frames that were compared here; a running mean.
         health: what its frames here tell of it.
         told: conditions that were logged.
         digest: stands for its name in logs.
     """
 
-    __slots__ = ("digest", "given", "health", "hits", "known", "noise", "own", "rate", "seen", "told", "trust")
+    __slots__ = (
+        "digest",
+        "given",
+        "health",
+        "hits",
+        "known",
+        "noise",
+        "own",
+        "own_hits",
+        "rate",
+        "seen",
+        "told",
+        "told_trust",
+        "trust",
+    )
 
     def __init__(self, digest: str, trust: Trust, rate: float) -> None:
         self.known: Known | None = None
@@ -43,7 +59,9 @@ class Camera:
         self.noise = 0.0
         self.given = float("-inf")
         self.own = float("-inf"), float("-inf")
+        self.own_hits = 0
         self.trust = trust
+        self.told_trust = b""
         self.rate = rate
         self.health = Health()
         self.told: tuple[Condition, ...] = ()

@@ -28,15 +28,17 @@ class Look:
     Attributes:
         phash: 64 bits.
         thumbnail: uint8 [h, w], grey; see ``image.grey``.
+        of_grey: of a frame that was decoded as grey, which differs by a level or two from one in colour.
     """
 
     phash: int
     thumbnail: NDArray[np.uint8]
+    of_grey: bool = False
 
 
-def look(greys: Greys) -> Look:
+def look(greys: Greys, of_grey: bool = False) -> Look:
     """Take the look of a frame from its grey pictures."""
-    return Look(phash(greys.hash_input), greys.thumbnail)
+    return Look(phash(greys.hash_input), greys.thumbnail, of_grey)
 
 
 def phash(grey: NDArray[np.uint8]) -> int:

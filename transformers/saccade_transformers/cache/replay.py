@@ -82,7 +82,7 @@ class CacheReplay:
         hit = await cache.exact(frame, (_VERSION,))
         if hit is None and (before := cache.candidate(frame, (_VERSION,))) is not None:
             verdict = compare(before[0].reference, before[1], seen.look, seen.size, cache.rules)
-            hit = await cache.near(frame, seen.look, seen.size, before[0], verdict)
+            hit = await cache.near(frame, seen.look, seen.size, before[0], verdict, (_VERSION,))
         if hit is not None:
             return hit.kept.answer
         await cache.keep(frame, seen.look, Kept(seen.answer, self._task, seen.size, _VERSION, frame.came))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -15,13 +15,15 @@ class Shelf(Generic[K, V]):
 
     Args:
         limit_bytes: of all values; one that is larger than that is not kept.
+        gone: told of each value that had to go to make room, or was too large.
 
     Attributes:
         size: bytes of all values.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, gone: Callable[[V], None] = lambda value: None) -> None:
         self._limit = limit_bytes
+        self._gone = gone
         self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self.size = 0
 
@@ -40,12 +42,14 @@ class Shelf(Generic[K, V]):
         """Keep a value of so many bytes in place of the one of that key."""
         self.drop(key)
         if size > self._limit:
+            self._gone(value)
             return
         self._values[key] = value, size
         self.size += size
         while self.size > self._limit:
-            _, (_, freed) = self._values.popitem(last=False)
+            _, (old, freed) = self._values.popitem(last=False)
             self.size -= freed
+            self._gone(old)
 
     def drop(self, key: K) -> None:
         """Forget a value, if it is there."""

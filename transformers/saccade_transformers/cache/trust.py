@@ -33,6 +33,11 @@ class Trust:
         self.factor = 1
         self.until = 0.0
 
+    def forget(self) -> None:
+        """As if there had been no audit."""
+        self.seen.clear()
+        self.factor, self.until = 1, 0.0
+
     def holds(self, now: float) -> bool:
         """Whether near hits may be given."""
         return now >= self.until

@@ -31,6 +31,8 @@ _MAX_CLASS_ID: Final = 65_535
 _FAR: Final = 1e5
 #: A detection's bytes where it is packed: box, score, class.
 _ROW_BYTES: Final = 24
+#: Least score of a box in which movement is expected.
+_SURE: Final = 0.3
 #: Candidates over the threshold that are suppressed within 0.3 ms.
 _LIGHT: Final = 100
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
@@ -194,8 +196,8 @@ class DetectionTask:
         return Detections(boxes, scores, class_ids, bool(packed[0]))
 
     def regions(self, answer: Detections) -> NDArray[np.float32]:
-        """The boxes."""
-        return answer.boxes
+        """The boxes that are sure enough, whatever threshold was asked for."""
+        return answer.boxes[answer.scores >= _SURE]
 
     def is_light(self, outputs: Mapping[str, NDArray[Any]], options: DetectionOptions) -> bool:
         """Whether few enough candidates reach the threshold: suppression compares each with each."""

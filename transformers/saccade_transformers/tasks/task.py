@@ -115,7 +115,7 @@ class Task(Protocol[AnswerT, OptionsT]):
         ...
 
     def regions(self, answer: AnswerT) -> NDArray[np.float32]:
-        """Where the answer places what it has found: float32 [m, 4] as x1, y1, x2, y2 in pixels of the image.
+        """Where the answer places what it has found: float32 [m, 4] as x1, y1, x2, y2 in pixels, the surest first.
 
         A frame in which only these change is still answered, within limits, by the answer to the frame before. A task
         whose answers are about the whole image has none: float32 [0, 4].

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections import deque
 from typing import Any, Final, Literal, TypeAlias
 
 import msgpack
@@ -19,12 +20,15 @@ import numpy as np
 
 from saccade_transformers.cache.frames import Kept, Known
 from saccade_transformers.cache.perceptual import Look
+from saccade_transformers.cache.trust import Trust
 from saccade_transformers.tasks.task import Task
 
 #: Changes with the meaning of the arrays. Values of another schema are no answers.
 SCHEMA: Final = 1
-#: No answer or record is larger (bytes).
-MOST_BYTES: Final = 2**20
+#: No record, no answer, and nothing that audits say is larger (bytes).
+MOST_RECORD_BYTES: Final = 2**20
+MOST_ANSWER_BYTES: Final = 2**17
+_MOST_TRUST_BYTES: Final = 1024
 
 _TAG_BYTES: Final = 16
 _MOST_SIDE: Final = 4096
@@ -58,13 +62,17 @@ class Codec:
 
     def pack_answer(self, key: bytes, kept: Kept) -> bytes:
         """Pack an answer for a key; empty where it is too large."""
-        return self._seal(key, _answer(kept))
+        return self._seal(key, _answer(kept), MOST_ANSWER_BYTES)
 
-    def pack_known(self, key: bytes, known: Known) -> bytes:
-        """Pack a camera's newest frame for a key; empty where it is too large."""
+    def pack_known(self, key: bytes, known: Known, noise: float) -> bytes:
+        """Pack a camera's newest frame and its noise (grey levels) for a key; empty where it is too large."""
         look = known.reference.look
-        content = [*_answer(known.kept), look.phash, *look.thumbnail.shape, look.thumbnail.tobytes()]
-        return self._seal(key, content)
+        content = [*_answer(known.kept), look.phash, *look.thumbnail.shape, look.thumbnail.tobytes(), noise]
+        return self._seal(key, content, MOST_RECORD_BYTES)
+
+    def pack_trust(self, key: bytes, trust: Trust) -> bytes:
+        """Pack what audits say of a camera."""
+        return self._seal(key, [list(trust.seen), trust.factor, stamp_of(trust.until)], _MOST_TRUST_BYTES)
 
     def unpack_answer(self, key: bytes, value: bytes, task: Task[Any, Any]) -> Kept:
         """Unpack an answer.
@@ -77,26 +85,38 @@ class Codec:
         Raises:
             Rejected: it is none.
         """
-        return _kept(self._open(key, value, 5), task)
+        return _kept(self._open(key, value, 5, MOST_ANSWER_BYTES), task)
 
-    def unpack_known(self, key: bytes, value: bytes, task: Task[Any, Any]) -> Known:
-        """Unpack a camera's newest frame; as ``unpack_answer``."""
-        content = self._open(key, value, 9)
-        phash, height, width, pixels = content[5:]
+    def unpack_known(self, key: bytes, value: bytes, task: Task[Any, Any]) -> tuple[Known, float]:
+        """Unpack a camera's newest frame and its noise; as ``unpack_answer``."""
+        content = self._open(key, value, 10, MOST_RECORD_BYTES)
+        phash, height, width, pixels, noise = content[5:]
         if not (_is_int(phash, 2**64 - 1) and _is_int(height, _MOST_SIDE) and _is_int(width, _MOST_SIDE)):
             raise Rejected("content")
         if not isinstance(pixels, bytes) or len(pixels) != height * width or not pixels:
             raise Rejected("content")
+        if not isinstance(noise, float) or not 0 <= noise <= 255:
+            raise Rejected("content")
         thumbnail = np.frombuffer(pixels, np.uint8).reshape(height, width)
-        return Known.of(Look(phash, thumbnail), _kept(content, task))
+        return Known.of(Look(phash, thumbnail), _kept(content, task)), noise
 
-    def _seal(self, key: bytes, content: list[Any]) -> bytes:
+    def unpack_trust(self, key: bytes, value: bytes, into: Trust) -> None:
+        """Unpack what audits say of a camera; as ``unpack_answer``."""
+        seen, factor, until = self._open(key, value, 3, _MOST_TRUST_BYTES)
+        if not (isinstance(seen, list) and all(isinstance(one, float) and 0 <= one <= 1 for one in seen)):
+            raise Rejected("content")
+        if not (_is_int(factor, Trust.MOST_PAUSES) and factor and _is_int(until, 2**60)):
+            raise Rejected("content")
+        into.seen = deque(seen, into.seen.maxlen)
+        into.factor, into.until = factor, came_at(until)
+
+    def _seal(self, key: bytes, content: list[Any], most: int) -> bytes:
         packed: bytes = msgpack.packb(content)
         sealed = bytes([SCHEMA]) + self._tag(key, packed) + packed
-        return sealed if len(sealed) <= MOST_BYTES else b""
+        return sealed if len(sealed) <= most else b""
 
-    def _open(self, key: bytes, value: bytes, length: int) -> list[Any]:
-        if len(value) > MOST_BYTES:
+    def _open(self, key: bytes, value: bytes, length: int, most: int) -> list[Any]:
+        if len(value) > most:
             raise Rejected("size")
         if value[:1] != bytes([SCHEMA]):
             raise Rejected("schema")
@@ -104,7 +124,8 @@ class Codec:
         if not hmac.compare_digest(self._tag(key, packed), value[1 : 1 + _TAG_BYTES]):
             raise Rejected("seal")
         try:
-            content = msgpack.unpackb(packed, strict_map_key=True)
+            # Nothing that is large but bytes: a list of a million lists takes seconds.
+            content = msgpack.unpackb(packed, max_array_len=16, max_map_len=0, max_ext_len=0, max_str_len=1024)
         except (ValueError, msgpack.UnpackException, RecursionError):
             raise Rejected("content") from None
         if not isinstance(content, list) or len(content) != length:

@@ -15,7 +15,7 @@ import asyncio
 import hashlib
 import math
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,21 +23,37 @@ from typing import Final, NamedTuple, TypeVar
 
 from saccade_transformers.cache.frames import Frame, Kept, Known
 from saccade_transformers.cache.owner import Camera, Objection
-from saccade_transformers.cache.shared.codec import MOST_BYTES, SCHEMA, Codec, Rejected, came_at, stamp_of
-from saccade_transformers.cache.shared.connections import Connections, RedisAway
+from saccade_transformers.cache.shared.codec import (
+    MOST_ANSWER_BYTES,
+    MOST_RECORD_BYTES,
+    SCHEMA,
+    Codec,
+    Rejected,
+    came_at,
+    stamp_of,
+)
+from saccade_transformers.cache.shared.connections import Connections, RedisAway, RedisRefused
 from saccade_transformers.cache.shared.metrics import RedisMetrics
-from saccade_transformers.cache.shared.scripts import ARRIVE, AUDITS, GIVE, KEEP, TELL
-from saccade_transformers.cache.trust import Trust
+from saccade_transformers.cache.shared.scripts import ARRIVE, GIVE, KEEP, MOST_BACK_US, TELL
 
 #: All keys begin so, which is what an ACL has to allow.
 PREFIX: Final = b"saccade:%d:" % SCHEMA
 
 _MOST_DEBTS: Final = 10_000
 _DEBTS_S: Final = 0.05
+_TELL_TRIES: Final = 4
 _KEY_BYTES: Final = 16
 _NEVER: Final = float("-inf")
 
 T = TypeVar("T")
+
+
+class _Debt(NamedTuple):
+    """What Redis has to be told: the stamp of an answer that was given, and since when."""
+
+    keys: Keys
+    stamp: int
+    since: float
 
 
 class Keys(NamedTuple):
@@ -93,7 +109,7 @@ class RedisOwner:
         self._metrics = metrics
         self._monotonic = clock
         self._offset = time.time() - clock()  # from this process's clock to Redis's; a guess until it has been heard
-        self._debts: OrderedDict[Keys, tuple[int, float]] = OrderedDict()
+        self._debts: OrderedDict[bytes, _Debt] = OrderedDict()
         self._paying: asyncio.Task[None] | None = None
         self._scoped = lru_cache(256)(lambda scope: _digest(namespace.encode(), repr(scope).encode()))
 
@@ -110,25 +126,25 @@ class RedisOwner:
         keys = self._keys(frame)
         have = camera.known if camera is not None else None
         generation = b"%d" % stamp_of(have.kept.came) if have is not None else b""
-        arguments = (int(wants_answer), int(camera is not None), generation, MOST_BYTES, *self._expire_ms)
+        most = MOST_ANSWER_BYTES, MOST_RECORD_BYTES
+        arguments = (int(wants_answer), int(camera is not None), generation, *most, *self._expire_ms)
         try:
-            stamp, before, record, answer, large = await self._connections.call(ARRIVE, keys, arguments)
-            came = came_at(int(stamp))
-            if large:
-                self._metrics.rejected.add(("size",), large)
-            if camera is not None:
-                self._refresh(camera, have, before)
+            stamp, before, record, answer, bad, anew = await self._connections.call(ARRIVE, keys, arguments)
         except RedisAway:
             frame.is_owned = False
             return None
-        except (ValueError, OverflowError):  # fields that none of us has written
+        if bad:
+            self._metrics.rejected.add(("size",), bad)
+        if anew:
             self._metrics.rejected.add(("content",))
-            frame.is_owned = False
-            return None
-        frame.came = came
-        self._offset = came - self._monotonic()
-        if camera is not None and before[2] not in (b"", generation):
-            camera.known = self._record(frame, keys.record, before[2], record)
+        frame.came = came_at(int(stamp))
+        self._offset = frame.came - self._monotonic()
+        if camera is not None:
+            self._refresh(frame, camera, keys, before)
+            if before[2] == b"":
+                camera.known = None
+            elif before[2] != generation:
+                self._take_over(frame, camera, keys.record, before[2], record)
         if not answer:
             return None
         return self._read(lambda: self._codec.unpack_answer(keys.answer, answer, frame.task))
@@ -137,32 +153,35 @@ class RedisOwner:
         """See ``CameraOwner``."""
         if kept.came < camera.given:
             return "older"
-        stamp = stamp_of(kept.came)
-        arguments = (stamp, stamp if is_near else "", f"{camera.noise:.4g}")
+        stamp, keys = stamp_of(kept.came), self._keys(frame)
         try:
-            if not await self._connections.call(GIVE, [self._keys(frame).camera], arguments):
+            if not await self._connections.call(GIVE, keys[1:], (stamp, stamp if is_near else "")):
                 return "older"
         except RedisAway:
+            frame.is_owned = False  # and is not asked again for this frame
             return "unknown"
         self._gave(camera, kept.came)
         camera.hits += is_near
+        camera.own_hits += is_near
         return None
 
     async def keep(self, frame: Frame, camera: Camera | None, known: Known | None, kept: Kept, is_given: bool) -> bool:
         """See ``CameraOwner``."""
         keys = self._keys(frame)
         answer = self._codec.pack_answer(keys.answer, kept) if frame.digest else b""
-        record, stamp, noise = b"", b"", "0"
+        record, stamp = b"", b""
         if camera is not None:
             if not frame.is_owned:
                 if is_given:
                     self._owe(keys, camera, kept)
                 return False
-            stamp, noise = b"%d" % stamp_of(kept.came), f"{camera.noise:.4g}"
+            stamp = b"%d" % stamp_of(kept.came)
             if known is not None:
-                record = self._codec.pack_known(keys.record, known)
+                record = self._codec.pack_known(keys.record, known, camera.noise)
+        elif not frame.is_owned:
+            return True
         holds_ms = math.ceil(self._lifetimes.answer_s * 1e3)
-        arguments = (answer, holds_ms, record, stamp, noise, *self._expire_ms, int(is_given))
+        arguments = (answer, holds_ms, record, stamp, *self._expire_ms, int(is_given))
         try:
             is_newest = await self._connections.call(KEEP, keys, arguments)
         except RedisAway:
@@ -171,26 +190,26 @@ class RedisOwner:
             return False
         if camera is not None and is_given:
             self._gave(camera, kept.came)
+        if camera is not None and is_newest:
+            camera.own_hits = 0
         return bool(is_newest)
 
     async def audited(self, frame: Frame, camera: Camera, agreement: float) -> bool:
-        """See ``CameraOwner``. Of two audits at the very same moment one may be lost."""
-        key = [self._keys(frame).camera]
+        """See ``CameraOwner``."""
+        keys, is_off = self._keys(frame), False
         try:
-            seen, factor, until = await self._connections.call(AUDITS, key, ())
-            trust = camera.trust
-            trust.seen = deque(map(_share, seen.split()), trust.seen.maxlen)
-            trust.factor = min(max(1, int(factor or 1)), Trust.MOST_PAUSES)
-            trust.until = came_at(int(until or 0))
-            is_off = trust.audited(agreement, self.clock())
-            told = (" ".join(f"{one:.4f}" for one in trust.seen), trust.factor, stamp_of(trust.until))
-            await self._connections.call(TELL, key, told)
-            return is_off
+            for _ in range(_TELL_TRIES):  # another one may audit the camera at the same time
+                before = camera.told_trust
+                is_off = camera.trust.audited(agreement, self.clock())
+                now = self._codec.pack_trust(keys.camera, camera.trust)
+                other = await self._connections.call(TELL, keys[1:], (before, now))
+                if not other:
+                    camera.told_trust = now
+                    break
+                self._trust(camera, keys, other.strip(b" "))
         except RedisAway:
-            return False
-        except (ValueError, OverflowError):
-            self._metrics.rejected.add(("content",))
-            return False
+            pass  # then it holds here
+        return is_off
 
     async def close(self) -> None:
         """See ``CameraOwner``."""
@@ -206,32 +225,42 @@ class RedisOwner:
             PREFIX + b"a:" + _digest(scope, b"answer", frame.digest), PREFIX + b"c:" + camera, PREFIX + b"r:" + camera
         )
 
-    def _refresh(self, camera: Camera, have: Known | None, before: Sequence[bytes]) -> None:
-        """Take over what Redis says of a camera, all but its record.
-
-        Raises:
-            ValueError, OverflowError: it is not what one of us has written.
-        """
-        last, given, generation, hits, noise, until = before
-        seen = came_at(int(last)) if last else _NEVER
-        given_at = came_at(int(given)) if given else _NEVER
-        of_noise = float(noise or 0)
-        if not 0 <= of_noise <= 255:
-            raise ValueError("noise")
-        off_until = came_at(int(until or 0))
-        camera.hits = max(0, int(hits or 0))
-        camera.seen, camera.noise, camera.trust.until = seen, of_noise, off_until
-        # Redis may have lost its memory, or a part of it. This process at least knows what it has given itself.
+    def _refresh(self, frame: Frame, camera: Camera, keys: Keys, before: Sequence[bytes]) -> None:
+        """Take over what Redis says of a camera, all but its record. The script has seen to what is no number."""
+        last, given, _, hits, trust = before
+        camera.seen = came_at(int(last)) if last else _NEVER
+        # Everybody counts, and each at least what he has seen himself.
+        camera.hits = max(int(hits or 0), camera.own_hits)
+        camera.given = came_at(int(given)) if given else _NEVER
+        # Redis may have lost its memory, or a part of it. This process at least knows what it has given itself. What
+        # is of a time to come says nothing: a clock was set back.
         own, when = camera.own
-        camera.given = max(given_at, own) if self._monotonic() - when <= self._lifetimes.given_s else given_at
-        camera.known = have if generation else None
+        if own <= frame.came + MOST_BACK_US / 1e6 and self._monotonic() - when <= self._lifetimes.given_s:
+            camera.given = max(camera.given, own)
+        else:
+            camera.own = _NEVER, _NEVER
+        if trust != camera.told_trust:
+            self._trust(camera, keys, trust)
 
-    def _record(self, frame: Frame, key: bytes, generation: bytes, record: bytes) -> Known | None:
-        known = self._read(lambda: self._codec.unpack_known(key, record, frame.task)) if record else None
-        if known is not None and generation != b"%d" % stamp_of(known.kept.came):
+    def _trust(self, camera: Camera, keys: Keys, told: bytes) -> None:
+        """Take over what others have found in audits; what is unreadable says nothing."""
+        camera.told_trust = told
+        camera.trust.forget()
+        if told:
+            self._read(lambda: self._codec.unpack_trust(keys.camera, told, camera.trust))
+
+    def _take_over(self, frame: Frame, camera: Camera, key: bytes, generation: bytes, record: bytes) -> None:
+        """Take over a camera's newest frame, which another process has inferred."""
+        camera.known, camera.own_hits = None, 0
+        found = self._read(lambda: self._codec.unpack_known(key, record, frame.task)) if record else None
+        if found is None:
+            return
+        known, noise = found
+        if generation != b"%d" % stamp_of(known.kept.came):
             self._metrics.rejected.add(("content",))
-            return None
-        return known
+            return
+        camera.known = known
+        camera.noise = camera.noise or noise  # its own, once it has compared
 
     def _read(self, unpack: Callable[[], T]) -> T | None:
         try:
@@ -242,38 +271,36 @@ class RedisOwner:
 
     def _gave(self, camera: Camera, came: float) -> None:
         camera.given = max(camera.given, came)
-        camera.own = camera.given, self._monotonic()
+        if came >= camera.own[0]:
+            camera.own = came, self._monotonic()
 
     def _owe(self, keys: Keys, camera: Camera, kept: Kept) -> None:
         self._gave(camera, kept.came)
-        self._debts[keys] = stamp_of(camera.given), self._monotonic()
-        self._debts.move_to_end(keys)
+        self._debts[keys.camera] = _Debt(keys, stamp_of(kept.came), self._monotonic())
+        self._debts.move_to_end(keys.camera)
         if len(self._debts) > _MOST_DEBTS:
             self._debts.popitem(last=False)
         if self._paying is None or self._paying.done():
             self._paying = asyncio.get_running_loop().create_task(self._pay())
 
     async def _pay(self) -> None:
+        """Tell Redis what was given, the last first."""
         while self._debts:
-            keys, (stamp, since) = next(iter(self._debts.items()))
-            if self._monotonic() - since <= self._lifetimes.given_s:
+            if not self._connections.is_up:
+                await asyncio.sleep(_DEBTS_S)
+            camera, debt = next(reversed(self._debts.items()))
+            if self._monotonic() - debt.since <= self._lifetimes.given_s:
                 if not self._connections.is_up:
-                    await asyncio.sleep(_DEBTS_S)
                     continue
                 try:
-                    await self._connections.call(KEEP, keys, (b"", 1, b"", stamp, "0", *self._expire_ms, 1))
+                    await self._connections.call(KEEP, debt.keys, (b"", 1, b"", debt.stamp, *self._expire_ms, 1))
+                except RedisRefused:
+                    pass  # of this camera Redis wants to know nothing
                 except RedisAway:
                     await asyncio.sleep(_DEBTS_S)
                     continue
-            if self._debts.get(keys) == (stamp, since):
-                del self._debts[keys]
-
-
-def _share(text: bytes) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError("agreement")
-    return value
+            if self._debts.get(camera) == debt:
+                del self._debts[camera]
 
 
 def _digest(*parts: bytes) -> bytes:
