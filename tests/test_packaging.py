@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from measuring.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = ROOT / "Dockerfile"
@@ -304,16 +305,8 @@ class Running:
         return self.process.wait(60)
 
 
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 def start(environments: dict[str, Path], target: str, folder: Path, *flags: str, **settings: str) -> Running:
-    rest, grpc = free_ports(2)
+    rest, grpc = free_port(), free_port()
     log = folder / f"{target}.log"
     prefix = f"SACCADE_{target.upper()}_"
     variables = {"HOST": "127.0.0.1", "METRICS_PORT": "0", "DRAIN_QUIET_S": "0", **settings}
@@ -340,7 +333,7 @@ def start(environments: dict[str, Path], target: str, folder: Path, *flags: str,
 def test_both_services_start_from_their_own_environments_and_answer_together(
     environments: dict[str, Path], tmp_path: Path
 ) -> None:
-    predictor_port, *_ = free_ports(1)
+    predictor_port = free_port()
     started = []
     try:
         transformer = start(environments, "transformer", tmp_path, f"--predictor_host=127.0.0.1:{predictor_port}")
