@@ -8,6 +8,8 @@ DEV := $(VENV)/.dev-installed
 LOCK_VENV := .tools/lock
 CODE := serving predictor transformers cli bench tests
 TESTS ?= tests
+# Processes that run tests; 0 runs them in pytest's own, where a debugger can be used.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test soak bench dev tools lint format lock clean
@@ -22,7 +24,7 @@ serve: $(APP) ## Run the pair until Ctrl-C; prints curl lines to paste.
 	$(BIN)/saccade up
 
 test: $(DEV) ## Run the tests (no cluster, soak or GPU).
-	$(BIN)/python -m pytest $(TESTS) -m "not cluster and not soak and not gpu"
+	$(BIN)/python -m pytest $(TESTS) -n $(WORKERS) -m "not cluster and not soak and not gpu"
 
 soak: $(DEV) ## Run the long tests, which look for what grows or gets lost (about ten minutes).
 	$(BIN)/python -m pytest $(TESTS) -m soak -s

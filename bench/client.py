@@ -52,7 +52,7 @@ class Plan:
     at_once: tuple[int, ...] = (1, 8)
 
 
-QUICK: Final = Plan(rounds=2, calls=60)
+QUICK: Final = Plan(rounds=2, calls=16)
 
 
 @dataclass(frozen=True, slots=True)

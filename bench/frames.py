@@ -65,7 +65,7 @@ class Plan:
     memory_frames: int = 2000
 
 
-QUICK: Final = Plan(rounds=1, frames=12, json_frames=1, memory_frames=100)
+QUICK: Final = Plan(rounds=1, frames=6, json_frames=1, memory_frames=100)
 
 
 class Bench:

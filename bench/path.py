@@ -68,7 +68,7 @@ class Plan:
     idle: int = 2000
 
 
-QUICK: Final = Plan(rounds=1, images=100, step_s=0.5, idle=200)
+QUICK: Final = Plan(rounds=1, images=100, step_s=0.25, idle=200)
 
 
 class Bench:

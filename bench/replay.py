@@ -129,10 +129,11 @@ def line(what: str, load: float, came: int, times: Sequence[float], good: int, r
     )
 
 
-def by_priority(per_s: float) -> dict[int, float]:
+def by_priority(per_s: float, seconds: float) -> dict[int, float]:
     """Share of each priority level that is answered when a third of what comes is of each."""
     chance = random.Random(3)
-    trace = [replace(arrival, priority=chance.choice([1, 2, 3])) for arrival in poisson(per_s, 10, 2, waits=False)]
+    arrivals = poisson(per_s, seconds, 2, waits=False)
+    trace = [replace(arrival, priority=chance.choice([1, 2, 3])) for arrival in arrivals]
     told = replay(scheduler(WITH_SLO, levels=3), trace, engine())
     came = {level: sum(arrival.priority == level for arrival in trace) for level in (1, 2, 3)}
     return {
@@ -140,14 +141,14 @@ def by_priority(per_s: float) -> dict[int, float]:
     }
 
 
-def limits(per_s: float) -> dict[str, float]:
+def limits(per_s: float, seconds: float) -> dict[str, float]:
     """Goodput behind the queue-proxy without a hard limit, with the derived one, and with one of max batch 16."""
     derived = derive(LatencyProfile(PROFILE), WITH_SLO).hard_limit
     found = {}
     for name, limit in (("0", 0), (f"{derived} (derived)", derived), ("16", 16)):
-        trace = list(poisson(per_s, 20, 4, waits=False))
+        trace = list(poisson(per_s, seconds, 4, waits=False))
         told = replay(scheduler(WITH_SLO), trace, engine(), limit)
-        found[name] = sum(when - trace[number].at <= SLO_S for number, when in told.answered.items()) / 20
+        found[name] = sum(when - trace[number].at <= SLO_S for number, when in told.answered.items()) / seconds
     return found
 
 
@@ -301,7 +302,7 @@ def plot(lines: Sequence[Line], capacity: float, path: Path) -> None:
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="bench/replay.py", description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="5 s of traffic per load instead of 30 s")
+    parser.add_argument("--quick", action="store_true", help="2 s of traffic per load instead of 30 s")
     parser.add_argument("--real-time", action="store_true", help="also 10 s each of three loads in real time")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves into a PNG or SVG file")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file (default: bench/results/)")
@@ -314,7 +315,7 @@ def main(arguments: list[str]) -> int:
     given = parse(arguments)
     if given.trace:
         return traced.run(given)
-    seconds = 5.0 if given.quick else 30.0
+    seconds, shares_s, limits_s = (2.0, 2.0, 4.0) if given.quick else (30.0, 10.0, 20.0)
     capacity = scheduler(WITH_SLO).capacity()
     progress = Progress(2 * len(LOADS))
     begun = time.process_time()
@@ -324,8 +325,8 @@ def main(arguments: list[str]) -> int:
             progress.step(what, f"{load:g} x capacity")
             # A low rate needs more time to say something.
             lines.append(run(what, rules, load, load * capacity, max(seconds, 60 / load / capacity * 10)))
-    levels = {load: by_priority(load * capacity) for load in (0.9, 2.0)}
-    hard = {load: limits(load * capacity) for load in (0.9, 1.5)}
+    levels = {load: by_priority(load * capacity, shares_s) for load in (0.9, 2.0)}
+    hard = {load: limits(load * capacity, limits_s) for load in (0.9, 1.5)}
     spent = time.process_time() - begun
     if given.real_time:
         for load in (0.01, 0.5, 1.0, 2.0, 4.0):

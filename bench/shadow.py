@@ -64,7 +64,7 @@ class Plan:
     seconds: float = 4.0
 
 
-QUICK: Final = Plan(rounds=2, seconds=1.5)
+QUICK: Final = Plan(rounds=1, seconds=1.0)
 
 
 @dataclass
@@ -120,16 +120,18 @@ def run(plan: Plan, scratch: Path, say: Progress) -> tuple[list[Arm], dict[str, 
     load = machine.Load(own_cpu_s)
     with ExitStack() as stack:
         ports = {name: free_port() for name in ("predictor", "candidate", "slow", "dead")}
+        stubs = {}
         for name, delay_s in {"predictor": 0.005, "candidate": 0.005, "slow": SLOW_S}.items():
             command = [sys.executable, "-m", "servers.detector_stub", str(ports[name]), "--delay-s", str(delay_s)]
-            stub = stack.enter_context(Server(name, command, {}, BENCH, scratch / f"{name}.log"))
+            stubs[name] = stack.enter_context(Server(name, command, {}, BENCH, scratch / f"{name}.log"))
+        for name, stub in stubs.items():
             stub.wait_ready([ports[name]], {}, _START_S)
         client = stack.enter_context(Client("rest"))
         found = arms(ports["candidate"], ports["slow"], ports["dead"])
-        running = []
-        for arm in found:
-            say.say(f"starting: {arm.label}")
-            running.append(_start(stack, arm, ports["predictor"], scratch))
+        say.say("starting the transformers")
+        running = [_start(stack, arm, ports["predictor"], scratch) for arm in found]
+        for server, port, _ in running:
+            server.wait_ready([port], {port: [f"/v2/models/{MODEL}/ready"]}, _START_S)
         body, order = request(), random.Random(1)
         for number in range(plan.rounds):
             for index in order.sample(range(len(found)), len(found)):
@@ -156,7 +158,7 @@ def run(plan: Plan, scratch: Path, say: Progress) -> tuple[list[Arm], dict[str, 
 
 
 def _start(stack: ExitStack, arm: Arm, predictor: int, scratch: Path) -> tuple[Server, int, int]:
-    """Start an arm's transformer; returns it, its REST port and that of its metrics."""
+    """Start an arm's transformer without waiting for it; returns it, its REST port and that of its metrics."""
     port, grpc, metrics = free_port(), free_port(), free_port()
     settings = {"HOST": "127.0.0.1", "METRICS_PORT": str(metrics), "DRAIN_QUIET_S": "0", "CACHE": "off"}
     settings |= arm.settings
@@ -170,7 +172,6 @@ def _start(stack: ExitStack, arm: Arm, predictor: int, scratch: Path) -> tuple[S
             scratch / f"{arm.key}.log",
         )
     )
-    server.wait_ready([port], {port: [f"/v2/models/{MODEL}/ready"]}, _START_S)
     return server, port, metrics
 
 
@@ -265,7 +266,7 @@ def show(found: Sequence[Arm], made: Sequence[dict[str, Any]]) -> Table:
 def main(arguments: list[str]) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="bench/shadow.py", description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two short rounds, too few requests to judge")
+    parser.add_argument("--quick", action="store_true", help="a short round, too few requests to judge")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file (default: bench/results/)")
     given = parser.parse_args(arguments)
     plan = QUICK if given.quick else Plan()

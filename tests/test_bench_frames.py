@@ -119,7 +119,7 @@ def test_a_quick_run_writes_what_it_prints(tmp_path: Path) -> None:
     rows = {(row["key"], row["frame"].split(",")[0], row["connections"]): row for row in content["lines"]}
     assert {key for key, _, _ in rows} >= {"saccade", "saccade-raw"}
     for (key, _, _), row in rows.items():
-        assert row["frames"] == (1 if key == "seeds-json" else 12)
+        assert row["frames"] == (1 if key == "seeds-json" else frames.QUICK.frames)
         assert row["cpu_ms"] > 0
         assert 0 < row["p50_ms"] <= row["p99_ms"]
     if not content["skipped"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from pathlib import Path
 from typing import Final
 
@@ -51,7 +52,9 @@ def jpeg(width: int, height: int, size_bytes: int = 0, quality: int = 85) -> byt
     made = picture(width, height)
     if not size_bytes:
         return _encode(made, quality)
-    return min((_encode(made, one) for one in _QUALITIES), key=lambda data: abs(len(data) - size_bytes))
+    above = bisect_left(_QUALITIES, size_bytes, key=lambda one: len(_encode(made, one)))  # a better one is larger
+    around = _QUALITIES[max(0, above - 1) : above + 1]
+    return min((_encode(made, one) for one in around), key=lambda data: abs(len(data) - size_bytes))
 
 
 def _encode(made: NDArray[np.uint8], quality: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import http.client
+import itertools
 import os
 import secrets
 import signal
@@ -23,6 +24,7 @@ _STOP_S: Final = 8.0
 _LOG_BYTES: Final = 4000
 _PR_SET_PDEATHSIG: Final = 1
 _libc = ctypes.CDLL(None)
+_given = itertools.count(secrets.randbelow(len(PORTS)))
 
 
 class ServerFailed(Exception):
@@ -30,9 +32,13 @@ class ServerFailed(Exception):
 
 
 def free_port() -> int:
-    """A port that nobody uses at present, from a range that Linux gives to nobody who does not ask for it."""
+    """A port that nobody uses at present, from a range that Linux gives to nobody who does not ask for it.
+
+    A process is not given one twice until it has been given all; each begins somewhere else. So servers that are still
+    starting, of this process or of another, meet neither each other nor a client's end of a connection.
+    """
     while True:
-        port = secrets.choice(PORTS)
+        port = PORTS[next(_given) % len(PORTS)]
         with contextlib.suppress(OSError), socket.create_server((HOST, port)):
             return port
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from integration_support import (
     from_v2,
     v2_binary,
 )
+from measuring.processes import free_port
 from saccade_cli.pair import Pair, Ports
 from saccade_serving.oip import binary_codec
 from stub_predictor import StubPredictor
@@ -40,7 +42,8 @@ def images() -> Path:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Transformer and predictor, ready; stopped cleanly at the end of the run."""
     logs = tmp_path_factory.mktemp("pair-logs")
-    running = Pair(REPOSITORY, MODEL, HOST, Ports.choose(HOST), log_dir=logs, environment=NO_CACHE)
+    ports = Ports(*(free_port() for _ in fields(Ports)))
+    running = Pair(REPOSITORY, MODEL, HOST, ports, log_dir=logs, environment=NO_CACHE)
     running.start()
     try:
         asyncio.run(running.wait_ready())
@@ -85,8 +88,7 @@ def choose_address() -> Callable[[], Address]:
     """Make addresses on free ports."""
 
     def choose() -> Address:
-        ports = Ports.choose(HOST)
-        return Address(ports.rest, ports.grpc, ports.metrics)
+        return Address(free_port(), free_port(), free_port())
 
     return choose
 

@@ -229,7 +229,11 @@ async def test_a_slow_server_is_overtaken_by_another_and_its_call_is_cancelled()
 
 
 async def test_the_first_may_still_win() -> None:
-    stage = Stage(slow, silent, hedge_after_s=0.02)
+    async def overtaken(sent: InferRequest) -> InferResponse:
+        await eventually(lambda: stage.asked == [1, 1], "the second is asked, too")
+        return await good(sent)
+
+    stage = Stage(overtaken, silent, hedge_after_s=0.02)
     stage.client.balance.begin(1)  # so that the slow one is asked first
     await stage.client.infer(request(), 5)
     assert stage.asked == [1, 1]

@@ -152,12 +152,12 @@ def test_a_second_member_that_ends_early_is_the_clients_error() -> None:
     [
         ("gzip", b"not compressed at all"),
         ("gzip", zlib.compress(b"abc")),
-        ("deflate", gzip.compress(b"abc")),
+        ("deflate", gzip.compress(b"abc", mtime=0)),  # without the time, since the bytes are in the test's name
         ("deflate", b"\xff\xff\xff\xff"),
-        ("gzip", gzip.compress(b"abc") + b"behind it"),
+        ("gzip", gzip.compress(b"abc", mtime=0) + b"behind it"),
         ("deflate", zlib.compress(b"abc") + b"behind it"),
         ("deflate", raw_deflate(b"abc") + b"behind it"),
-        ("gzip", gzip.compress(b"abcdefgh" * 9)[:-8] + bytes(8)),  # wrong checksum
+        ("gzip", gzip.compress(b"abcdefgh" * 9, mtime=0)[:-8] + bytes(8)),  # wrong checksum
     ],
 )
 def test_a_body_that_is_something_else_is_the_clients_error(coding: str, body: bytes) -> None:

@@ -477,10 +477,10 @@ BODY = b"saccade " * 1000
 @pytest.mark.parametrize(
     ("coding", "packed"),
     [
-        ("gzip", gzip.compress(BODY)),
-        ("GZIP", gzip.compress(BODY)),
-        ("x-gzip", gzip.compress(BODY)),
-        ("gzip", gzip.compress(BODY[:5]) + gzip.compress(BODY[5:])),
+        ("gzip", gzip.compress(BODY, mtime=0)),  # without the time, since the bytes are in the test's name
+        ("GZIP", gzip.compress(BODY, mtime=0)),
+        ("x-gzip", gzip.compress(BODY, mtime=0)),
+        ("gzip", gzip.compress(BODY[:5], mtime=0) + gzip.compress(BODY[5:], mtime=0)),
         ("deflate", zlib.compress(BODY)),
         ("deflate", zlib.compress(BODY, wbits=-15)),
         ("identity", BODY),
@@ -500,10 +500,10 @@ async def test_a_compressed_body_reaches_the_operation_decompressed(
         ("br", BODY, 415),
         ("gzip, gzip", BODY, 415),
         ("gzip", BODY, 400),
-        ("gzip", gzip.compress(BODY)[:-4], 400),
+        ("gzip", gzip.compress(BODY, mtime=0)[:-4], 400),
         ("gzip", b"", 400),
         ("deflate", zlib.compress(BODY) + b"more", 400),
-        ("gzip", gzip.compress(bytes(LIMIT + 1)), 413),
+        ("gzip", gzip.compress(bytes(LIMIT + 1), mtime=0), 413),
     ],
     ids=["brotli", "twice", "not gzip", "cut off", "empty", "more behind", "a bomb"],
 )

@@ -25,6 +25,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fakes import SOON_S, eventually
+from measuring.processes import free_port
 from saccade_serving.client import GrpcClient, Refused, RestClient, V2Client
 from saccade_serving.listener import bind
 from saccade_serving.oip import grpc_codec, proto
@@ -39,19 +40,13 @@ JSON = {"content-type": "application/json"}
 LIMIT = 3  # requests in flight, where a test fills them
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        return [probe.getsockname()[1] for probe in probes]
-
-
 class FakeService:
     """The process, and how to talk to it."""
 
     def __init__(
         self, log: Path, models: str = "m", ports: Mapping[str, int] = MappingProxyType({}), **settings: object
     ) -> None:
-        self.rest, self.grpc, self.metrics = free_ports(3)
+        self.rest, self.grpc, self.metrics = (free_port() for _ in range(3))
         self.grpc, self.metrics = ports.get("grpc", self.grpc), ports.get("metrics", self.metrics)
         self.url = f"http://{HOST}:{self.rest}"
         self.log = log

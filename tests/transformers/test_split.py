@@ -63,7 +63,7 @@ def test_a_salt_and_a_key_do_not_run_together() -> None:
     assert place("b", "a") != place("ab", "")
 
 
-def test_two_hundred_thousand_cameras_leave_nothing_behind() -> None:
+def test_fifty_thousand_cameras_leave_nothing_behind() -> None:
     def ask(i: int) -> None:
         place(read_origin({}, {"x-camera-id": f"camera-{i}"}).key, "salt")
 
@@ -72,7 +72,7 @@ def test_two_hundred_thousand_cameras_leave_nothing_behind() -> None:
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        for i in range(200_000):
+        for i in range(50_000):
             ask(i)
         after, peak = tracemalloc.get_traced_memory()
     finally:
