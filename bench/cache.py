@@ -20,7 +20,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
@@ -35,12 +34,9 @@ from measuring.goals import Goal
 from measuring.static_scene import Insertion, frames
 from measuring.table import Progress, console, goals, number
 from measuring.targets import BENCH, ROOT
-from saccade_transformers.cache.perceptual import look
 from saccade_transformers.cache.policy import Rules
-from saccade_transformers.cache.replay import CacheReplay, PlainHashReplay, Seen, play
-from saccade_transformers.image.decode import ImageLimits, configure_opencv, decode_for_input
-from saccade_transformers.image.grey import greys
-from saccade_transformers.image.letterbox import letterbox
+from saccade_transformers.cache.replay import CacheReplay, PlainHashReplay, Seen, play, view
+from saccade_transformers.image.decode import ImageLimits, configure_opencv
 from saccade_transformers.tasks.detection import Detections, DetectionTask
 from saccade_transformers.tasks.matching import iou_matrix
 
@@ -74,16 +70,14 @@ class Detector:
         self._options = self.task.options({})
 
     def see(self, jpeg: bytes) -> Seen:
-        """Decode a frame and take its look; it is inferred when its answer is asked for."""
-        width, height = self._size
-        tensor = np.empty((1, height, width, 3), np.uint8)
-        mapping = letterbox(decode_for_input(jpeg, ImageLimits(2**30, 2**30), self._size), tensor[0])
+        """Take a frame as the transformer does; it is inferred when its answer is asked for."""
+        seen, prepared = view(jpeg, self._size, ImageLimits(2**30, 2**30))
 
         def infer() -> Detections:
-            [table] = self._session.run(None, {self._name: tensor})
-            return self.task.to_image(self.task.read({"candidates": table[0]}, self._options), mapping)
+            [table] = self._session.run(None, {self._name: prepared.tensor})
+            return self.task.to_image(self.task.read({"candidates": table[0]}, self._options), prepared.mapping)
 
-        return Seen(look(greys(tensor[0], mapping)), mapping.image_size, sha256(jpeg).digest(), infer)
+        return Seen(seen, infer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
@@ -22,12 +21,9 @@ import orjson
 from numpy.typing import NDArray
 
 from saccade_serving.client import ConnectionFailed, RestClient
-from saccade_transformers.cache.perceptual import look
 from saccade_transformers.cache.policy import Rules
-from saccade_transformers.cache.replay import CacheReplay, PlainHashReplay, Quality, Seen, play
-from saccade_transformers.image.decode import ImageLimits, decode_for_input
-from saccade_transformers.image.grey import greys
-from saccade_transformers.image.letterbox import letterbox
+from saccade_transformers.cache.replay import CacheReplay, PlainHashReplay, Quality, Seen, play, view
+from saccade_transformers.image.decode import ImageLimits
 from saccade_transformers.tasks.detection import Detections, DetectionTask
 
 LEVELS: Final = (6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0, 48.0)
@@ -190,9 +186,8 @@ def _encode(picture: NDArray[np.uint8], quality: int) -> bytes:
 
 def _seen(jpeg: bytes, side: tuple[int, int], answer: Detections) -> Seen:
     """The frame as the transformer sees it."""
-    tensor = np.empty((side[1], side[0], 3), np.uint8)
-    mapping = letterbox(decode_for_input(jpeg, _LIMITS, side), tensor)
-    return Seen(look(greys(tensor, mapping)), mapping.image_size, sha256(jpeg).digest(), lambda: answer)
+    seen, _ = view(jpeg, side, _LIMITS)
+    return Seen(seen, lambda: answer)
 
 
 def _curves(frames: Sequence[Seen], interval_s: float, task: DetectionTask) -> list[Point]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,10 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
-from cache_support import TASK, scene
+from cache_support import scene
 from saccade_cli.__main__ import app
 from saccade_cli.cache_command import as_json, plot, tell
 from saccade_cli.cache_report import Point, Report
-from saccade_transformers.cache.perceptual import look
-from saccade_transformers.cache.policy import Rules
-from saccade_transformers.cache.replay import CacheReplay, PlainHashReplay, Quality, Seen, play
-from saccade_transformers.image.grey import greys
-from saccade_transformers.image.letterbox import letterbox
-from saccade_transformers.image.picture import Picture
-from saccade_transformers.tasks.detection import Detections
 
 HOST = "127.0.0.1"
 BOX = {"box": [100, 100, 120, 130], "score": 0.9, "class_id": 0, "label": "person"}
@@ -198,37 +190,6 @@ def test_a_server_that_is_no_transformer_is_named(transformer: Transformer, vide
         transformer.told = told
         assert "input" in failed(video, *url)
     assert "the transformer does not answer" in failed(video, "--url", "127.0.0.1:9")
-
-
-# The replay
-
-
-def seen(picture: NDArray[np.uint8], name: bytes, box: tuple[float, ...] = (100, 100, 120, 130)) -> Seen:
-    tensor = np.empty((416, 416, 3), np.uint8)
-    mapping = letterbox(Picture.whole(picture), tensor)
-    answer = Detections(np.array([box], np.float32), np.ones(1, np.float32), np.zeros(1, np.int32))
-    return Seen(look(greys(tensor, mapping)), mapping.image_size, name, lambda: answer)
-
-
-def test_the_replay_is_the_cache() -> None:
-    still = [seen(noisy(scene(), index), bytes([index])) for index in range(5)]
-    quality = play(CacheReplay(Rules(), TASK), still, 0.1, TASK)
-    assert (quality.hits, quality.f1, quality.worst) == (0.8, 1.0, 1.0)
-    assert play(CacheReplay(replace(Rules(), gap_s=0.05), TASK), still, 0.1, TASK).hits == 0
-    assert play(CacheReplay(replace(Rules(), heartbeat=1), TASK), still, 0.1, TASK).hits == 0.4
-    shown = scene()
-    shown[300:330, 400:430] = 255
-    changed = [*still, seen(noisy(shown, 9), b"changed", (400, 300, 430, 330))]
-    assert play(CacheReplay(Rules(), TASK), changed, 0.1, TASK).f1 == 1.0, "the change was seen"
-    hashed = play(PlainHashReplay(4), changed, 0.1, TASK)
-    assert (hashed.hits, hashed.f1) == (5 / 6, 0.8), "the plain hash has not seen it"
-
-
-def test_the_same_bytes_are_an_exact_hit_and_no_frame_is_none() -> None:
-    one = seen(scene(), b"same")
-    assert play(CacheReplay(replace(Rules(), gap_s=0.01), TASK), [one, one], 0.1, TASK).hits == 0.5
-    quality = Quality(0, [])
-    assert (quality.hits, quality.f1, quality.worst) == (0.0, None, None)
 
 
 # The recommendation
