@@ -19,7 +19,6 @@ from saccade_serving.settings import explain
 from saccade_serving.telemetry import configure_logging
 from saccade_transformers.cache.cache import CacheLimits, FrameCache
 from saccade_transformers.cache.owner import LocalOwner
-from saccade_transformers.cache.policy import Rules
 from saccade_transformers.cache.shared.codec import Codec
 from saccade_transformers.cache.shared.connections import Connections
 from saccade_transformers.cache.shared.metrics import RedisMetrics
@@ -171,16 +170,6 @@ def _cache(
 ) -> FrameCache | None:
     if settings.cache == "off":
         return None
-    rules = Rules(
-        settings.cache_hash_distance,
-        settings.cache_change_levels,
-        settings.cache_noise_multiple,
-        settings.cache_moved_share,
-        settings.cache_gone_share,
-        settings.cache_ttl_s,
-        settings.cache_max_age_s,
-        settings.cache_heartbeat,
-    )
     limits = CacheLimits(
         settings.cache_answer_bytes,
         settings.cache_camera_bytes,
@@ -190,7 +179,7 @@ def _cache(
         settings.cache_audit_pause_s,
     )
     owner = LocalOwner() if settings.cache == "local" else _redis(arguments, settings, metrics)
-    return FrameCache(rules, limits, metrics.cache, owner)
+    return FrameCache(settings.cache_rules, limits, metrics.cache, owner)
 
 
 def _redis(arguments: argparse.Namespace, settings: TransformerSettings, metrics: TransformerMetrics) -> RedisOwner:
