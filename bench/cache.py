@@ -18,14 +18,12 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-import cv2
 import numpy as np
 import onnxruntime
 from rich.table import Table
@@ -35,27 +33,25 @@ from measuring.goals import Goal
 from measuring.static_scene import Insertion, frames
 from measuring.table import Progress, console, goals, number
 from measuring.targets import BENCH, ROOT
-from saccade_transformers.cache.perceptual import look
+from saccade_cli.cache_command import plot
+from saccade_cli.cache_report import Report, Video, replay, settings_of, twice
 from saccade_transformers.cache.policy import Rules
-from saccade_transformers.cache.replay import CacheReplay, PlainHashReplay, Seen, play
-from saccade_transformers.image.decode import ImageLimits, configure_opencv, decode_for_input
-from saccade_transformers.image.grey import greys
-from saccade_transformers.image.letterbox import letterbox
+from saccade_transformers.cache.replay import CacheReplay, PlainHashReplay, Seen, view
+from saccade_transformers.image.decode import ImageLimits, configure_opencv
 from saccade_transformers.tasks.detection import Detections, DetectionTask
 from saccade_transformers.tasks.matching import iou_matrix
 
 RESULTS: Final = BENCH / "results" / "cache.json"
 MODEL: Final = ROOT / "examples" / "model-repository" / "detector" / "1" / "model.onnx"
 VIDEO: Final = ROOT.parent / "shared" / "media" / "vtest.avi"
-#: Frames taken of the video, its rate, and the sides of things in the rendered scenes.
+#: Frames taken of the video, and the rate and the sides of things in the rendered scenes.
 VIDEO_FRAMES: Final = 300
-VIDEO_FPS: Final = 10.0
 SCENE_FPS: Final = 25.0
 SCENES: Final = {(640, 480): (12, 24, 48), (1920, 1080): (36, 72, 144)}
 #: Of the hits in the rendered scenes, one in so many is inferred to be judged; it makes no difference to the cache.
 _JUDGED: Final = 5
-_LEVELS: Final = (8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0, 48.0)
-_DISTANCES: Final = (0, 2, 4, 6, 8, 12)
+#: F1 of hits in the video that is aimed at.
+_AIM: Final = 0.95
 
 
 class Detector:
@@ -74,16 +70,14 @@ class Detector:
         self._options = self.task.options({})
 
     def see(self, jpeg: bytes) -> Seen:
-        """Decode a frame and take its look; it is inferred when its answer is asked for."""
-        width, height = self._size
-        tensor = np.empty((1, height, width, 3), np.uint8)
-        mapping = letterbox(decode_for_input(jpeg, ImageLimits(2**30, 2**30), self._size), tensor[0])
+        """Take a frame as the transformer does; it is inferred when its answer is asked for."""
+        seen, prepared = view(jpeg, self._size, ImageLimits(2**30, 2**30))
 
         def infer() -> Detections:
-            [table] = self._session.run(None, {self._name: tensor})
-            return self.task.to_image(self.task.read({"candidates": table[0]}, self._options), mapping)
+            [table] = self._session.run(None, {self._name: prepared.tensor})
+            return self.task.to_image(self.task.read({"candidates": table[0]}, self._options), prepared.mapping)
 
-        return Seen(look(greys(tensor[0], mapping)), mapping.image_size, sha256(jpeg).digest(), infer)
+        return Seen(seen, infer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,31 +124,23 @@ class Outcome:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def video(detector: Detector, path: Path, most: int, outcome: Outcome, progress: Progress) -> None:
-    """Measure a video: the floor, the policy's curve, the plain hash's."""
-    capture = cv2.VideoCapture(str(path))
+def video(detector: Detector, path: Path, most: int, outcome: Outcome, progress: Progress) -> Report:
+    """Measure a video: the floor, the cache's curve, the plain hash's."""
+    film = Video(path, None, 1, most)
     drawn = np.random.default_rng(1)
     seen, floor = [], []
-    for index in range(most):
-        ok, picture = capture.read()
-        if not ok:
-            break
+    for index, picture in enumerate(film):
         progress.step(f"{path.name}: inferring every frame", f"{index + 1} of {most}")
-        one = detector.see(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
-        noisy = np.clip(picture + drawn.normal(0, 2, picture.shape), 0, 255).astype(np.uint8)
-        again = detector.see(cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
+        one, again = map(detector.see, twice(picture, 90, drawn))
         floor.append(detector.task.agreement(one.answer, again.answer))
         seen.append(one)
     outcome.floor[path.name] = fmean(floor)
-
-    def point(policy: str, setting: float, camera: CacheReplay | PlainHashReplay) -> None:
-        quality = play(camera, seen, 1 / VIDEO_FPS, detector.task)
-        outcome.points.append(Point(path.name, policy, setting, quality.hits, quality.f1))
-
-    for level in _LEVELS:
-        point("blocks", level, CacheReplay(replace(Rules(), change_levels=level), detector.task))
-    for bits in _DISTANCES:
-        point("plain hash", bits, PlainHashReplay(bits))
+    rules, found = Rules(), sum(len(one.answer) > 0 for one in seen)
+    points = [
+        replay(policy, setting, rules, seen, 1 / film.fps, detector.task) for policy, setting in settings_of(rules)
+    ]
+    outcome.points += [Point(path.name, point.policy, point.setting, point.hits, point.f1) for point in points]
+    return Report(path.name, len(seen), found, film.fps, fmean(floor), _AIM, rules, points)
 
 
 def scene(
@@ -193,7 +179,7 @@ def scene(
     outcome.found[name] = list(found.values())
     outcome.floor[name] = fmean(floor)
     levels = Rules().change_levels
-    outcome.points.append(Point(name, "blocks", levels, hits / total, fmean(scores) if scores else None))
+    outcome.points.append(Point(name, "cache", levels, hits / total, fmean(scores) if scores else None))
     outcome.points.append(
         Point(name, "plain hash", 4, plain_hits / total, fmean(plain_scores) if plain_scores else None)
     )
@@ -209,12 +195,12 @@ def judge(outcome: Outcome) -> Iterator[Goal]:
     """Hold what was measured against what is aimed at."""
     default = Rules().change_levels
     for point in outcome.points:
-        if point.policy != "blocks" or point.setting != default or point.f1 is None:
+        if point.policy != "cache" or point.setting != default or point.f1 is None:
             continue
         if point.camera.startswith("empty"):
             continue  # a thing alone that is found in every other frame decides about its F1
         still = point.camera.startswith("still")
-        yield Goal("F1 of hits", point.camera, 0.97 if still else 0.95, point.f1, True)
+        yield Goal("F1 of hits", point.camera, 0.97 if still else _AIM, point.f1, True)
         if still:
             yield Goal("share of hits", point.camera, 0.85, point.hits, True)
     for camera, found in outcome.found.items():
@@ -222,34 +208,6 @@ def judge(outcome: Outcome) -> Iterator[Goal]:
         if detected:
             share = sum(one.noticed for one in found) / detected
             yield Goal("detected things noticed on their first frame", camera, 1.0, share, True)
-
-
-def plot(points: Sequence[Point], floors: Sequence[float], path: Path) -> None:
-    """Draw F1 of the hits against their share, both policies on the video."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for policy, unit in (("blocks", "levels"), ("plain hash", "bits")):
-        of = [one for one in points if one.policy == policy and one.f1 is not None and " scene " not in one.camera]
-        line = [one.f1 for one in of if one.f1 is not None]
-        axes.plot([one.hits for one in of], line, "o-", label=f"{policy} ({unit} at the points)")
-        for one in of:
-            assert one.f1 is not None
-            axes.annotate(
-                f"{one.setting:g}", (one.hits, one.f1), textcoords="offset points", xytext=(4, 4), fontsize=8
-            )
-    for floor in floors:
-        axes.axhline(floor, linestyle=":", color="grey", label="two fresh inferences of the frame")
-    axes.set(
-        xlabel="share of frames answered from the cache", ylabel="F1 of these answers", xlim=(0, 1), ylim=(0.4, 1)
-    )
-    axes.set_title("vtest.avi, 300 frames: about ten people, always moving")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
-    figure.savefig(path, dpi=110)
 
 
 def show(outcome: Outcome, judged: bool) -> None:
@@ -293,9 +251,10 @@ def main(arguments: Sequence[str]) -> int:
     given = parse(arguments)
     configure_opencv()
     detector, outcome, progress = Detector(), Outcome(), Progress(0)
+    curves: Report | None = None
     try:
         if given.video.exists():
-            video(detector, given.video, 8 if given.quick else VIDEO_FRAMES, outcome, progress)
+            curves = video(detector, given.video, 8 if given.quick else VIDEO_FRAMES, outcome, progress)
         else:
             outcome.skipped["the video"] = f"there is no {given.video.name}; give one with --video"
         each = given.each or (1 if given.quick else 80)
@@ -321,8 +280,8 @@ def main(arguments: Sequence[str]) -> int:
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     show(outcome, not given.quick)
-    if given.plot and given.video.name in outcome.floor:
-        plot(outcome.points, [outcome.floor[given.video.name]], given.plot)
+    if given.plot and curves is not None:
+        plot(curves, given.plot)
     return 0
 
 

@@ -28,8 +28,8 @@ def test_a_quick_run_of_the_caches_quality(tmp_path: Path) -> None:
     shown, written = quick("cache.py", tmp_path / "found.json")
     assert written["bench"] == "cache"
     still = {point["policy"]: point for point in written["points"] if point["camera"] == "still scene 640x480"}
-    assert still["blocks"]["hits"] >= 0.8
-    assert still["blocks"]["f1"] > 0.9
+    assert still["cache"]["hits"] >= 0.8
+    assert still["cache"]["f1"] > 0.9
     assert {found["inserted"] for found in written["found"]["still scene 640x480"]} == {1}
     assert "too few frames to judge" in shown
 

@@ -27,6 +27,7 @@ from saccade_cli.pair import Pair, PairFailed, Ports
 from saccade_cli.terminal import literal, printable
 from saccade_serving import __version__
 from saccade_serving.client import ConnectionFailed, Refused, RestClient
+from saccade_transformers.cache.policy import Rules
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -183,18 +184,25 @@ def cache_report_command(
         typer.Option(min=0.01, max=1000, help="Frames per second of the video; what the file says if omitted."),
     ] = None,
     f1: Annotated[float, typer.Option("--f1", min=0, max=1, help="F1 that cached answers shall have.")] = 0.95,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEGs that frames are sent as.")] = 90,
     plot: Annotated[Path | None, typer.Option(help="Draw the curves into this .png, .svg or .pdf file.")] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write the report into this file, too.")] = None,
 ) -> None:
-    """Choose the frame cache's threshold by a video of one's own."""
+    """Choose the frame cache's threshold by a video of one's own.
+
+    Every frame is asked about twice, past the cache. Then the cache is replayed over the answers at many thresholds,
+    all else being as SACCADE_TRANSFORMER_CACHE_* set it here.
+    """
     pair = None
     with _reporting():
-        film = cache_report.Video(video, fps, every, frames)
-        cache_command.check_outputs(plot, as_json)
+        cache_command.be_quiet()
+        settings = cache_command.read_settings()
+        film = cache_report.Video(video, fps, every, frames, settings.max_image_pixels)
+        cache_command.check_outputs(video, plot, as_json)
         if not url:
             host = "127.0.0.1"
             pair = Pair(model_repository, _model_name(model_repository, model), host, Ports.choose(host))
-        found = asyncio.run(_run_cache_report(pair, with_scheme(url), film, f1))
+        found = asyncio.run(_run_cache_report(pair, with_scheme(url), film, f1, settings.cache_rules, quality))
         console.print(cache_command.table(found))
         console.print(cache_command.tell(found), highlight=False, soft_wrap=True, markup=False)
         if plot is not None:
@@ -203,7 +211,9 @@ def cache_report_command(
             as_json.write_bytes(cache_command.as_json(found))
 
 
-async def _run_cache_report(pair: Pair | None, url: str, video: cache_report.Video, aim: float) -> cache_report.Report:
+async def _run_cache_report(
+    pair: Pair | None, url: str, video: cache_report.Video, aim: float, rules: Rules, quality: int
+) -> cache_report.Report:
     with contextlib.ExitStack() as stack:
         if pair is not None:
             stack.enter_context(_stopped_at_the_end(pair))
@@ -211,7 +221,9 @@ async def _run_cache_report(pair: Pair | None, url: str, video: cache_report.Vid
         client = RestClient(url if pair is None else pair.url)
         status = stack.enter_context(console.status("asking about the frames"))
         try:
-            return await cache_report.watch(client, video, aim, lambda count: status.update(f"frame {count}"))
+            return await cache_report.watch(
+                client, video, aim, rules, quality, lambda step, done, of: status.update(f"{step}: {done} of {of}")
+            )
         finally:
             await client.close()
 

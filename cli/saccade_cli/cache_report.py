@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import quote
 
 import cv2
@@ -22,12 +21,9 @@ import orjson
 from numpy.typing import NDArray
 
 from saccade_serving.client import ConnectionFailed, RestClient
-from saccade_transformers.cache.perceptual import look
 from saccade_transformers.cache.policy import Rules
-from saccade_transformers.cache.replay import CacheReplay, PlainHashReplay, Quality, Seen, play
-from saccade_transformers.image.decode import ImageLimits, decode_for_input
-from saccade_transformers.image.grey import greys
-from saccade_transformers.image.letterbox import letterbox
+from saccade_transformers.cache.replay import CacheReplay, PlainHashReplay, Seen, play, view
+from saccade_transformers.image.decode import ImageLimits
 from saccade_transformers.tasks.detection import Detections, DetectionTask
 
 LEVELS: Final = (6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0, 48.0)
@@ -35,13 +31,18 @@ BITS: Final = (0, 2, 4, 6, 8, 12)
 #: Hits that a setting is judged by at least.
 FEWEST_HITS: Final = 20
 
-
-#: How a frame is made into a camera's JPEG, and how the noisy one beside it.
-_QUALITY, _NOISY_QUALITY, _NOISE = 90, 85, 2.0
+#: What is put on a frame to ask about it once more: a sensor's noise in grey levels (standard deviation), and so much
+#: less quality of the JPEG.
+_NOISE, _LESS_QUALITY = 2.0, 5
 _TIMEOUT_S: Final = 60.0
 _RETRIES: Final = 10
 _MOST_FPS: Final = 1000.0
+_LARGEST_JPEG_SIDE: Final = 65_500
 _LIMITS: Final = ImageLimits(2**30, 2**30)
+
+Policy: TypeAlias = Literal["cache", "plain hash"]
+#: Told what is being done: a step, how much of it is done, and of how much.
+Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 class CacheReportFailed(Exception):
@@ -53,7 +54,7 @@ class Point:
     """One setting.
 
     Attributes:
-        policy: "cache" or "plain hash".
+        policy: the frame cache, or the plain perceptual hash.
         setting: grey levels, or bits.
         hits: share of the frames, 0..1.
         f1: of the hits with fresh answers for the same frames; None without a hit.
@@ -61,17 +62,12 @@ class Point:
         judged: hits.
     """
 
-    policy: str
+    policy: Policy
     setting: float
     hits: float
     f1: float | None
     worst: float | None
     judged: int
-
-    @classmethod
-    def of(cls, policy: str, setting: float, quality: Quality) -> Point:
-        """Make it of what a replay gave."""
-        return cls(policy, setting, quality.hits, quality.f1, quality.worst, len(quality.agreements))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +78,20 @@ class Report:
         video: its file name.
         frames: that were asked about.
         fps: of them.
+        found: of these, in which something was found.
         floor: mean agreement of two fresh answers for one frame, one of them with noise, 0..1.
         aim: F1 that hits shall have.
+        rules: the cache's, as they are set now.
         points: the cache at every threshold, then the plain hash.
     """
 
     video: str
     frames: int
+    found: int
     fps: float
     floor: float
     aim: float
+    rules: Rules
     points: Sequence[Point]
 
     @property
@@ -106,9 +106,16 @@ class Report:
 
     @property
     def recommended(self) -> Point | None:
-        """The setting of the cache with the most hits that reaches the aim; None where none can be said to."""
-        judged = [point for point in self.good if point.judged >= FEWEST_HITS]
-        return max(judged, key=lambda point: (point.hits, -point.setting), default=None)
+        """The setting of the cache with the most hits that reaches the aim; None where none can be said to.
+
+        Of several, it is the present one, else the strictest.
+        """
+        judged = [point for point in self.good if point.judged >= FEWEST_HITS] if self.found else []
+        return max(judged, key=lambda point: (point.hits, self.is_set(point), -point.setting), default=None)
+
+    def is_set(self, point: Point) -> bool:
+        """Whether that is how the cache is set now."""
+        return point.policy == "cache" and point.setting == self.rules.change_levels
 
 
 class Video:
@@ -119,12 +126,13 @@ class Video:
         fps: frames per second that it was made at; None for what the file says.
         every: take each n-th frame.
         most: frames at most.
+        max_pixels: of a frame.
 
     Raises:
-        CacheReportFailed: it is no video, or does not say how fast it is.
+        CacheReportFailed: it is no video, does not say how fast it is, or its frames are too large.
     """
 
-    def __init__(self, path: Path, fps: float | None, every: int, most: int) -> None:
+    def __init__(self, path: Path, fps: float | None, every: int, most: int, max_pixels: int = 2**30) -> None:
         if path.is_dir():
             raise CacheReportFailed(f"{path} is a directory; expected a video file")
         if not path.exists():
@@ -132,16 +140,25 @@ class Video:
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
             raise CacheReportFailed(f"{path} is no video that OpenCV can read")
+        width, height = (
+            round(self._capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        )
+        if width * height > max_pixels or max(width, height) > _LARGEST_JPEG_SIDE:
+            raise CacheReportFailed(
+                f"{path} has frames of {width}x{height}; expected at most {max_pixels} pixels "
+                f"(SACCADE_TRANSFORMER_MAX_IMAGE_PIXELS) and sides of at most {_LARGEST_JPEG_SIDE}"
+            )
         told = float(self._capture.get(cv2.CAP_PROP_FPS))
         if fps is None and not 0 < told <= _MOST_FPS:
             raise CacheReportFailed(f"{path} does not say how many frames it has per second; tell it with --fps")
         self.path = path
         self.fps = (told if fps is None else fps) / every
-        self._every, self._most = every, most
+        self.most = most
+        self._every = every
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         """[h, w, 3] BGR, one after the other."""
-        for index in range(self._every * self._most):
+        for index in range(self._every * self.most):
             if not self._capture.grab():
                 return
             if index % self._every:
@@ -153,7 +170,12 @@ class Video:
 
 
 async def watch(
-    client: RestClient, video: Video, aim: float, on_frame: Callable[[int], None] = lambda count: None
+    client: RestClient,
+    video: Video,
+    aim: float,
+    rules: Rules | None = None,
+    quality: int = 90,
+    on_step: Progress = lambda step, done, of: None,
 ) -> Report:
     """Ask about all frames, and replay the cache over them.
 
@@ -161,27 +183,80 @@ async def watch(
         client: of a transformer.
         video: what a camera saw.
         aim: F1 that hits shall have.
-        on_frame: told how many frames have been asked about.
+        rules: the cache's, as they are set now; None for the defaults.
+        quality: of the JPEGs that frames are sent as, 1..100.
+        on_step: told how far it is.
 
     Raises:
         CacheReportFailed: the video is too short, or the transformer does not answer.
     """
+    rules = rules or Rules()
     side = await _input_size(client)
     task = DetectionTask([], 1, 0.0, 0.0, 0.5, 1)
     drawn = np.random.default_rng(1)
     frames: list[Seen] = []
     floor: list[float] = []
     for picture in video:
-        jpeg = _encode(picture, _QUALITY)
-        noisy = np.clip(picture + drawn.normal(0, _NOISE, picture.shape), 0, 255).astype(np.uint8)
-        answer, again = await asyncio.gather(_ask(client, jpeg), _ask(client, _encode(noisy, _NOISY_QUALITY)))
-        floor.append(task.agreement(answer, again))
-        frames.append(await asyncio.to_thread(_seen, jpeg, side, answer))
-        on_frame(len(frames))
+        on_step("asking about frame", len(frames) + 1, video.most)
+        jpeg, again = await asyncio.to_thread(twice, picture, quality, drawn)
+        answers = await asyncio.gather(_ask(client, jpeg), _ask(client, again))
+        floor.append(task.agreement(*answers))
+        frames.append(await asyncio.to_thread(_seen, jpeg, side, answers[0]))
     if len(frames) < 2:
-        raise CacheReportFailed(f"{video.path} has {len(frames)} frames that could be read; expected at least 2")
-    points = await asyncio.to_thread(_curves, frames, 1 / video.fps, task)
-    return Report(video.path.name, len(frames), video.fps, fmean(floor), aim, points)
+        found = "one frame" if frames else "no frame"
+        raise CacheReportFailed(f"{video.path} has {found} that could be read; expected at least 2")
+    points: list[Point] = []
+    tried = list(settings_of(rules))
+    for policy, setting in tried:
+        on_step("replaying the cache", len(points) + 1, len(tried))
+        points.append(await asyncio.to_thread(replay, policy, setting, rules, frames, 1 / video.fps, task))
+    with_any = sum(len(seen.answer) > 0 for seen in frames)
+    return Report(video.path.name, len(frames), with_any, video.fps, fmean(floor), aim, rules, points)
+
+
+def twice(picture: NDArray[np.uint8], quality: int, drawn: np.random.Generator) -> tuple[bytes, bytes]:
+    """Make a frame as a camera sends it, and one that shows the same.
+
+    Args:
+        picture: [h, w, 3] BGR.
+        quality: of the JPEG, 1..100.
+        drawn: the noise of the other one.
+
+    Returns:
+        The JPEG, and another one with noise of its own and a little less quality.
+    """
+    noisy = np.clip(picture + drawn.normal(0, _NOISE, picture.shape), 0, 255).astype(np.uint8)
+    return _encode(picture, quality), _encode(noisy, max(1, quality - _LESS_QUALITY))
+
+
+def settings_of(rules: Rules) -> Iterator[tuple[Policy, float]]:
+    """What is tried: every policy with its settings, that of ``rules`` among them."""
+    for level in sorted({*LEVELS, rules.change_levels}):
+        yield "cache", level
+    for bits in BITS:
+        yield "plain hash", bits
+
+
+def replay(
+    policy: Policy, setting: float, rules: Rules, frames: Sequence[Seen], interval_s: float, task: DetectionTask
+) -> Point:
+    """Find out how good a setting is.
+
+    Args:
+        policy: whose it is.
+        setting: grey levels, or bits.
+        rules: all else that the cache goes by.
+        frames: with their fresh answers.
+        interval_s: between two of them.
+        task: says how far answers agree.
+    """
+    camera = (
+        CacheReplay(replace(rules, change_levels=setting), task)
+        if policy == "cache"
+        else PlainHashReplay(round(setting))
+    )
+    quality = play(camera, frames, interval_s, task)
+    return Point(policy, setting, quality.hits, quality.f1, quality.worst, len(quality.agreements))
 
 
 def _encode(picture: NDArray[np.uint8], quality: int) -> bytes:
@@ -190,22 +265,8 @@ def _encode(picture: NDArray[np.uint8], quality: int) -> bytes:
 
 def _seen(jpeg: bytes, side: tuple[int, int], answer: Detections) -> Seen:
     """The frame as the transformer sees it."""
-    tensor = np.empty((side[1], side[0], 3), np.uint8)
-    mapping = letterbox(decode_for_input(jpeg, _LIMITS, side), tensor)
-    return Seen(look(greys(tensor, mapping)), mapping.image_size, sha256(jpeg).digest(), lambda: answer)
-
-
-def _curves(frames: Sequence[Seen], interval_s: float, task: DetectionTask) -> list[Point]:
-    rules = Rules()
-    found = [
-        Point.of(
-            "cache", level, play(CacheReplay(replace(rules, change_levels=level), task), frames, interval_s, task)
-        )
-        for level in LEVELS
-    ]
-    return found + [
-        Point.of("plain hash", bits, play(PlainHashReplay(bits), frames, interval_s, task)) for bits in BITS
-    ]
+    seen, _ = view(jpeg, side, _LIMITS)
+    return Seen(seen, lambda: answer)
 
 
 async def _input_size(client: RestClient) -> tuple[int, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,11 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
-from cache_support import TASK, scene
+from cache_support import scene
 from saccade_cli.__main__ import app
 from saccade_cli.cache_command import as_json, plot, tell
 from saccade_cli.cache_report import Point, Report
-from saccade_transformers.cache.perceptual import look
 from saccade_transformers.cache.policy import Rules
-from saccade_transformers.cache.replay import CacheReplay, PlainHashReplay, Quality, Seen, play
-from saccade_transformers.image.grey import greys
-from saccade_transformers.image.letterbox import letterbox
-from saccade_transformers.image.picture import Picture
-from saccade_transformers.tasks.detection import Detections
 
 HOST = "127.0.0.1"
 BOX = {"box": [100, 100, 120, 130], "score": 0.9, "class_id": 0, "label": "person"}
@@ -130,15 +123,40 @@ def test_a_still_scene_is_answered_at_every_threshold(transformer: Transformer, 
     result = report(video, "--url", transformer.url, "--json", file, "--plot", picture)
     assert result.exit_code == 0, result.output
     assert "Most hits at F1 0.95 or better: 97%" in result.output
-    assert "SACCADE_TRANSFORMER_CACHE_CHANGE_LEVELS=6" in result.output, "of equal ones the strictest"
+    assert "So it is set already: there is nothing to change." in result.output, "of equal ones the present one"
     assert len(transformer.asked) == 62, "each frame twice, and twice it was busy"
     assert set(transformer.asked) == {"/detect?cache=bypass"}
     told = json.loads(file.read_text())
     assert (told["frames"], told["fps"], told["floor"]) == (30, 10.0, 1.0)
     default = next(point for point in told["points"] if point["policy"] == "cache" and point["setting"] == 12)
     assert default == {"policy": "cache", "setting": 12.0, "hits": 29 / 30, "f1": 1.0, "worst": 1.0, "judged": 29}
-    assert told["recommended"]["setting"] == 6
+    assert told["recommended"]["setting"] == 12
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_the_environment_sets_holds_here_too(
+    transformer: Transformer, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SACCADE_TRANSFORMER_CACHE_CHANGE_LEVELS", "13")
+    monkeypatch.setenv("SACCADE_TRANSFORMER_CACHE_HEARTBEAT", "1")
+    result = report(video, "--url", transformer.url, "--quality", "70")
+    assert "cache, 13 levels" in result.output
+    assert "set now" in result.output
+    assert "50.0%" in result.output, "every other one is inferred"
+    monkeypatch.setenv("SACCADE_TRANSFORMER_CACHE_HEARTBEAT", "never")
+    assert "SACCADE_TRANSFORMER_CACHE_HEARTBEAT='never'" in failed(video, "--url", transformer.url)
+
+
+def test_a_scene_without_anything_says_nothing(
+    transformer: Transformer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    transformer.boxes = lambda _nth: []
+    same = write(tmp_path / "same.avi", [scene(0, 320, 240)] * 30, fps=2.0)
+    result = report(same, "--url", transformer.url)
+    assert "something was found in 0 of them" in result.output
+    assert "Nothing was found in any frame" in result.output
+    assert "LEVELS=" not in result.output
+    assert capfd.readouterr().err == "", "no word of a frozen camera"
 
 
 def test_answers_that_never_agree_are_told_of(transformer: Transformer, video: Path) -> None:
@@ -153,10 +171,10 @@ def test_every_other_frame_is_as_if_the_camera_were_slower(transformer: Transfor
     assert "has fewer than 20 hits here" in result.output
     result = report(video, "--url", transformer.url, "--every", "30", "--fps", "60", "--frames", "4")
     assert result.exit_code == 1
-    assert "has 1 frames that could be read; expected at least 2" in result.output
+    assert "has one frame that could be read; expected at least 2" in result.output
     result = report(video, "--url", transformer.url, "--every", "25", "--fps", "10")
     assert "2 frames at 0.4 per second" in result.output
-    assert "97%" not in result.output, "2.5 s apart: nothing is known any more"
+    assert "The frames are 2.5 s apart" in result.output, "nothing is known any more"
 
 
 def test_it_starts_the_pair_where_none_is_named(tmp_path: Path) -> None:
@@ -170,7 +188,9 @@ def test_it_starts_the_pair_where_none_is_named(tmp_path: Path) -> None:
     assert "75.0%" in result.output, "three of four"
 
 
-def test_what_is_no_video_is_refused(tmp_path: Path, transformer: Transformer, video: Path) -> None:
+def test_what_is_no_video_is_refused(
+    tmp_path: Path, transformer: Transformer, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = tmp_path / "text.avi"
     text.write_bytes(b"no video" * 100)
     empty = tmp_path / "empty.avi"
@@ -182,6 +202,10 @@ def test_what_is_no_video_is_refused(tmp_path: Path, transformer: Transformer, v
     assert "nowhere.avi does not exist" in failed(tmp_path / "nowhere.avi", *url)
     assert "expected a file that ends in .png, .svg, .pdf" in failed(video, *url, "--plot", tmp_path / "a.txt")
     assert "there is no directory" in failed(video, *url, "--json", tmp_path / "no" / "a.json")
+    assert "it is a directory" in failed(video, *url, "--json", tmp_path)
+    assert "is the video; it is not written over" in failed(video, *url, "--json", video)
+    monkeypatch.setenv("SACCADE_TRANSFORMER_MAX_IMAGE_PIXELS", "2000")
+    assert "has frames of 320x240; expected at most 2000 pixels" in failed(video, *url)
     assert not transformer.asked, "all of that is found before the work"
 
 
@@ -200,37 +224,6 @@ def test_a_server_that_is_no_transformer_is_named(transformer: Transformer, vide
     assert "the transformer does not answer" in failed(video, "--url", "127.0.0.1:9")
 
 
-# The replay
-
-
-def seen(picture: NDArray[np.uint8], name: bytes, box: tuple[float, ...] = (100, 100, 120, 130)) -> Seen:
-    tensor = np.empty((416, 416, 3), np.uint8)
-    mapping = letterbox(Picture.whole(picture), tensor)
-    answer = Detections(np.array([box], np.float32), np.ones(1, np.float32), np.zeros(1, np.int32))
-    return Seen(look(greys(tensor, mapping)), mapping.image_size, name, lambda: answer)
-
-
-def test_the_replay_is_the_cache() -> None:
-    still = [seen(noisy(scene(), index), bytes([index])) for index in range(5)]
-    quality = play(CacheReplay(Rules(), TASK), still, 0.1, TASK)
-    assert (quality.hits, quality.f1, quality.worst) == (0.8, 1.0, 1.0)
-    assert play(CacheReplay(replace(Rules(), gap_s=0.05), TASK), still, 0.1, TASK).hits == 0
-    assert play(CacheReplay(replace(Rules(), heartbeat=1), TASK), still, 0.1, TASK).hits == 0.4
-    shown = scene()
-    shown[300:330, 400:430] = 255
-    changed = [*still, seen(noisy(shown, 9), b"changed", (400, 300, 430, 330))]
-    assert play(CacheReplay(Rules(), TASK), changed, 0.1, TASK).f1 == 1.0, "the change was seen"
-    hashed = play(PlainHashReplay(4), changed, 0.1, TASK)
-    assert (hashed.hits, hashed.f1) == (5 / 6, 0.8), "the plain hash has not seen it"
-
-
-def test_the_same_bytes_are_an_exact_hit_and_no_frame_is_none() -> None:
-    one = seen(scene(), b"same")
-    assert play(CacheReplay(replace(Rules(), gap_s=0.01), TASK), [one, one], 0.1, TASK).hits == 0.5
-    quality = Quality(0, [])
-    assert (quality.hits, quality.f1, quality.worst) == (0.0, None, None)
-
-
 # The recommendation
 
 
@@ -242,7 +235,8 @@ def point(setting: float, hits: float, f1: float | None, judged: int = 100) -> P
     ("points", "floor", "setting", "words"),
     [
         ([point(8, 0.2, 0.98), point(12, 0.3, 0.96), point(16, 0.5, 0.90)], 0.98, 12, "30%, at 12 grey levels"),
-        ([point(8, 0.3, 0.98), point(12, 0.3, 0.98)], 0.98, 8, "30%, at 8 grey levels"),
+        ([point(8, 0.3, 0.98), point(14, 0.3, 0.98)], 0.98, 8, "30%, at 8 grey levels"),
+        ([point(8, 0.3, 0.98), point(12, 0.3, 0.98)], 0.98, 12, "there is nothing to change"),
         ([point(8, 0.0, None, 0), point(12, 0.05, 0.99, 5)], 0.98, None, "fewer than 20 hits here"),
         ([point(8, 0.05, 0.99, 5), point(12, 0.4, 0.90)], 0.98, None, "fewer than 20 hits here"),
         ([point(8, 0.3, 0.94), point(12, 0.4, 0.90)], 0.98, None, "No threshold reaches F1 0.95"),
@@ -252,7 +246,9 @@ def point(setting: float, hits: float, f1: float | None, judged: int = 100) -> P
 def test_the_most_hits_that_are_good_enough_are_recommended(
     points: list[Point], floor: float, setting: float | None, words: str, tmp_path: Path
 ) -> None:
-    found = Report("a.avi", 300, 10.0, floor, 0.95, [*points, Point("plain hash", 4, 0.8, 0.65, 0.4, 240)])
+    found = Report(
+        "a.avi", 300, 200, 10.0, floor, 0.95, Rules(), [*points, Point("plain hash", 4, 0.8, 0.65, 0.4, 240)]
+    )
     assert (found.recommended.setting if found.recommended else None) == setting
     assert words in tell(found)
     assert json.loads(as_json(found))["aim"] == 0.95

@@ -65,7 +65,7 @@ def test_without_a_command_the_help_is_shown() -> None:
         (("shadow-report",), ["SHADOW_DIR", "--limit", "--save"]),
         (
             ("cache-report",),
-            ["--url", "--model-repository", "--frames", "--every", "--f1", "--plot", "--json"],
+            ["--url", "--model-repository", "--frames", "--every", "--fps", "--f1", "--quality", "--plot", "--json"],
         ),
     ],
 )

@@ -20,7 +20,6 @@ from saccade_serving.settings import explain
 from saccade_serving.telemetry import configure_logging
 from saccade_transformers.cache.cache import CacheLimits, FrameCache
 from saccade_transformers.cache.owner import LocalOwner
-from saccade_transformers.cache.policy import Rules
 from saccade_transformers.cache.shared.codec import Codec
 from saccade_transformers.cache.shared.connections import Connections
 from saccade_transformers.cache.shared.metrics import RedisMetrics
@@ -172,16 +171,6 @@ def _client_of(host: str, arguments: argparse.Namespace, settings: TransformerSe
 def _cache(settings: TransformerSettings, metrics: TransformerMetrics) -> FrameCache | None:
     if settings.cache == "off":
         return None
-    rules = Rules(
-        settings.cache_hash_distance,
-        settings.cache_change_levels,
-        settings.cache_noise_multiple,
-        settings.cache_moved_share,
-        settings.cache_gone_share,
-        settings.cache_ttl_s,
-        settings.cache_max_age_s,
-        settings.cache_heartbeat,
-    )
     limits = CacheLimits(
         settings.cache_answer_bytes,
         settings.cache_camera_bytes,
@@ -191,7 +180,7 @@ def _cache(settings: TransformerSettings, metrics: TransformerMetrics) -> FrameC
         settings.cache_audit_pause_s,
     )
     owner = LocalOwner() if settings.cache == "local" else _redis(settings, metrics)
-    return FrameCache(rules, limits, metrics.cache, owner)
+    return FrameCache(settings.cache_rules, limits, metrics.cache, owner)
 
 
 def _redis(settings: TransformerSettings, metrics: TransformerMetrics) -> RedisOwner:

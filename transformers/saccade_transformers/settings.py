@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from redis.asyncio.connection import parse_url
 
 from saccade_serving.settings import ServiceSettings
+from saccade_transformers.cache.policy import Rules
 
 #: A metric label and a header's value.
 _VARIANT_NAME: Final = r"^[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9])?$"
@@ -186,6 +187,20 @@ class TransformerSettings(ServiceSettings):
     shadow_images: bool = Field(
         False, description="keep the encoded images of these frames too, as the clients sent them"
     )
+
+    @property
+    def cache_rules(self) -> Rules:
+        """What near hits are given by."""
+        return Rules(
+            self.cache_hash_distance,
+            self.cache_change_levels,
+            self.cache_noise_multiple,
+            self.cache_moved_share,
+            self.cache_gone_share,
+            self.cache_ttl_s,
+            self.cache_max_age_s,
+            self.cache_heartbeat,
+        )
 
     @model_validator(mode="after")
     def _redis_that_can_be_asked(self) -> Self:

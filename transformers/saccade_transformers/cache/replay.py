@@ -1,13 +1,13 @@
 """What the cache would have answered in a sequence of frames whose fresh answers are known, and how well.
 
-Drives the cache itself under a clock of its own, without audits; beside it stands the plain perceptual hash. No
-predictor, no image: a frame is its look and its answer.
+Drives the cache itself under a clock of its own, without audits, with the looks that the transformer itself takes of
+a frame; beside it stands the plain perceptual hash. No predictor: whoever replays knows the answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final, TypeVar
 
@@ -15,8 +15,12 @@ from saccade_transformers.cache.cache import CacheLimits, FrameCache
 from saccade_transformers.cache.frames import Frame, Kept, Scope
 from saccade_transformers.cache.metrics import CacheMetrics
 from saccade_transformers.cache.owner import LocalOwner
-from saccade_transformers.cache.perceptual import Look, distance
+from saccade_transformers.cache.perceptual import Look, distance, look
 from saccade_transformers.cache.policy import Rules, compare
+from saccade_transformers.image.decode import ImageLimits
+from saccade_transformers.image.grey import greys
+from saccade_transformers.preparation import Preparation, Prepared, Work
+from saccade_transformers.sources import Encoded, digest
 from saccade_transformers.tasks.task import Options, Task
 
 #: Time for which the plain hash's answers hold, as it is usually built.
@@ -27,28 +31,67 @@ _VERSION: Final = "1"
 T = TypeVar("T")
 
 
-@dataclass(slots=True, eq=False)
-class Seen:
-    """A frame.
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What the cache is told of a frame.
 
     Attributes:
-        look: of it.
-        size: (width, height) of its image.
+        look: as it is taken of the model's input.
+        grey_look: as it is taken where a hit is likely, and so only the luminance was decoded at first.
+        size: (width, height) of the image.
         digest: of its bytes.
     """
 
     look: Look
+    grey_look: Look
     size: tuple[int, int]
     digest: bytes
-    _infer: Callable[[], Any]
-    _answers: list[Any] = field(default_factory=list)
+
+
+def view(image: bytes, input_size: tuple[int, int], limits: ImageLimits) -> tuple[View, Prepared]:
+    """Take a frame as the transformer does.
+
+    Args:
+        image: encoded.
+        input_size: (width, height) of the model's input.
+        limits: the largest image.
+
+    Returns:
+        What the cache is told, and the frame with the model's input.
+
+    Raises:
+        InvalidImage, UnsupportedMedia, PayloadTooLarge: see ``decode``.
+    """
+    source = Encoded(image)
+    prepared = Preparation(limits, None).prepare(Work(source, input_size, takes_look=True, grey_first=True))
+    assert prepared.tensor is not None
+    assert prepared.look is not None
+    seen = look(greys(prepared.tensor[0], prepared.mapping))
+    return View(seen, prepared.look, prepared.mapping.image_size, digest(source)), prepared
+
+
+class Seen:
+    """A frame.
+
+    Args:
+        view: of it.
+        infer: says what a fresh inference says; asked at most once, and then forgotten with all that it holds.
+    """
+
+    __slots__ = ("_answer", "_infer", "view")
+
+    def __init__(self, view: View, infer: Callable[[], Any]) -> None:
+        self.view = view
+        self._infer: Callable[[], Any] | None = infer
+        self._answer: Any = None
 
     @property
     def answer(self) -> Any:
-        """What a fresh inference says; asked for at most once."""
-        if not self._answers:
-            self._answers.append(self._infer())
-        return self._answers[0]
+        """What a fresh inference says."""
+        if self._infer is not None:
+            self._answer = self._infer()
+            self._infer = None
+        return self._answer
 
 
 class CacheReplay:
@@ -74,18 +117,20 @@ class CacheReplay:
             now: when it comes, seconds.
         """
         self._now = now
-        return _at_once(self._frame(Frame(self._scope, "camera", "use", self._task, now, seen.digest), seen))
+        return _at_once(self._frame(Frame(self._scope, "camera", "use", self._task, now, seen.view.digest), seen))
 
     async def _frame(self, frame: Frame, seen: Seen) -> Any | None:
-        cache = self._cache
+        cache, look, size = self._cache, seen.view.look, seen.view.size
         await cache.arrive(frame)
         hit = await cache.exact(frame, (_VERSION,))
         if hit is None and (before := cache.candidate(frame, (_VERSION,))) is not None:
-            verdict = compare(before[0].reference, before[1], seen.look, seen.size, cache.rules)
-            hit = await cache.near(frame, seen.look, seen.size, before[0], verdict, (_VERSION,))
+            known, since = before
+            look = seen.view.grey_look if since.is_likely else look
+            verdict = compare(known.reference, since, look, size, cache.rules)
+            hit = await cache.near(frame, look, size, known, verdict, (_VERSION,))
         if hit is not None:
             return hit.kept.answer
-        await cache.keep(frame, seen.look, Kept(seen.answer, self._task, seen.size, _VERSION, frame.came))
+        await cache.keep(frame, look, Kept(seen.answer, self._task, size, _VERSION, frame.came))
         return None
 
 
@@ -100,7 +145,7 @@ class PlainHashReplay:
         """As ``CacheReplay.frame``."""
         self._kept = [one for one in self._kept if now - one[0] <= PLAIN_TTL_S]
         for _, earlier in reversed(self._kept):
-            if distance(earlier.look.phash, seen.look.phash) <= self._bits:
+            if distance(earlier.view.look.phash, seen.view.look.phash) <= self._bits:
                 return earlier.answer
         self._kept.append((now, seen))
         return None
