@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cache_support import TASK, Bench, frame, metadata, number_of, numbered, scene
+from cache_support import OPTIONS, SIDE, TASK, Bench, frame, metadata, number_of, numbered, scene
 from fakes import FakeV2Client, candidates, eventually, settle
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import DeadlineExceeded, PredictorUnavailable, SaccadeError
 from saccade_serving.oip.messages import InferRequest, InferResponse
 from saccade_transformers.cache.cache import CacheLimits
+from saccade_transformers.cache.frames import Frame, Scope
+from saccade_transformers.cache.policy import compare
 from saccade_transformers.image.decode import ImageLimits, decode, decode_for_input, decode_grey
 from saccade_transformers.outcome import cache_line, hit_fields
 from saccade_transformers.predictor import PredictorContract
@@ -199,6 +201,30 @@ async def test_who_waits_for_somebody_who_leaves_is_answered(bench: Bench) -> No
     held.go.set()
     assert (await second).cache == "miss"
     assert len(bench.cache.flights) == 0
+
+
+async def test_of_many_who_wait_for_somebody_who_leaves_one_takes_over(bench: Bench) -> None:
+    held, source = Held(bench.client), frame(scene())
+    first = asyncio.create_task(bench.answer(source))
+    await eventually(lambda: bench.asked == 1, "the predictor is asked")
+    others = [asyncio.create_task(bench.answer(source)) for _ in range(20)]
+    await settle()
+    first.cancel()
+    await eventually(lambda: bench.asked == 2, "one of the others asks")
+    held.go.set()
+    outcomes = [answered.cache for answered in await asyncio.gather(*others)]
+    assert sorted(outcomes) == ["coalesced"] * 19 + ["miss"]
+    assert bench.asked == 2
+    assert len(bench.cache.flights) == 0
+
+
+async def test_a_near_hit_of_a_camera_is_no_answer_for_those_without_one(bench: Bench) -> None:
+    await bench.answer(frame(scene()), "gate")
+    source = frame(scene())
+    answers = await asyncio.gather(bench.answer(source, "gate"), *(bench.answer(source) for _ in range(8)))
+    assert answers[0].cache == "near"
+    assert sorted(answered.cache for answered in answers[1:]) == ["coalesced"] * 7 + ["miss"]
+    assert {number_of(answered) for answered in answers[1:]} == {2}
 
 
 async def test_who_waits_keeps_the_own_deadline(bench: Bench) -> None:
@@ -514,3 +540,47 @@ async def test_a_frame_whose_reference_was_replaced_meanwhile_is_compared_with_t
     answered = await slow
     assert (replaced.cache, answered.cache) == ("miss", "miss"), "it is not the later scene, whose answer was given"
     assert number_of(answered) > number_of(replaced)
+
+
+async def test_a_reference_that_was_replaced_meanwhile_by_another_version_is_none(bench: Bench) -> None:
+    await bench.answer(frame(scene()), "gate")
+    now = Known(PredictorContract.of(metadata(versions=("4",))), TASK)
+    bench.now += 0.1
+    arriving = Frame(Scope("", "detector", "", (SIDE, SIDE), OPTIONS), "gate", "use", TASK, bench.now, b"new")
+    await bench.cache.arrive(arriving)
+    before = bench.cache.candidate(arriving, ("3",))
+    assert before is not None
+    known, since = before
+    verdict = compare(known.reference, since, known.reference.look, (640, 480), bench.cache.rules)
+    assert verdict.is_hit
+    await bench.answer(frame(scene()), "gate", cache="refresh")  # version 3 once more
+    hit = await bench.cache.near(arriving, known.reference.look, (640, 480), known, verdict, now.contract.versions)
+    assert hit is None
+    assert bench.refused("version") == 1
+
+
+async def test_answers_stay_in_order_when_a_cameras_picture_had_to_go() -> None:
+    bench = Bench(numbered(), limits=CacheLimits(camera_bytes=2**20, audit_share=0.0))
+    try:
+        first, second = frame(scene(0)), frame(scene(1))
+        await bench.answer(first, "gate")
+        await bench.answer(second, "gate")
+        for index in range(20):
+            await bench.answer(frame(scene(index)), f"camera {index}")
+        assert bench.value("saccade_cache_bytes", kind="cameras") <= 2**20
+        again = await bench.answer(first, "gate")
+        assert again.cache == "miss", "the second one's answer was given"
+        assert bench.refused("older") == 1
+    finally:
+        await bench.close()
+
+
+async def test_the_same_picture_in_new_bytes_is_frozen_however_it_is_decoded(bench: Bench) -> None:
+    _, encoded = cv2.imencode(".jpg", scene(3))
+    jpeg = encoded.tobytes()
+    for index in range(70):
+        comment = b"\xff\xfe\x00\x04" + index.to_bytes(2, "big")
+        await bench.answer(Encoded(jpeg[:2] + comment + jpeg[2:]), "gate", after_s=0.5)
+    assert bench.value("saccade_cameras", condition="frozen") == 1
+    bench.now += 61
+    assert bench.value("saccade_cameras", condition="frozen") == 0, "nobody asks about a camera that is gone"
