@@ -14,6 +14,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from redis.asyncio import Redis
@@ -162,6 +163,7 @@ class Connections:
             await asyncio.gather(self._keeping, return_exceptions=True)
         self._leave("it is closed")
         await asyncio.gather(*self._open.values(), return_exceptions=True)
+        await asyncio.sleep(0)  # for what follows from their end
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _wake(self) -> None:
@@ -174,22 +176,23 @@ class Connections:
 
     async def _serve(self, redis: Redis) -> None:
         """Send what waits over one connection, until that fails."""
-        try:
-            while True:
-                idle_since = self._clock()
-                while not self._waiting:
-                    idle = asyncio.get_running_loop().create_future()
-                    self._idle.append(idle)
-                    await idle
-                if not await self._send(redis, self._take(), self._clock() - idle_since):
-                    return
-        finally:
-            del self._open[redis]
-            self._lost.set()
-            self._wake()  # perhaps this one was woken
-            closing = asyncio.get_running_loop().create_task(_close(redis))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+        is_good = True
+        while is_good:
+            idle_since = self._clock()
+            while not self._waiting:
+                idle = asyncio.get_running_loop().create_future()
+                self._idle.append(idle)
+                await idle
+            is_good = await self._send(redis, self._take(), self._clock() - idle_since)
+
+    def _ended(self, redis: Redis, _task: asyncio.Task[None]) -> None:
+        """A connection is not served any more: close it, and have another one opened."""
+        del self._open[redis]
+        self._lost.set()
+        self._wake()  # perhaps this one was woken
+        closing = asyncio.get_running_loop().create_task(_close(redis))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def _take(self) -> list[_Call]:
         taken: list[_Call] = []
@@ -291,7 +294,9 @@ class Connections:
             if not self._open:
                 self._said = ""
                 log.info("redis_in_use")
-            self._open[redis] = asyncio.get_running_loop().create_task(self._serve(redis))
+            task = asyncio.get_running_loop().create_task(self._serve(redis))
+            self._open[redis] = task
+            task.add_done_callback(partial(self._ended, redis))
 
     async def _connect(self) -> Redis:
         """Open a connection on which Redis does what is asked of it, in the time that requests give it."""

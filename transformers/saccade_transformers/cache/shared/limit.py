@@ -77,3 +77,5 @@ async def answer_within(answer: asyncio.Future[Any], seconds: float) -> Any:
         return await answer
     finally:
         late.cancel()
+        if answer.done() and not answer.cancelled():
+            answer.exception()  # seen, even where nobody waits any more
