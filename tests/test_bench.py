@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import http.server
 import json
@@ -14,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ import pytest
 import hard_limit
 import shadow
 from batching import WrongAnswers, check
+from fakes import settle
 from measuring import (
     batching_table,
     ceiling,
@@ -557,9 +558,32 @@ def test_a_recorded_file_is_replayed_by_the_command(tmp_path: Path) -> None:
 # clients
 
 
-async def serve(protocol: Callable[[], asyncio.BaseProtocol]) -> tuple[asyncio.Server, int]:
-    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
-    return server, int(server.sockets[0].getsockname()[1])
+async def serve(protocol: Callable[[], asyncio.BaseProtocol]) -> tuple[contextlib.AsyncExitStack, int]:
+    """Listen; returns what has to be left in the end, and the port. Then connections are closed, too."""
+    opened: list[asyncio.Transport] = []
+
+    def made() -> asyncio.BaseProtocol:
+        one = protocol()
+        begin = one.connection_made
+
+        def connection_made(transport: Any) -> None:
+            opened.append(transport)
+            begin(transport)
+
+        one.connection_made = connection_made  # type: ignore[method-assign]
+        return one
+
+    async def close() -> None:
+        await settle()
+        for transport in opened:
+            transport.abort()
+        await settle()
+
+    server = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
+    stack = contextlib.AsyncExitStack()
+    stack.push_async_callback(close)
+    await stack.enter_async_context(server)
+    return stack, int(server.sockets[0].getsockname()[1])
 
 
 def load_on(port: int, protocol: payload.Protocol, size: str, connections: int) -> Load:
@@ -974,7 +998,7 @@ def test_the_models_of_the_batching_bench_are_the_same_each_time(model: onnx_mod
     assert not np.allclose(answer[0], answer[1]), "what is asked makes a difference"
 
 
-@contextmanager
+@contextlib.contextmanager
 def answering(answer: Callable[[bytes], bytes]) -> Iterator[int]:
     """A server whose answers are made from the bodies; yields its port."""
 
