@@ -19,11 +19,7 @@ from saccade_serving.server import SaccadeServer, argument_parser
 from saccade_serving.settings import explain
 from saccade_serving.telemetry import configure_logging
 from saccade_transformers.cache.cache import CacheLimits, FrameCache
-from saccade_transformers.cache.owner import LocalOwner
-from saccade_transformers.cache.shared.codec import Codec
-from saccade_transformers.cache.shared.connections import Connections
-from saccade_transformers.cache.shared.metrics import RedisMetrics
-from saccade_transformers.cache.shared.owner import PREFIX, Lifetimes, RedisOwner
+from saccade_transformers.cache.owner import CameraOwner, LocalOwner
 from saccade_transformers.cache.trust import Trust
 from saccade_transformers.heap import keep_freed_memory
 from saccade_transformers.image.decode import ImageLimits, configure_opencv
@@ -183,8 +179,14 @@ def _cache(settings: TransformerSettings, metrics: TransformerMetrics) -> FrameC
     return FrameCache(settings.cache_rules, limits, metrics.cache, owner)
 
 
-def _redis(settings: TransformerSettings, metrics: TransformerMetrics) -> RedisOwner:
+def _redis(settings: TransformerSettings, metrics: TransformerMetrics) -> CameraOwner:
     """What several transformers share."""
+    # Takes a while to import, and is not wanted without a Redis.
+    from saccade_transformers.cache.shared.codec import Codec
+    from saccade_transformers.cache.shared.connections import Connections
+    from saccade_transformers.cache.shared.metrics import RedisMetrics
+    from saccade_transformers.cache.shared.owner import PREFIX, Lifetimes, RedisOwner
+
     lifetimes = Lifetimes(
         settings.cache_exact_ttl_s,
         max(settings.cache_ttl_s, settings.cache_max_age_s, settings.cache_audit_pause_s * Trust.MOST_PAUSES),

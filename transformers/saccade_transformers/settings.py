@@ -7,7 +7,6 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
-from redis.asyncio.connection import parse_url
 
 from saccade_serving.settings import ServiceSettings
 from saccade_transformers.cache.policy import Rules
@@ -215,6 +214,8 @@ class TransformerSettings(ServiceSettings):
         if self.cache != "redis" and url:
             raise ValueError(f"cache_redis_url is set, but cache is {self.cache!r}; expected 'redis'")
         if url:
+            from redis.asyncio.connection import parse_url  # takes a while, and is not wanted without a Redis
+
             try:
                 options = parse_url(url)
             except ValueError:  # its text may have the password in it
