@@ -15,7 +15,7 @@ import typer
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
 
 from saccade_predictor.batchingconfig import MAX_SLO_MS
-from saccade_predictor.build import plan_command
+from saccade_predictor.build import file_commands, parity_command, plan_command
 from saccade_predictor.build.graph import (
     DEFAULT_CANDIDATES,
     DEFAULT_MIN_SCORE,
@@ -207,6 +207,9 @@ def profile(
 
 
 app.command("plan", no_args_is_help=True)(plan_command.plan)
+app.command("inspect", no_args_is_help=True)(file_commands.inspect)
+app.command("parity", no_args_is_help=True)(parity_command.parity)
+app.command("manifest", no_args_is_help=True)(file_commands.manifest)
 
 
 def _check_labels(path: Path, classes: int) -> None:

@@ -152,8 +152,8 @@ def _expected_bytes(tensor: TensorProto) -> int | None:
     """Bytes of a tensor with raw data, or None where its elements are not whole bytes."""
     if not tensor.HasField("raw_data") or tensor.data_type not in _DATATYPES or tensor.data_type == TensorProto.STRING:
         return None
-    itemsize: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return math.prod(tensor.dims) * itemsize
+    itemsize = int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return int(math.prod(tensor.dims)) * itemsize
 
 
 def _weights(model: onnx.ModelProto) -> Iterator[TensorProto]:
@@ -171,9 +171,9 @@ def _location(tensor: TensorProto) -> str:
 
 
 def _tensor(path: Path, direction: str, value: onnx.ValueInfoProto) -> PlanTensor:
-    kind = value.type.tensor_type.elem_type if value.type.HasField("tensor_type") else None
+    kind = value.type.tensor_type.elem_type if value.type.HasField("tensor_type") else TensorProto.UNDEFINED
     if kind not in _DATATYPES:
-        found = "not a tensor" if kind is None else TensorProto.DataType.Name(kind)
+        found = "not a tensor" if kind == TensorProto.UNDEFINED else TensorProto.DataType.Name(kind)
         raise OnnxFileError(f"{path}: {direction} {value.name!r} is {found}, which the V2 protocol cannot carry")
     dims = value.type.tensor_type.shape.dim
     shape = tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else -1 for dim in dims)

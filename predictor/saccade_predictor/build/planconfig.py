@@ -66,7 +66,6 @@ def compose(
             parts.append(f"{direction} [\n  {{\n    " + "\n    ".join(lines) + "\n  }\n]\n")
     if max_rows:
         parts.append("dynamic_batching { }\n")
-    parts.append("instance_group [ { kind: KIND_GPU count: 1 } ]\n")
     return "\n".join(parts) + (_FALLBACK if fallback else "")
 
 
@@ -101,7 +100,7 @@ def check(
     least = max((shapes.min[0] for shapes in profile.values() if shapes.min), default=1)
     if config.max_batch_size and least > 1:
         raise ConfigMismatch(
-            f"the profile begins with {least} rows, and {where} has the model sent single ones; build with --batch 1,..."
+            f"the profile begins with {least} rows, and {where} has single ones sent; build with --batch 1,..."
         )
     return config
 
