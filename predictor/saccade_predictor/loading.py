@@ -11,6 +11,7 @@ from saccade_predictor import planloading, warmupconfig
 from saccade_predictor.engines.engine import Engine
 from saccade_predictor.engines.onnx import OnnxEngine
 from saccade_predictor.engines.plan import PLAN_FILE
+from saccade_predictor.engines.plancheck import FALLBACK_HINT
 from saccade_predictor.machine import find_gpu
 from saccade_predictor.modelconfig import CPU_BACKENDS, ModelConfig, autocomplete, complete, parse
 from saccade_predictor.repository import ModelDirectory, RepositoryError
@@ -20,6 +21,7 @@ log = logging.getLogger("saccade.loading")
 
 ONNX_BACKEND = "onnxruntime"
 ONNX_FILE = "model.onnx"
+PLAN_SUFFIX = ".plan"
 
 
 def find_versions(directory: ModelDirectory, threads: int) -> list[Loadable]:
@@ -128,5 +130,7 @@ def _find_file(directory: ModelDirectory, version: int, filename: str) -> Path:
     hint = ""
     if filename == ONNX_FILE and PLAN_FILE in there and not directory.has_config():
         hint = "; a plan needs a config.pbtxt that says which backend runs it"
+    elif filename != ONNX_FILE and ONNX_FILE in there and filename.endswith(PLAN_SUFFIX):
+        hint = f"; build it with saccade-build plan, or allow {ONNX_FILE} in its place: {FALLBACK_HINT}"
     found = ", ".join(there) or "nothing"
     raise RepositoryError(f"{directory.name}/{version} has no file {filename!r} (found: {found}){hint}")

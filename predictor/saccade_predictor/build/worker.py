@@ -136,7 +136,7 @@ def _make_logger(trt: ModuleType, verbose: bool) -> Any:
         def log(self, severity: Any, text: str) -> None:
             if severity == quiet and not verbose:
                 return
-            name = str(severity).rpartition(".")[2]
+            name = severity.name
             print(f"[{name}] {text}", flush=severity != quiet)
             if name in ("ERROR", "INTERNAL_ERROR"):
                 self.errors.append(text)
@@ -165,7 +165,7 @@ def _problem(error: Any) -> str:
     """One error of the parser: which node, and why."""
     name, operator = _asked(error, "node_name"), _asked(error, "node_operator")
     text = " ".join(str(error.desc()).split())
-    code = str(error.code()).rpartition(".")[2]
+    code = error.code().name
     if text in ("false", "") or (code == "UNSUPPORTED_NODE" and operator and "&&" not in text):
         text = f"TensorRT has no such operator, or not in this form{f' ({text})' if text not in ('false', '') else ''}"
     elif "Plugin not found" in text:
@@ -298,7 +298,7 @@ def _explain(errors: Sequence[str], capabilities: Sequence[str], workspace_mib: 
 
 
 def _tensor(tensor: Any) -> dict[str, Any]:
-    name = str(tensor.dtype).rpartition(".")[2]
+    name = tensor.dtype.name
     datatype = _DATATYPES.get(name)
     if datatype is None:
         raise Refused(f"tensor {tensor.name!r} is {name} in TensorRT, which the V2 protocol cannot carry")
