@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from saccade_predictor.build.halves import HalvesError, to_fp16
@@ -16,8 +18,8 @@ DETECTOR = Path(__file__).parents[2] / "examples" / "model-repository" / "detect
 F32, F16 = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
-def model(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], rank: int = 2) -> onnx.ModelProto:  # type: ignore[type-arg]
-    shape = ["n", *[4] * (rank - 1)]
+def model(nodes: list[onnx.NodeProto], weights: dict[str, NDArray[Any]], rank: int = 2) -> onnx.ModelProto:
+    shape: list[str | int | None] = ["n", *[4] * (rank - 1)]
     graph = helper.make_graph(
         nodes,
         "g",
@@ -53,11 +55,11 @@ def types(made: onnx.ModelProto) -> dict[str, int]:
     return {node.name: found[node.output[0]] for node in graph.node}
 
 
-def run(made: onnx.ModelProto, rows: int = 3) -> np.ndarray:  # type: ignore[type-arg]
+def run(made: onnx.ModelProto, rows: int = 3) -> NDArray[Any]:
     session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
     [tensor] = session.get_inputs()
     shape = (rows, *tensor.shape[1:])
-    output: np.ndarray = session.run(None, {"x": np.random.default_rng(0).random(shape, np.float32)})[0]  # type: ignore[type-arg]
+    output: NDArray[Any] = session.run(None, {"x": np.random.default_rng(0).random(shape, np.float32)})[0]
     return output
 
 
@@ -157,7 +159,9 @@ def test_branches_read_what_they_read_before() -> None:
             helper.make_node("MatMul", ["x", "w"], ["a"], name="first"),
             helper.make_node("ReduceMax", ["a"], ["m"], keepdims=0),
             helper.make_node("Greater", ["m", "zero"], ["c"]),
-            helper.make_node("If", ["c"], ["b"], name="if", then_branch=body("t", "Neg"), else_branch=body("e", "Abs")),
+            helper.make_node(
+                "If", ["c"], ["b"], name="if", then_branch=body("t", "Neg"), else_branch=body("e", "Abs")
+            ),
             helper.make_node("MatMul", ["b", "w"], ["y"], name="last"),
         ],
         {"w": W, "zero": np.array(0, np.float32)},

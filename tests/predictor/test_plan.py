@@ -36,7 +36,9 @@ def test_a_field_that_a_later_version_adds_is_left_alone(tmp_path: Path) -> None
     assert read_sidecar(tmp_path / "plan.json") == describe()
 
 
-def test_a_sidecar_that_cannot_be_written_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sidecar_that_cannot_be_written_leaves_the_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""A version with a plan, as the predictor loads it: refused in the index, replaced by the ONNX where that is allowed."""
+"""A version with a plan, as the predictor loads it: refused in the index, or the ONNX in its place where allowed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def directory(tmp_path: Path, config: str, **changes: Any) -> ModelDirectory:
 
 
 def refusal(found: ModelDirectory) -> str:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         load_engines(found, 1)
     assert str(found.path) not in str(caught.value)
     return str(caught.value)
@@ -74,7 +74,9 @@ def test_a_kind_of_instance_that_is_not_here_is_refused(tmp_path: Path) -> None:
     assert "it has no GPU" in text
 
 
-def test_a_fallback_serves_the_onnx_file_and_clients_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fallback_serves_the_onnx_file_and_clients_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     found = directory(tmp_path, RTX + FALLBACK + "instance_group [{ kind: KIND_GPU }]")
     with caplog.at_level(logging.WARNING, "saccade.loading"):
         [file] = load_engines(found, 1)
@@ -151,7 +153,7 @@ def test_a_mismatched_plan_on_a_gpu_is_refused_although_a_fallback_is_allowed(tm
     engines = {"tensorrt_rtx": lambda *_: pytest.fail("it does not fit")}
     machine, why = REAL(parsed(RTX + FALLBACK), lambda *kinds: H100, engines)
     assert why == "", "a GPU is there: nothing falls back silently"
-    with pytest.raises(ValueError, match="compute capability 9.0"):
+    with pytest.raises(ValueError, match=r"compute capability 9\.0"):
         planloading.open_plan(
             tmp_path / "m" / "1" / "model.plan", "m/1/model.plan", parsed(RTX + FALLBACK), machine, engines
         )

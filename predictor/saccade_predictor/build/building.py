@@ -98,7 +98,7 @@ def run_worker(request: Request, log: Path, told: Told = lambda event: None) -> 
     if "failed" in end:
         raise BuildFailed(str(end["failed"]))
     if "done" not in end:
-        raise BuildFailed(_died(code))
+        raise BuildFailed(_died(code) + _last_line(log))
     return Built(
         version,
         int(end["bytes"]),
@@ -120,9 +120,18 @@ def _read(events: Any) -> Iterator[dict[str, Any]]:
             yield event
 
 
+def _last_line(log: Path) -> str:
+    """What a process that died said last, as the end of a sentence."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").splitlines()
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f" (its last line: {last[:300]})" if last else ""
+
+
 def _died(code: int) -> str:
     if code >= 0:
-        return f"the process that builds ended with exit code {code} and without a word"
+        return f"the process that builds ended with exit code {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     hint = "; was there enough memory?" if -code == signal.SIGKILL else ", inside TensorRT"
     return f"the process that builds was ended by {name}{hint}"

@@ -37,8 +37,12 @@ _DATATYPES: Final = {
     "BOOL": "BOOL",
     "UINT8": "UINT8",
 }
-#: What ``CURRENT`` and ``NONE`` are not.
+#: How the names of compute capabilities begin; those of ``CURRENT`` and ``NONE`` do not.
 _CAPABILITY: Final = "SM"
+_MISSING: Final = {
+    "trt": "TensorRT is not installed here, or does not load; install NVIDIA's, 10.6 to 11.x (docs/tensorrt.md)",
+    "trt-rtx": "TensorRT-RTX is not installed here, or does not load: pip install 'saccade[rtx]' (Linux on x86-64)",
+}
 
 
 class Request(TypedDict):
@@ -90,7 +94,7 @@ def build(request: Request, send: Send) -> Event:
         raise Refused(f"a TensorRT plan is built on the GPU it runs on, and this machine has none: {why_no_gpu}")
     trt = load_tensorrt(kind)
     if trt is None:
-        raise Refused(f"{'TensorRT' if kind == 'trt' else 'TensorRT-RTX'} is not installed here (docs/tensorrt.md)")
+        raise Refused(_MISSING[kind])
     send({"version": str(trt.__version__)})
     logger = _make_logger(trt, request["verbose"])
     builder = trt.Builder(logger)
