@@ -84,6 +84,8 @@ def _read_config(directory: ModelDirectory) -> ModelConfig | None:
 def _load_version(directory: ModelDirectory, config: ModelConfig | None, version: int, threads: int) -> LoadedEngine:
     engine, fallback = _open_engine(directory, config, version, threads)
     try:
+        if config is not None and fallback:
+            config = planloading.for_the_cpu(config)
         description = engine.describe()
         if config is None:
             config = autocomplete(directory.name, ONNX_BACKEND, description.inputs, description.outputs)

@@ -8,7 +8,8 @@ it, and is refused there whatever the configuration allows: a model that is sile
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -18,6 +19,7 @@ from saccade_predictor.engines.plan import BACKENDS, Plan, SidecarError, hash_fi
 from saccade_predictor.engines.plancheck import FALLBACK_HINT, PlanRefused, admit, caution
 from saccade_predictor.machine import Machine, look
 from saccade_predictor.modelconfig import ModelConfig
+from saccade_predictor.tritonschema import load_schema
 
 log = logging.getLogger("saccade.loading")
 
@@ -25,6 +27,8 @@ log = logging.getLogger("saccade.loading")
 OpenPlan: TypeAlias = Callable[[Path, Plan, ModelConfig], Engine]
 #: Backend -> what opens its plans. A backend that is not here cannot run in this build.
 ENGINES: Final[Mapping[str, OpenPlan]] = MappingProxyType({})
+#: Rows of the largest batch where the ONNX file serves in a plan's place.
+CPU_MAX_BATCH_SIZE: Final = 4
 #: Looks at the machine; the kinds of plans whose TensorRT is asked for.
 Look: TypeAlias = Callable[..., Machine]
 
@@ -70,6 +74,35 @@ def open_plan(
     return engines[config.backend](path, plan, config)
 
 
+def for_the_cpu(config: ModelConfig) -> ModelConfig:
+    """Lower a configuration's batches to what a CPU can do: the largest is run before the model is ready.
+
+    A GPU's 32 rows of a large detector take a CPU longer than ``hang_limit_s``, so that it would never be ready.
+    Preferred sizes and warm-up requests that are larger go.
+    """
+    rows = min(config.max_batch_size, CPU_MAX_BATCH_SIZE)
+    if rows == config.max_batch_size:
+        return config
+    batching = config.dynamic_batching
+    if batching is not None:
+        batching = replace(batching, preferred_batch_size=_up_to(rows, batching.preferred_batch_size))
+    source = load_schema().ModelConfig.FromString(config.source)
+    if source.HasField("dynamic_batching"):
+        written = source.dynamic_batching.preferred_batch_size
+        written[:] = _up_to(rows, written)
+    return replace(
+        config,
+        max_batch_size=rows,
+        dynamic_batching=batching,
+        warmup=tuple(sample for sample in config.warmup if sample.batch_size <= rows),
+        source=source.SerializeToString(),
+    )
+
+
+def _up_to(rows: int, sizes: Iterable[int]) -> tuple[int, ...]:
+    return tuple(size for size in sizes if size <= rows)
+
+
 def describe_fallback(config: ModelConfig, onnx: Path, why: str) -> str:
     """What operators and clients are told where the ONNX file serves in a plan's place.
 
@@ -79,6 +112,8 @@ def describe_fallback(config: ModelConfig, onnx: Path, why: str) -> str:
         why: the plan does not.
     """
     told = f"{config.fallback_backend} serves {onnx.name} in place of {config.default_model_filename}: {why}"
+    if config.max_batch_size > CPU_MAX_BATCH_SIZE:
+        told += f"; batches have {CPU_MAX_BATCH_SIZE} rows at most, not {config.max_batch_size}"
     try:
         source = read_sidecar(sidecar_of(onnx)).source
         if hash_file(onnx)[0] != source.sha256:

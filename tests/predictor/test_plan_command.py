@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -482,6 +483,16 @@ def test_compute_capabilities_are_read() -> None:
     for text in ("", "8", "8.x", "8.61", "sm_86"):
         with pytest.raises(PlanningError):
             parse_capabilities([text])
+
+
+def test_every_command_of_the_page_has_the_options_it_is_shown_with() -> None:
+    page = (ROOT / "docs" / "tensorrt.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^saccade-build (\w+) (.*)$", page, flags=re.MULTILINE)
+    assert {"ready", "plan", "inspect", "parity", "manifest"} == {command for command, _ in lines}
+    for command, rest in lines:
+        known = CliRunner().invoke(app, [command, "--help"]).output
+        for option in re.findall(r"--[a-z0-9-]+", rest):
+            assert option in known, f"saccade-build {command} {option}"
 
 
 def test_help_can_be_acted_on() -> None:

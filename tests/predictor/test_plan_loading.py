@@ -11,6 +11,7 @@ import pytest
 import onnx_graphs as graphs
 from plan_support import H100, L4, NO_GPU, put_version
 from saccade_predictor import loading, planloading
+from saccade_predictor.configuration import describe
 from saccade_predictor.engines.onnx import OnnxEngine
 from saccade_predictor.engines.plan import Plan
 from saccade_predictor.lifecycle import Lifecycle
@@ -84,7 +85,7 @@ def test_a_fallback_serves_the_onnx_file_and_clients_are_told(
         assert file.engine.describe().platform == "onnxruntime_onnx"
         assert file.fallback == (
             "onnxruntime serves model.onnx in place of model.plan: this machine has no GPU: no NVIDIA driver is "
-            "installed (libcuda.so.1 is not there)"
+            "installed (libcuda.so.1 is not there); batches have 4 rows at most, not 8"
         )
         [record] = [one for one in caplog.records if one.message == "fallback_backend"]
         assert record.why == file.fallback  # type: ignore[attr-defined]
@@ -98,6 +99,28 @@ def test_a_fallback_to_another_graph_than_the_plans_says_so(tmp_path: Path) -> N
     [file] = load_engines(found, 1)
     file.engine.close()
     assert "model.onnx is not the file that the plan was built from, so answers may differ" in file.fallback
+
+
+def test_a_cpu_is_not_given_the_batches_of_a_gpu(tmp_path: Path) -> None:
+    batching = """
+        dynamic_batching { preferred_batch_size: [2, 4, 8] }
+        model_warmup [
+          { name: "one" batch_size: 1 inputs { key: "x" value { data_type: TYPE_FP32 dims: 2 zero_data: true } } },
+          { name: "all" batch_size: 8 inputs { key: "x" value { data_type: TYPE_FP32 dims: 2 zero_data: true } } }
+        ]
+    """
+    [file] = load_engines(directory(tmp_path, RTX + FALLBACK + batching), 1)
+    file.engine.close()
+    config = file.config
+    assert config.max_batch_size == 4
+    assert config.dynamic_batching is not None
+    assert config.dynamic_batching.preferred_batch_size == (2, 4)
+    assert [sample.name for sample in config.warmup] == ["one"]
+    told = describe(config, file.engine.describe().platform).json
+    assert told["max_batch_size"] == 4
+    assert told["dynamic_batching"]["preferred_batch_size"] == [2, 4]
+    small = parsed('backend: "tensorrt_rtx" max_batch_size: 4')
+    assert planloading.for_the_cpu(small) is small
 
 
 def test_a_fallback_needs_its_file(tmp_path: Path) -> None:

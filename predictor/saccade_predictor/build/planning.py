@@ -24,6 +24,7 @@ from saccade_predictor.build.onnxfile import OnnxFile, read_onnx
 from saccade_predictor.build.profiles import Range, make_profile
 from saccade_predictor.build.worker import Request
 from saccade_predictor.engines.plan import (
+    BACKENDS,
     PLAN_FILE,
     SIDECAR_FILE,
     Compatibility,
@@ -252,8 +253,13 @@ def _surroundings(wish: Wish, source: OnnxFile, max_rows: int, notes: list[str])
             files[planconfig.LABELS_FILE] = _read_labels(wish.labels)
         except OSError as error:
             raise PlanningError(f"cannot read {wish.labels}: {error.strerror}") from None
-    elif source.properties.get("saccade.output") == "candidates" and not (wish.model / CONFIG_FILE).exists():
+    elif source.properties.get("saccade.output") == "candidates":
         notes.append("without --labels, detections have no class names")
+    if wish.model.exists():
+        notes.append(
+            f"the model had no config.pbtxt; the one that is written has backend {BACKENDS[wish.kind]!r}, for its "
+            "other versions too"
+        )
     files[CONFIG_FILE] = planconfig.compose(
         wish.model.name,
         wish.kind,

@@ -78,7 +78,8 @@ def put(staging: Path, version: Path, model: Path, files: dict[str, str]) -> Non
         _sync(whole)
         whole.rename(model)
     else:
-        # The version first, while the configuration that a model without one has now still fits nothing new.
+        # The version first: without a configuration its ONNX file is served, while a configuration without the version
+        # would want plans of the versions before.
         _write_files(staging, files)
         target = model / version.name
         before = staging / "before"
