@@ -86,6 +86,7 @@ def main() -> None:
     metrics.watch_queues(
         lambda: [(labels, version.batcher.depth) for labels, version in versions()],
         lambda: [(labels, version.batcher.oldest_s()) for labels, version in versions()],
+        lambda: [(labels, float(bool(version.fallback))) for labels, version in versions()],
     )
     with recording(settings) as recorder:
         server.gate.recorder = recorder

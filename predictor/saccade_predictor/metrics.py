@@ -57,9 +57,16 @@ class PredictorMetrics(Metrics):
         self,
         depth: Callable[[], Iterable[tuple[Labels, float]]],
         age_s: Callable[[], Iterable[tuple[Labels, float]]],
+        fallback: Callable[[], Iterable[tuple[Labels, float]]],
     ) -> None:
-        """Expose the queues of all loaded versions."""
+        """Expose the queues of all loaded versions, and which of them are served by another engine than configured."""
         self.add(
             Gauge("saccade_queue_depth", "Requests waiting for an instance.", depth, VERSIONED),
             Gauge("saccade_queue_age_seconds", "Age of the oldest waiting request.", age_s, VERSIONED),
+            Gauge(
+                "saccade_engine_fallback",
+                "1 where the ONNX file serves on the CPU in place of the configured plan, else 0.",
+                fallback,
+                VERSIONED,
+            ),
         )
