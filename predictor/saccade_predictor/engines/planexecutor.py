@@ -76,7 +76,7 @@ class Executor:
         recorded: frozenset[int] = frozenset(),
     ) -> None:
         self._device = device
-        self._make_context = make_context
+        self._make_context: Callable[[], Any] | None = make_context
         self._inputs = inputs
         self._outputs = outputs
         self._profiles = profiles
@@ -168,7 +168,7 @@ class Executor:
             own.close()
         self.sets = []
         self._extra.clear()
-        self._context = self._allocator = None
+        self._context = self._allocator = self._make_context = None
         self.contexts = 0
         self._stream.close()
         self.blocks.close()
@@ -311,6 +311,7 @@ class Executor:
     # What it is made of
 
     def _new_context(self) -> Any:
+        assert self._make_context is not None
         context = self._make_context()
         if context is None:
             self._device.check()

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from saccade_predictor.engines.cuda import Device
+from saccade_predictor.engines.cuda import Device, DeviceError
 from saccade_predictor.engines.engine import EngineDescription
 from saccade_predictor.engines.pagelocks import PageLocks
 from saccade_predictor.engines.planexecutor import Executor
@@ -72,7 +72,10 @@ class TensorRTEngine:
                         part = self._parts[device.index] = self._load(content, device, logger)
                     executor = part.executor(pages, partial(_output_allocator, trt), recorded)
                     self._instances.append(PlanInstance(device, executor, f"{name}-{number}", self._used))
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, ValueError | DeviceError):
+                log.exception("plan_not_loaded", extra={"plan": name})
+            error.__traceback__ = None  # its frames hold TensorRT's objects, which must go while the device is current
             self.close()
             raise
         first = next(iter(self._parts.values()))
