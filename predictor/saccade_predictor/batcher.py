@@ -271,7 +271,8 @@ class Batcher:
         self, batch: Sequence[Entry], rows: int, lane: int, ticket: Ticket, done: asyncio.Future[Outputs]
     ) -> None:
         if self._tickets.pop(ticket, None) is None:
-            return  # its instance was given up, and nobody waits for it any more
+            delivery.let_go(done)  # its instance was given up, and nobody waits for it any more
+            return
         self._watchdog.ended(lane)
         error: BaseException | None = done.exception() if not done.cancelled() else asyncio.CancelledError()
         now = self._clock()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from saccade_predictor.engines.engine import Outputs
+from saccade_predictor.engines.engine import LeasedOutputs, Outputs
 from saccade_serving.errors import SaccadeError
 from saccade_serving.memory.arena import Lease
 from saccade_serving.scheduling.queue import Entry
@@ -85,6 +86,14 @@ def give_back(batch: Sequence[Entry], _inputs_free: object = None) -> None:
     """The engine has read a batch's inputs: their memory may be used again."""
     for entry in batch:
         lease_of(entry).release()
+
+
+def let_go(done: asyncio.Future[Outputs]) -> None:
+    """Outputs have come that nobody wants any more."""
+    if not done.cancelled() and done.exception() is None:
+        outputs = done.result()
+        if isinstance(outputs, LeasedOutputs):
+            outputs.release()
 
 
 def shares(batch: Sequence[Entry], outputs: Outputs) -> list[Outputs]:
