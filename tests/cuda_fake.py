@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -270,6 +271,10 @@ class FakeEvent:
             self._device.checker.report("an event is closed that is not done")
 
 
+def _move(target: int, source: int | bytes, size: int) -> None:
+    ctypes.memmove(target, source, size)
+
+
 Work = tuple[str, Mark | None, Callable[[], None]]
 
 
@@ -295,14 +300,10 @@ class FakeStream:
             device.checker.access(self.actor, target, size, True, "copy_in")
             if device.cuda.locked(source, size):
                 device.checker.access(self.actor, source, size, False, "copy_in")
-                self.work.append(
-                    ("copy_in", None, lambda: ctypes.memmove(memory[at:].ctypes.data, source, size) and None)
-                )
+                self.work.append(("copy_in", None, partial(_move, memory[at:].ctypes.data, source, size)))
             else:  # staged: it is read at once
                 staged = ctypes.string_at(source, size)
-                self.work.append(
-                    ("copy_in", None, lambda: ctypes.memmove(memory[at:].ctypes.data, staged, size) and None)
-                )
+                self.work.append(("copy_in", None, partial(_move, memory[at:].ctypes.data, staged, size)))
 
     def copy_out(self, target: int, source: int, size: int) -> None:
         device = self.device
@@ -315,9 +316,7 @@ class FakeStream:
             assert target + size <= block.address + block.size, "a copy beyond the block"
             device.checker.access(self.actor, source, size, False, "copy_out")
             device.checker.access(self.actor, target, size, True, "copy_out")
-            self.work.append(
-                ("copy_out", None, lambda: ctypes.memmove(target, memory[at:].ctypes.data, size) and None)
-            )
+            self.work.append(("copy_out", None, partial(_move, target, memory[at:].ctypes.data, size)))
 
     def wait(self, event: FakeEvent) -> None:
         self.device.enter("stream_wait")

@@ -212,4 +212,4 @@ def watch_host(checker: Checker, patch: pytest.MonkeyPatch, loop: asyncio.Abstra
         if not thread.is_alive():
             checker.learn(me(), checker.clock(f"thread {thread.name} {thread.ident}"))
 
-    patch.setattr(planinstance.threading.Thread, "join", join)
+    patch.setattr(threading.Thread, "join", join)

@@ -38,10 +38,10 @@ class IOutputAllocator:
     pass
 
 
-DataType = Enum("DataType", "FLOAT HALF INT8 INT32 INT64 UINT8 BOOL BF16")  # type: ignore[misc]
-TensorIOMode = Enum("TensorIOMode", "NONE INPUT OUTPUT")  # type: ignore[misc]
-TensorLocation = Enum("TensorLocation", "DEVICE HOST")  # type: ignore[misc]
-TensorFormat = Enum("TensorFormat", "LINEAR CHW32")  # type: ignore[misc]
+DataType = Enum("DataType", "FLOAT HALF INT8 INT32 INT64 UINT8 BOOL BF16")
+TensorIOMode = Enum("TensorIOMode", "NONE INPUT OUTPUT")
+TensorLocation = Enum("TensorLocation", "DEVICE HOST")
+TensorFormat = Enum("TensorFormat", "LINEAR CHW32")
 
 
 @dataclass
@@ -170,8 +170,8 @@ class Engine:
             def serialize(self) -> bytes:
                 return self.content or b"kernels"
 
-        config = SimpleNamespace(cuda_graph_strategy=None, cache=None, create_runtime_cache=Cache)
-        config.set_runtime_cache = lambda cache: (trt.compiled.append(cache.content), setattr(config, "cache", cache))
+        config = SimpleNamespace(cuda_graph_strategy=None, create_runtime_cache=Cache)
+        config.set_runtime_cache = lambda cache: trt.compiled.append(cache.content)
         return config
 
     def create_execution_context(self, config: Any = None) -> Context | None:

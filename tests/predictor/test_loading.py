@@ -130,7 +130,8 @@ def test_a_backend_that_is_not_here_says_which_is_and_how_to_fall_back(directory
     put(directory, 1, config='backend: "tensorrt" max_batch_size: 4')
     with pytest.raises(RepositoryError) as caught:
         load_engines(directory, 1)
-    assert "wants backend 'tensorrt', which this build does not have; expected 'onnxruntime'" in str(caught.value)
+    said = str(caught.value)
+    assert "wants backend 'tensorrt', which cannot run here: this process has no GPU; expected a GPU" in said
     assert "fallback_backend" in str(caught.value)
 
 
