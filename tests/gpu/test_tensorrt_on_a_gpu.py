@@ -104,7 +104,7 @@ def build(cuda: Cuda, trt: Any) -> Build:
     """Builds plans, each once."""
     built: dict[tuple[bytes, Sequence[int]], bytes] = {}
 
-    class Logger(trt.ILogger):
+    class Logger(trt.ILogger):  # type: ignore[misc]  # an untyped base
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
