@@ -98,6 +98,7 @@ class FakeDevice:
 
     @contextmanager
     def current(self) -> Iterator[None]:
+        self.check()
         self._depth.n = getattr(self._depth, "n", 0) + 1
         try:
             yield

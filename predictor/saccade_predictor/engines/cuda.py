@@ -170,7 +170,11 @@ class Device(Protocol):
         """Whether streams can record graphs."""
 
     def current(self) -> AbstractContextManager[None]:
-        """Make it the calling thread's; within one another, too."""
+        """Make it the calling thread's; within one another, too.
+
+        Raises:
+            DeviceBroken: it is, so that nothing can be made or freed.
+        """
 
     def check(self) -> None:
         """Ask whether it still works, after somebody else's error.

@@ -103,10 +103,14 @@ class PyCudaDevice:
         self._flags = int(drv.event_flags.BLOCKING_SYNC) | int(drv.event_flags.DISABLE_TIMING)
         with self.current():
             self._probe = drv.Stream(_STREAM_NON_BLOCKING), drv.Event(self._flags)
+        for kept in (self._context, *self._probe):  # at the end of the process no context is current to free them in
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
     @contextmanager
     def current(self) -> Iterator[None]:
         """See ``Device``."""
+        if self.broken:
+            raise DeviceBroken(self.broken)  # before a context is pushed that perhaps cannot be popped
         try:
             self._context.push()
         except self.drv.Error as error:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from threading import Lock
 from typing import Final
 
-from saccade_predictor.engines.cuda import Device, HostBuffer
+from saccade_predictor.engines.cuda import Device, DeviceBroken, HostBuffer
 
 #: Blocks of an instance that may be lent at a time. Readers slower than that get copies in memory of Python's.
 MOST_LENT: Final = 8
@@ -62,7 +63,7 @@ class OutputBlocks:
             if not self._closed:
                 self._free.append(block)
                 return
-        with self._device.current():
+        with suppress(DeviceBroken), self._device.current():
             self._drop(block)
 
     def close(self) -> None:

@@ -80,6 +80,8 @@ class PlanInstance:
         Returns:
             Whether that could be done; what a thread that hangs uses stays as it is.
         """
+        if self._device.broken:
+            return False  # nothing can be freed, and a thread of a broken device is better not ended
         for _ in self._threads:
             self._work.put(None)
         ends = time.monotonic() + CLOSE_S
