@@ -164,6 +164,20 @@ async def test_a_batch_that_no_profile_allows_fails_alone(monkeypatch: pytest.Mo
     await stage.close()
 
 
+@pytest.mark.parametrize("bad", ["type", "order", "rows"])
+async def test_arrays_that_would_be_copied_wrongly_are_refused(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    rows = 8 if bad == "rows" else 2
+    x = np.ones((rows, WIDTH), np.float64 if bad == "type" else np.float32)
+    if bad == "order":
+        x = np.asfortranarray(x)
+    ticket = stage.engine.instances()[0].submit([{"x": x}] * 2, 2 * rows if bad != "rows" else 8)
+    with pytest.raises(ValueError, match="input 'x' is not contiguous FP32, or has too many rows"):
+        await ticket.done
+    assert (await stage.run(1))["y"].tolist() == doubled([1])
+    await stage.close()
+
+
 def positives() -> Network:
     """x FP32 [n, width] -> those above zero, however many, and the number of rows."""
     return Network(

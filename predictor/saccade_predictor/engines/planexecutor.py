@@ -176,17 +176,25 @@ class Executor:
     # Copies
 
     def _copy_in(self, own: BufferSet, requests: Sequence[Inputs]) -> None:
-        """Copy rows from where they arrived; neighbours in one copy."""
+        """Copy rows from where they arrived; neighbours in one copy.
+
+        Raises:
+            ValueError: an array is not what it is said to be, and would be copied wrongly or beyond the buffer.
+        """
         together, stream = self._pages.together, own.stream
         for tensor in self._inputs:
-            name = tensor.name
-            target = own.inputs[name].address
+            name, dtype = tensor.name, tensor.dtype
+            buffer = own.inputs[name]
+            target, left = buffer.address, buffer.size
             begin = size = 0
             for request in requests:
                 array = request[name]
                 nbytes = array.nbytes
                 if not nbytes:
                     continue
+                left -= nbytes
+                if left < 0 or array.dtype != dtype or not array.flags.c_contiguous:
+                    raise ValueError(f"input {name!r} is not contiguous {tensor.datatype}, or has too many rows")
                 address: int = array.__array_interface__["data"][0]
                 if size and address == begin + size and together(begin, address + nbytes - 1):
                     size += nbytes
