@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from saccade_predictor import planloading, warmupconfig
 from saccade_predictor.engines.engine import Engine
+from saccade_predictor.engines.gpus import Gpus
 from saccade_predictor.engines.onnx import OnnxEngine
-from saccade_predictor.engines.plan import PLAN_FILE
+from saccade_predictor.engines.plan import BACKENDS, PLAN_FILE, Plan
 from saccade_predictor.engines.plancheck import FALLBACK_HINT
 from saccade_predictor.machine import find_gpu
-from saccade_predictor.modelconfig import CPU_BACKENDS, ModelConfig, autocomplete, complete, parse
+from saccade_predictor.modelconfig import CPU_BACKENDS, InstanceGroup, ModelConfig, autocomplete, complete, parse
 from saccade_predictor.repository import ModelDirectory, RepositoryError
 from saccade_predictor.version import Loadable, LoadedEngine
 
@@ -24,7 +26,7 @@ ONNX_FILE = "model.onnx"
 PLAN_SUFFIX = ".plan"
 
 
-def find_versions(directory: ModelDirectory, threads: int) -> list[Loadable]:
+def find_versions(directory: ModelDirectory, threads: int, gpus: Gpus | None = None) -> list[Loadable]:
     """Find the versions that the model's version policy serves, ascending.
 
     Without a ``config.pbtxt`` the graph itself decides, as Triton's auto-complete does.
@@ -32,6 +34,7 @@ def find_versions(directory: ModelDirectory, threads: int) -> list[Loadable]:
     Args:
         directory: the model's.
         threads: of one CPU engine instance.
+        gpus: those of the process; None: none that plans could run on.
 
     Raises:
         RepositoryError: no version. From ``open``: no model file, or labels or warm-up data that cannot be read.
@@ -39,26 +42,28 @@ def find_versions(directory: ModelDirectory, threads: int) -> list[Loadable]:
         ValueError: from ``open``: a model file cannot be loaded, or a plan not run here.
     """
     fingerprints = directory.fingerprints()  # before all else: what changes meanwhile is seen at the next look
-    config = _read_config(directory)
+    config = _read_config(directory, gpus)
     chosen = config.version_policy.select(fingerprints) if config is not None else tuple(fingerprints)[-1:]
     if not chosen:
         there = ", ".join(map(str, fingerprints)) or "none"
         raise RepositoryError(f"model {directory.name!r} has no version to serve (versions found: {there})")
     found = [
-        Loadable(str(version), fingerprints[version], partial(_load_version, directory, config, version, threads))
+        Loadable(
+            str(version), fingerprints[version], partial(_load_version, directory, config, version, threads, gpus)
+        )
         for version in chosen
     ]
     asked = config.version_policy.versions if config is not None else ()
     return found + [_missing(directory.name, version) for version in asked if version not in fingerprints]
 
 
-def load_engines(directory: ModelDirectory, threads: int) -> Sequence[LoadedEngine]:
+def load_engines(directory: ModelDirectory, threads: int, gpus: Gpus | None = None) -> Sequence[LoadedEngine]:
     """Open the engines of every version that the model's version policy serves.
 
     Raises:
         As ``find_versions``.
     """
-    return [found.open() for found in find_versions(directory, threads) if not found.missing]
+    return [found.open() for found in find_versions(directory, threads, gpus) if not found.missing]
 
 
 def _missing(model: str, version: int) -> Loadable:
@@ -71,18 +76,24 @@ def _missing(model: str, version: int) -> Loadable:
     return Loadable(str(version), "", unopened, why)
 
 
-def _read_config(directory: ModelDirectory) -> ModelConfig | None:
+def _read_config(directory: ModelDirectory, gpus: Gpus | None) -> ModelConfig | None:
     text = directory.config_text()
     if text is None:
         return None
-    config, warnings = parse(text, directory.name, gpu_available=find_gpu()[0] is not None)
+    # The driver is asked only where that matters: it takes a while, and memory.
+    is_there = "KIND_GPU" in text and (gpus.count() > 0 if gpus is not None else find_gpu()[0] is not None)
+    config, warnings = parse(text, directory.name, gpu_available=is_there)
     for warning in warnings:
         log.warning("model_config", extra={"model": directory.name, "warning": warning})
     return config
 
 
-def _load_version(directory: ModelDirectory, config: ModelConfig | None, version: int, threads: int) -> LoadedEngine:
-    engine, fallback = _open_engine(directory, config, version, threads)
+def _load_version(
+    directory: ModelDirectory, config: ModelConfig | None, version: int, threads: int, gpus: Gpus | None
+) -> LoadedEngine:
+    if config is not None and gpus is not None and config.backend not in CPU_BACKENDS and gpus.count():
+        config = _placed(config, gpus)
+    engine, fallback = _open_engine(directory, config, version, threads, gpus)
     try:
         if config is not None and fallback:
             config = planloading.for_the_cpu(config)
@@ -101,7 +112,7 @@ def _load_version(directory: ModelDirectory, config: ModelConfig | None, version
 
 
 def _open_engine(
-    directory: ModelDirectory, config: ModelConfig | None, version: int, threads: int
+    directory: ModelDirectory, config: ModelConfig | None, version: int, threads: int, gpus: Gpus | None
 ) -> tuple[Engine, str]:
     """Open a version's file; returns the engine, and why it is not the configured one, if so."""
     if config is None or config.backend in CPU_BACKENDS:
@@ -112,11 +123,14 @@ def _open_engine(
             )
         path = _find_file(directory, version, config.default_model_filename if config is not None else ONNX_FILE)
         return OnnxEngine(path, config.instance_count if config is not None else 1, threads), ""
-    machine, why = planloading.why_not(config)
+    engines = {backend: partial(_run_plan, gpus) for backend in BACKENDS.values()} if gpus is not None else {}
+    machine, why = planloading.why_not(config, engines=engines)
+    if not why and gpus is not None and not gpus.count():
+        why = gpus.why_none
     if not why or config.fallback_backend != ONNX_BACKEND:
         path = _find_file(directory, version, config.default_model_filename)
         name = f"{directory.name}/{version}/{config.default_model_filename}"
-        return planloading.open_plan(path, name, config, machine), ""
+        return planloading.open_plan(path, name, config, machine, engines), ""
     path = _find_file(directory, version, ONNX_FILE)
     fallback = planloading.describe_fallback(config, path, why)
     told = {"model": directory.name, "version": version, "configured": config.backend, "used": ONNX_BACKEND}
@@ -136,3 +150,35 @@ def _find_file(directory: ModelDirectory, version: int, filename: str) -> Path:
         hint = f"; build it with saccade-build plan, or allow {ONNX_FILE} in its place: {FALLBACK_HINT}"
     found = ", ".join(there) or "nothing"
     raise RepositoryError(f"{directory.name}/{version} has no file {filename!r} (found: {found}){hint}")
+
+
+def _run_plan(gpus: Gpus, path: Path, plan: Plan, config: ModelConfig) -> Engine:
+    """Load a plan that suits this machine on the GPUs that its configuration names.
+
+    Raises:
+        NoGpu, ValueError: it cannot be loaded, or takes smaller batches than its sidecar says.
+    """
+    places = [gpu for group in config.instance_groups for gpu in group.placed(gpus.count())]
+    engine = gpus.open_plan(path, plan, places, _recorded(config))
+    if config.max_batch_size > engine.largest_rows:
+        rows = engine.largest_rows
+        engine.close()
+        raise RepositoryError(
+            f"{path.name} takes batches of at most {rows} rows; config.pbtxt has max_batch_size "
+            f"{config.max_batch_size}"
+        )
+    return engine
+
+
+def _placed(config: ModelConfig, gpus: Gpus) -> ModelConfig:
+    """Name the GPUs of groups that are for all there are."""
+    everywhere = tuple(range(gpus.count()))
+    groups = tuple(InstanceGroup(group.count, group.gpus or everywhere) for group in config.instance_groups)
+    return replace(config, instance_groups=groups)
+
+
+def _recorded(config: ModelConfig) -> frozenset[int]:
+    """Rows of the batches that will come most: preferred ones, and the largest."""
+    if config.dynamic_batching is None:
+        return frozenset()
+    return frozenset({*config.dynamic_batching.preferred_batch_size, config.max_batch_size})

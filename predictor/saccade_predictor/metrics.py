@@ -70,3 +70,21 @@ class PredictorMetrics(Metrics):
                 VERSIONED,
             ),
         )
+
+    def watch_gpus(
+        self, memory: Callable[[], Iterable[tuple[Labels, float]]], locked_bytes: Callable[[], int]
+    ) -> None:
+        """Expose what engines have taken of the GPUs, and what of the arena is page-locked for them."""
+        self.add(
+            Gauge(
+                "saccade_gpu_memory_bytes",
+                "Memory by what it is for; outputs are page-locked memory of the host, free and total the GPU's own.",
+                memory,
+                ("gpu", "kind"),
+            ),
+            Gauge(
+                "saccade_arena_locked_bytes",
+                "Memory of the arena that is page-locked for GPUs.",
+                lambda: [((), locked_bytes())],
+            ),
+        )

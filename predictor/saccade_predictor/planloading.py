@@ -25,7 +25,7 @@ log = logging.getLogger("saccade.loading")
 
 #: Opens a plan that ``admit`` has let in: its file, its sidecar, and how the model is configured.
 OpenPlan: TypeAlias = Callable[[Path, Plan, ModelConfig], Engine]
-#: Backend -> what opens its plans. A backend that is not here cannot run in this build.
+#: Backend -> what opens its plans where the process has no GPUs of its own: nothing. See ``loading``.
 ENGINES: Final[Mapping[str, OpenPlan]] = MappingProxyType({})
 #: Rows of the largest batch where the ONNX file serves in a plan's place.
 CPU_MAX_BATCH_SIZE: Final = 4

@@ -11,6 +11,7 @@ import pytest
 import onnx_graphs as graphs
 from plan_support import H100, L4, NO_GPU, put_version
 from saccade_predictor import loading, planloading
+from saccade_predictor.batchingconfig import ModelConfigError
 from saccade_predictor.configuration import describe
 from saccade_predictor.engines.onnx import OnnxEngine
 from saccade_predictor.engines.plan import Plan
@@ -20,7 +21,7 @@ from saccade_predictor.machine import Gpu, Machine
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.model import PredictorModel
 from saccade_predictor.modelconfig import ModelConfig, parse
-from saccade_predictor.repository import ModelDirectory, RepositoryError
+from saccade_predictor.repository import ModelDirectory
 from saccade_predictor.version import Surroundings
 from saccade_serving.errors import InvalidRequest
 from saccade_serving.memory.arena import Arena
@@ -37,8 +38,8 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def be(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
-    def why_not(config: ModelConfig) -> tuple[Machine, str]:
-        return real(config, lambda *kinds: machine)
+    def why_not(config: ModelConfig, engines: Any = planloading.ENGINES) -> tuple[Machine, str]:
+        return real(config, lambda *kinds: machine, engines)
 
     real = REAL
     monkeypatch.setattr(planloading, "why_not", why_not)
@@ -195,7 +196,7 @@ def test_another_model_of_the_same_capability_is_warned_of(tmp_path: Path, caplo
 def test_onnxruntime_does_not_pretend_to_run_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     be(monkeypatch, Machine(Gpu("NVIDIA L4", "8.9")))
     found = directory(tmp_path, 'backend: "onnxruntime" max_batch_size: 8 instance_group [{ kind: KIND_GPU }]')
-    with pytest.raises(RepositoryError, match="backend 'onnxruntime' runs on the CPU here"):
+    with pytest.raises(ModelConfigError, match="backend onnxruntime runs on CPUs"):
         load_engines(found, 1)
 
 
