@@ -26,7 +26,7 @@ serve: $(APP) ## Run the pair until Ctrl-C; prints curl lines to paste.
 test: $(DEV) ## Run the tests (no cluster, soak or GPU).
 	$(BIN)/python -m pytest $(TESTS) -n $(WORKERS) -m "not cluster and not soak and not gpu"
 
-soak: $(DEV) ## Run the long tests, which look for what grows or gets lost (about ten minutes).
+soak: $(DEV) ## Run the long tests, which look for what grows or gets lost (about half an hour).
 	$(BIN)/python -m pytest $(TESTS) -m soak -s
 
 bench: $(DEV) ## Measure what a request and batching cost, beside other servers (FLAGS=--quick for a look).

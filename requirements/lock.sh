@@ -14,7 +14,10 @@ compile dev.txt pyproject.toml --all-extras --group build --group dev
 for extra in predictor transformer; do
     compile "$extra.txt" pyproject.toml --extra "$extra" --constraint requirements/dev.txt
 done
-compile app.txt pyproject.toml --all-extras --group build --constraint requirements/dev.txt
+compile app.txt pyproject.toml --extra predictor --extra transformer --extra cli --group build \
+    --constraint requirements/dev.txt
+# What saccade-build plan needs beside the predictor where there is no TensorRT: for machines that build plans.
+compile rtx.txt pyproject.toml --extra predictor --extra rtx --constraint requirements/dev.txt
 compile build.txt --group build --constraint requirements/dev.txt
 echo "uv>=0.9" | compile tools-lock.txt -
 # Peers that bench/ measures. PyTriton wants another numpy, so they live in an environment of their own.

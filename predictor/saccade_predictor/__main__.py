@@ -14,6 +14,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from saccade_predictor.engines.gpus import Gpus
 from saccade_predictor.lifecycle import Lifecycle
 from saccade_predictor.loading import find_versions
 from saccade_predictor.metrics import PredictorMetrics
@@ -59,7 +60,8 @@ def main() -> None:
     metrics = PredictorMetrics()
     arena = Arena(settings.max_inflight_bytes, peer_share=settings.max_peer_share)
     shared = Surroundings(metrics, arena, settings.max_queue_size, settings.hang_limit_s)
-    find = partial(find_versions, threads=settings.engine_threads or max(1, container_cpus() - 1))
+    gpus = Gpus(arena, graphs=settings.cuda_graphs)
+    find = partial(find_versions, threads=settings.engine_threads or max(1, container_cpus() - 1), gpus=gpus)
     server = SaccadeServer(arguments, settings, metrics, arena=arena)
     lifecycle = Lifecycle(
         settings.model_repository,
@@ -86,7 +88,9 @@ def main() -> None:
     metrics.watch_queues(
         lambda: [(labels, version.batcher.depth) for labels, version in versions()],
         lambda: [(labels, version.batcher.oldest_s()) for labels, version in versions()],
+        lambda: [(labels, float(bool(version.fallback))) for labels, version in versions()],
     )
+    metrics.watch_gpus(gpus.memory, gpus.locked_bytes)
     with recording(settings) as recorder:
         server.gate.recorder = recorder
         server.start(models, lifecycle, settings.admin_port if settings.model_control_mode == "explicit" else 0)

@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
+from saccade_predictor import delivery
 from saccade_predictor.alarm import Alarm
-from saccade_predictor.delivery import Computed, Deliver, InOrder, Once, Outcome, check_outputs, shares
-from saccade_predictor.engines.engine import Engine, LeasedOutputs, Outputs, Ticket
+from saccade_predictor.delivery import Computed, Deliver, InOrder, Once, Outcome
+from saccade_predictor.engines.engine import Engine, EngineBroken, LeasedOutputs, Outputs, Ticket
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.watchdog import Watchdog
 from saccade_serving.errors import DeadlineExceeded, EngineFailed, Overloaded, SaccadeError
-from saccade_serving.memory.arena import Arena, Lease
+from saccade_serving.memory.arena import Arena
 from saccade_serving.scheduling.policy import BatchingRules
 from saccade_serving.scheduling.profile import LatencyProfile
 from saccade_serving.scheduling.queue import Entry, Queue, QueueFull
@@ -59,7 +60,7 @@ class Batcher:
         preserve_ordering: outcomes are delivered in the order of the submissions.
         profile: what batches take, if that is known already.
         hang_limit_s: time that one batch may compute before its instance is given up.
-        broken: told when all instances hang and none can be renewed any more.
+        broken: told when the engine is broken, or all instances hang and none can be renewed any more.
         computed: told every batch before its outcomes are delivered.
         clock: seconds, monotonic.
     """
@@ -103,7 +104,7 @@ class Batcher:
         self._computed = computed
         self._alarm = Alarm(clock, self._pump)
         self._pumping = self._closed = False
-        self.dead = False  # all instances hang, and none could be renewed
+        self.dead = False  # the engine is broken, or all instances hang and none could be renewed
         self._ended = asyncio.Event()  # a batch has
         self.counted = True  # its batches, in metrics and statistics; those of a warm-up are not
 
@@ -195,7 +196,7 @@ class Batcher:
             where = IN_QUEUE
             entry = self._queue.withdraw(submission_id)
             if entry is not None:
-                _lease_of(entry).release()
+                delivery.lease_of(entry).release()
         if self._in_order is not None:
             self._in_order.set(submission_id, None)
         return where
@@ -258,19 +259,20 @@ class Batcher:
             ticket: Ticket = self._instances[lane].submit(inputs, rows)
         except Exception as error:
             self.scheduler.done(lane, rows, self._clock(), failed=True)
-            _release(batch, None)
+            delivery.give_back(batch)
             self._fail(batch, error)
             return
         self._tickets[ticket] = lane, batch
         self._watchdog.began(lane)
-        ticket.inputs_free.add_done_callback(partial(_release, batch))
+        ticket.inputs_free.add_done_callback(partial(delivery.give_back, batch))
         ticket.done.add_done_callback(partial(self._finish, batch, rows, lane, ticket))
 
     def _finish(
         self, batch: Sequence[Entry], rows: int, lane: int, ticket: Ticket, done: asyncio.Future[Outputs]
     ) -> None:
         if self._tickets.pop(ticket, None) is None:
-            return  # its instance was given up, and nobody waits for it any more
+            delivery.let_go(done)  # its instance was given up, and nobody waits for it any more
+            return
         self._watchdog.ended(lane)
         error: BaseException | None = done.exception() if not done.cancelled() else asyncio.CancelledError()
         now = self._clock()
@@ -324,7 +326,12 @@ class Batcher:
                     self._instances[lane] = instance
                     self.scheduler.restore(lane, instance.depth)
                     self._soon()
-        if (not can or not self.scheduler.working) and not self.dead:
+        if not can or not self.scheduler.working:
+            self._die()
+
+    def _die(self) -> None:
+        """The engine will not answer any more: who waits is told, and nobody is queued again."""
+        if not self.dead:
             self.dead = True
             for entry in self._queue.drain():
                 self._refuse(entry, EngineFailed(DEAD))
@@ -338,10 +345,10 @@ class Batcher:
         batched = self._rules.max_rows != 0
         try:
             try:
-                check_outputs(outputs, rows if batched else None)
+                delivery.check_outputs(outputs, rows if batched else None)
             except Exception as error:
                 return error
-            for entry, own in zip(batch, shares(batch, outputs), strict=True):
+            for entry, own in zip(batch, delivery.shares(batch, outputs), strict=True):
                 if self._running.pop(entry.id, None) is not None:
                     release = None
                     if leased is not None:
@@ -371,7 +378,7 @@ class Batcher:
 
     def _refuse(self, entry: Entry, error: SaccadeError) -> None:
         """Give back the memory of one who waited, and say why."""
-        _lease_of(entry).release()
+        delivery.lease_of(entry).release()
         self._tell(entry.id, Outcome(None, error, queue_s=self._clock() - entry.enqueued))
 
     def _overloaded(self, message: str) -> Overloaded:
@@ -387,14 +394,5 @@ class Batcher:
         for entry in batch:
             if self._running.pop(entry.id, None) is not None:
                 self._tell(entry.id, Outcome(None, EngineFailed(failure)))
-
-
-def _lease_of(entry: Entry) -> Lease:
-    lease: Lease = entry.owned[0]  # the batcher's own; behind it stand the arrays
-    return lease
-
-
-def _release(batch: Sequence[Entry], _inputs_free: asyncio.Future[None] | None) -> None:
-    """The engine has read its inputs: their memory may be used again."""
-    for entry in batch:
-        _lease_of(entry).release()
+        if isinstance(error, EngineBroken):
+            self._die()

@@ -91,4 +91,4 @@ def _fill_instances(proto: Any, config: ModelConfig, served: str) -> None:
         if group.kind == cpu:
             del group.gpus[:]
         elif not group.gpus:
-            group.gpus.append(0)
+            group.gpus.extend(config.instance_groups[number].gpus or [0])

@@ -1,13 +1,15 @@
-"""What becomes of a submission, and how it is told: once, and in order where the model asks for that."""
+"""What becomes of a submission and its memory, and how it is told: once, and in order where the model asks for it."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from saccade_predictor.engines.engine import Outputs
+from saccade_predictor.engines.engine import LeasedOutputs, Outputs
 from saccade_serving.errors import SaccadeError
+from saccade_serving.memory.arena import Lease
 from saccade_serving.scheduling.queue import Entry
 
 
@@ -72,6 +74,26 @@ class Once:
         call, self._call = self._call, None
         if call is not None:
             call()
+
+
+def lease_of(entry: Entry) -> Lease:
+    """The memory of a request in a batcher's queue."""
+    lease: Lease = entry.owned[0]  # the batcher's own; behind it stand the arrays
+    return lease
+
+
+def give_back(batch: Sequence[Entry], _inputs_free: object = None) -> None:
+    """The engine has read a batch's inputs: their memory may be used again."""
+    for entry in batch:
+        lease_of(entry).release()
+
+
+def let_go(done: asyncio.Future[Outputs]) -> None:
+    """Outputs have come that nobody wants any more."""
+    if not done.cancelled() and done.exception() is None:
+        outputs = done.result()
+        if isinstance(outputs, LeasedOutputs):
+            outputs.release()
 
 
 def shares(batch: Sequence[Entry], outputs: Outputs) -> list[Outputs]:

@@ -57,9 +57,34 @@ class PredictorMetrics(Metrics):
         self,
         depth: Callable[[], Iterable[tuple[Labels, float]]],
         age_s: Callable[[], Iterable[tuple[Labels, float]]],
+        fallback: Callable[[], Iterable[tuple[Labels, float]]],
     ) -> None:
-        """Expose the queues of all loaded versions."""
+        """Expose the queues of all loaded versions, and which of them are served by another engine than configured."""
         self.add(
             Gauge("saccade_queue_depth", "Requests waiting for an instance.", depth, VERSIONED),
             Gauge("saccade_queue_age_seconds", "Age of the oldest waiting request.", age_s, VERSIONED),
+            Gauge(
+                "saccade_engine_fallback",
+                "1 where the ONNX file serves on the CPU in place of the configured plan, else 0.",
+                fallback,
+                VERSIONED,
+            ),
+        )
+
+    def watch_gpus(
+        self, memory: Callable[[], Iterable[tuple[Labels, float]]], locked_bytes: Callable[[], int]
+    ) -> None:
+        """Expose what engines have taken of the GPUs, and what of the arena is page-locked for them."""
+        self.add(
+            Gauge(
+                "saccade_gpu_memory_bytes",
+                "Memory by what it is for; outputs are page-locked memory of the host, free and total the GPU's own.",
+                memory,
+                ("gpu", "kind"),
+            ),
+            Gauge(
+                "saccade_arena_locked_bytes",
+                "Memory of the arena that is page-locked for GPUs.",
+                lambda: [((), locked_bytes())],
+            ),
         )

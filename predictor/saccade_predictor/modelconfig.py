@@ -74,6 +74,23 @@ class VersionPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class InstanceGroup:
+    """Instances of one kind.
+
+    Attributes:
+        count: on each GPU.
+        gpus: indices; none: all there are.
+    """
+
+    count: int = 1
+    gpus: tuple[int, ...] = ()
+
+    def placed(self, gpus: int) -> list[int]:
+        """The GPU of each instance, where there are so many GPUs."""
+        return [gpu for gpu in self.gpus or range(gpus) for _ in range(self.count)]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """What the predictor needs to know of a model.
 
@@ -81,7 +98,8 @@ class ModelConfig:
         backend: a key of ``DEFAULT_MODEL_FILENAMES``.
         max_batch_size: rows of one engine call; 0 for a model without a batch dimension.
         dynamic_batching: None: each request runs by itself.
-        instance_count: how many batches may execute at the same time.
+        instance_count: how many batches may execute at the same time on a CPU.
+        instance_groups: where instances are on GPUs.
         fallback_backend: serves where there is no GPU (``parameters.fallback_backend``), or None.
         slo_ms: time from a request's first byte to its answer that shall be kept (``parameters.slo_ms``); 0 is none.
         warmup: requests to be sent before it is ready; none: zeros.
@@ -97,6 +115,7 @@ class ModelConfig:
     default_model_filename: str
     dynamic_batching: DynamicBatching | None = None
     instance_count: int = 1
+    instance_groups: tuple[InstanceGroup, ...] = (InstanceGroup(),)
     instance_kind: InstanceKind = "KIND_AUTO"
     version_policy: VersionPolicy = VersionPolicy()
     parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -142,10 +161,11 @@ def parse(text: str, model: str, *, gpu_available: bool = False) -> tuple[ModelC
     backend = _read_backend(proto, model)
     parameters = MappingProxyType({key: value.string_value for key, value in proto.parameters.items()})
     fallback = _read_fallback(parameters, model)
-    kind, count = _read_instances(proto.instance_group, backend, model)
-    if kind == "KIND_GPU" and not gpu_available:
+    kind, groups = _read_instances(proto.instance_group, backend, model)
+    if kind == "KIND_GPU" and (not gpu_available or backend in CPU_BACKENDS):
         if fallback is None:
-            expected = "a kind that this machine has (it has no GPU), or parameters.fallback_backend"
+            why = f"backend {backend} runs on CPUs" if gpu_available else "it has no GPU"
+            expected = f"a kind that this machine has ({why}), or parameters.fallback_backend"
             raise ModelConfigError(model, "instance_group kind", kind, expected)
         warnings["kind"] = f"instance_group kind KIND_GPU without a GPU: {fallback} serves, not {backend}"
     filename = _read_filename(proto.default_model_filename, "default_model_filename", model)
@@ -157,7 +177,8 @@ def parse(text: str, model: str, *, gpu_available: bool = False) -> tuple[ModelC
         outputs=_read_tensors(proto.output, "output", model),
         default_model_filename=filename or DEFAULT_MODEL_FILENAMES[backend],
         dynamic_batching=read_batching(proto, model) if proto.max_batch_size > 0 else None,
-        instance_count=count,
+        instance_count=sum(group.count for group in groups),
+        instance_groups=groups,
         instance_kind=kind,
         version_policy=_read_versions(proto.version_policy, model),
         parameters=parameters,
@@ -262,8 +283,8 @@ def _read_fallback(parameters: Mapping[str, str], model: str) -> str | None:
     raise ModelConfigError(model, "parameters.fallback_backend", repr(fallback), expected)
 
 
-def _read_instances(groups: Any, backend: str, model: str) -> tuple[InstanceKind, int]:
-    """Kind and number of instances; a group without a count has one."""
+def _read_instances(groups: Any, backend: str, model: str) -> tuple[InstanceKind, tuple[InstanceGroup, ...]]:
+    """Kind and groups of instances; a group without a count has one."""
     kinds: dict[str, InstanceKind] = {"KIND_AUTO": "KIND_AUTO", "KIND_GPU": "KIND_GPU"}
     if backend in CPU_BACKENDS:
         kinds["KIND_CPU"] = "KIND_CPU"
@@ -277,13 +298,14 @@ def _read_instances(groups: Any, backend: str, model: str) -> tuple[InstanceKind
     for group in groups:
         if group.count < 0:
             raise ModelConfigError(model, "instance_group count", group.count, "1 or more")
-        if list(group.gpus) not in ([], [0]):
-            expected = "[0], or no list: a predictor has one GPU"
+        if min(group.gpus, default=0) < 0 or len(set(group.gpus)) != len(group.gpus):
+            expected = "the index of each GPU once, counted from 0, or no list"
             raise ModelConfigError(model, "instance_group gpus", list(group.gpus), expected)
-    count = sum(group.count or 1 for group in groups) or 1
+    read = tuple([InstanceGroup(group.count or 1, tuple(group.gpus)) for group in groups]) or (InstanceGroup(),)
+    count = sum(group.count * max(1, len(group.gpus)) for group in read)
     if count > MAX_INSTANCES:
         raise ModelConfigError(model, "instance_group count", count, f"at most {MAX_INSTANCES} together")
-    return kinds[kind], count
+    return kinds[kind], read
 
 
 def _read_versions(policy: Any, model: str) -> VersionPolicy:

@@ -19,6 +19,8 @@ WARMUP_FOLDER: Final = "warmup"
 #: Files of one model that are looked at for changes; a folder that links to itself must not be walked for ever.
 MAX_FILES: Final = 10_000
 MAX_LABEL_BYTES: Final = 2**22
+#: What engines write beside their models themselves, and what it is called while it is written.
+UNWATCHED: Final = (".rtxcache", ".part")
 
 
 class RepositoryError(ValueError):
@@ -113,6 +115,8 @@ class ModelDirectory:
         own: dict[int, list[str]] = {version: [] for version in self.versions()}
         try:
             for count, file in enumerate(self._files()):
+                if file.name.endswith(UNWATCHED):
+                    continue
                 if count >= MAX_FILES:
                     raise RepositoryError(f"model {self.name!r} has more than {MAX_FILES} files")
                 told = file.stat()

@@ -41,6 +41,11 @@ class PredictorSettings(ServiceSettings):
         le=256,
         description="threads of one CPU engine instance; 0 is the container's CPUs less one, at least 1",
     )
+    cuda_graphs: bool = Field(
+        False,
+        description="record batches of preferred sizes and of max_batch_size as CUDA graphs; each takes an execution "
+        "context of its own, and so memory of the GPU",
+    )
     arrival_trace: str = Field(
         "",
         description="file that a line for every inference request is written to, to be replayed; empty for none",

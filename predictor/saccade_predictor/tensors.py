@@ -17,9 +17,15 @@ def describe(
     config: ModelConfig,
     labels: Mapping[str, Sequence[str]],
     description: EngineDescription,
+    fallback: str = "",
 ) -> ModelMetadata:
-    """What clients are told of a version: its tensors, and as properties what its graph says of itself, and labels."""
+    """What clients are told of a version: its tensors, and as properties what its graph says of itself, and labels.
+
+    Where another engine than the configured one serves, ``saccade.fallback`` says which and why.
+    """
     properties = {key: value for key, value in description.properties.items() if key.startswith("saccade.")}
+    if fallback:
+        properties["saccade.fallback"] = fallback
     for names in labels.values():
         properties["saccade.labels"] = json.dumps(names, ensure_ascii=False)
     return ModelMetadata(

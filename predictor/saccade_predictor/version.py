@@ -56,6 +56,7 @@ class LoadedEngine:
     Attributes:
         labels: class names by output.
         samples: what the config wants it to be warmed up with; none: zeros.
+        fallback: why it is not the configured engine; empty where it is.
     """
 
     version: str
@@ -63,6 +64,7 @@ class LoadedEngine:
     engine: Engine
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     samples: Sequence[Sample] = ()
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,8 @@ class Version:
         self.config = config
         self.engine = file.engine
         self.labels = file.labels
-        self.metadata = describe(model, file.version, config, file.labels, description)
+        self.fallback = file.fallback
+        self.metadata = describe(model, file.version, config, file.labels, description, file.fallback)
         self.configuration = configuration.describe(config, description.platform)
         self.slo_s = config.slo_ms / 1e3
         self.delays = batching is not None and batching.may_delay

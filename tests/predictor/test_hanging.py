@@ -14,7 +14,7 @@ import onnx_graphs as graphs
 from fakes import FakeEngine, answer_of, eventually, finds, settle
 from saccade_predictor.batcher import MAX_RENEWALS
 from saccade_predictor.batchingconfig import DynamicBatching
-from saccade_predictor.engines.engine import Inputs, Outputs
+from saccade_predictor.engines.engine import EngineBroken, Inputs, Outputs
 from saccade_predictor.engines.onnx import OnnxEngine
 from saccade_predictor.engines.runner import RunnerInstance
 from saccade_predictor.metrics import PredictorMetrics
@@ -200,3 +200,31 @@ def test_a_watchdog_knows_each_instance_and_counts_from_the_batch_that_computes(
         dog.close()
 
     asyncio.run(watch())
+
+
+async def test_an_engine_that_says_it_is_broken_makes_the_process_not_live_at_once() -> None:
+    stage = Stage(FakeEngine(instances=2))
+    await stage.start()
+    asked = stage.ask(1)
+    await eventually(lambda: stage.engine.open, "the engine has it")
+    stage.engine.open[0].fail(EngineBroken("an illegal memory access was encountered"))
+    with pytest.raises(EngineFailed, match="failed on this batch"):
+        await asked
+    assert stage.model.must_restart
+    with pytest.raises((EngineFailed, Overloaded)):
+        await stage.ask(2)
+    assert stage.arena.leases == 0
+    await stage.model.close()
+
+
+async def test_an_engine_that_is_found_broken_when_it_is_asked_is_no_better() -> None:
+    stage = Stage(FakeEngine())
+    await stage.start()
+    stage.engine.lanes[0].refuses = EngineBroken("the device is broken")
+    asked = [stage.ask(value) for value in (1, 2, 3)]
+    for task in asked:
+        with pytest.raises(EngineFailed):
+            await task
+    assert stage.model.must_restart
+    assert stage.arena.leases == 0
+    await stage.model.close()

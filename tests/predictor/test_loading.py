@@ -126,11 +126,11 @@ def test_instances_and_threads_reach_the_engine(directory: ModelDirectory, load:
     assert len(file.engine.instances()) == 3
 
 
-def test_a_backend_that_is_not_here_says_which_is_and_how_to_fall_back(directory: ModelDirectory) -> None:
+def test_a_plan_that_is_not_there_says_how_to_make_it_or_fall_back(directory: ModelDirectory) -> None:
     put(directory, 1, config='backend: "tensorrt" max_batch_size: 4')
     with pytest.raises(RepositoryError) as caught:
         load_engines(directory, 1)
-    assert "wants backend 'tensorrt', which this build does not have; expected 'onnxruntime'" in str(caught.value)
+    assert "m/1 has no file 'model.plan' (found: model.onnx); build it with saccade-build plan" in str(caught.value)
     assert "fallback_backend" in str(caught.value)
 
 

@@ -12,6 +12,7 @@ import pytest
 from saccade_predictor import modelconfig, tritonschema
 from saccade_predictor.batchingconfig import DynamicBatching, ModelConfigError, make_queue, make_rules
 from saccade_predictor.modelconfig import (
+    InstanceGroup,
     TensorConfig,
     VersionPolicy,
     autocomplete,
@@ -53,6 +54,19 @@ def test_the_example_is_read_without_a_warning() -> None:
     assert config.dynamic_batching == DynamicBatching()
     assert config.default_model_filename == "model.onnx"
     assert (EXAMPLE.parent / config.outputs[0].label_filename).read_text().count("\n") == 80
+
+
+def test_instances_are_placed_on_the_gpus_that_are_named_or_on_all() -> None:
+    config, _ = parse('backend: "tensorrt" instance_group [{ count: 2 gpus: [0, 2] }, { count: 1 }]', "m")
+    assert config.instance_groups == (InstanceGroup(2, (0, 2)), InstanceGroup(1))
+    assert [place for group in config.instance_groups for place in group.placed(2)] == [0, 0, 2, 2, 0, 1]
+    assert config.instance_count == 3
+    assert parse('backend: "tensorrt"', "m")[0].instance_groups == (InstanceGroup(1),)
+
+
+def test_a_backend_for_cpus_is_not_put_on_a_gpu_that_is_there() -> None:
+    with pytest.raises(ModelConfigError, match="backend onnxruntime runs on CPUs"):
+        parse('backend: "onnxruntime" instance_group { kind: KIND_GPU }', "m", gpu_available=True)
 
 
 def test_the_seeds_example_needs_only_a_gpu_or_a_fallback() -> None:
@@ -235,7 +249,9 @@ def test_every_datatype_of_the_protocol_has_its_triton_name(name: str) -> None:
         ('backend: "onnxruntime" instance_group { kind: KIND_MODEL }', ["KIND_MODEL"]),
         ('backend: "tensorrt" instance_group { kind: KIND_CPU }', ["KIND_CPU", "KIND_GPU"]),
         ('backend: "onnxruntime" instance_group { count: -2 }', ["count is -2"]),
-        ('backend: "tensorrt" instance_group { gpus: [1] }', ["gpus is [1]", "one GPU"]),
+        ('backend: "tensorrt" instance_group { gpus: [1, 1] }', ["gpus is [1, 1]", "each GPU once"]),
+        ('backend: "tensorrt" instance_group { gpus: [-1] }', ["gpus is [-1]", "counted from 0"]),
+        ('backend: "tensorrt" instance_group { count: 33 gpus: [0, 1] }', ["count is 66", "at most 64"]),
         (
             'backend: "onnxruntime" instance_group [ { kind: KIND_CPU }, { count: 1 } ]',
             ["KIND_AUTO and KIND_CPU", "one kind"],

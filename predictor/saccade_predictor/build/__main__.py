@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import onnx
 import typer
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
 
 from saccade_predictor.batchingconfig import MAX_SLO_MS
-from saccade_predictor.build import profiling
+from saccade_predictor.build import file_commands, parity_command, plan_command
 from saccade_predictor.build.graph import (
     DEFAULT_CANDIDATES,
     DEFAULT_MIN_SCORE,
@@ -23,13 +23,13 @@ from saccade_predictor.build.graph import (
     check_table,
     make_ready,
 )
+from saccade_predictor.build.saying import MODEL, USAGE
+from saccade_predictor.build.saying import fail as _fail
+from saccade_predictor.build.saying import reason as _reason
 from saccade_predictor.build.sizing import fix_size, parse_size
 from saccade_predictor.build.source import GraphError, Head, read_layout
 from saccade_predictor.repository import RepositoryError
 from saccade_serving import __version__
-
-#: Exit codes: the files or options cannot be used as given; the model cannot be converted.
-USAGE, MODEL = 2, 1
 
 # Plain text, no frames: the output is read in build logs as often as on a terminal.
 app = typer.Typer(name="saccade-build", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -195,6 +195,8 @@ def profile(
         _fail(f"--slo-ms is {slo_ms:g}; expected above 0, at most {MAX_SLO_MS:g}", USAGE)
     if not directory.is_dir():
         _fail(f"{directory} is not a directory", USAGE)
+    from saccade_predictor.build import profiling  # it loads kserve, which takes seconds
+
     typer.echo("measuring batches ...", err=True)
     try:
         found = profiling.measure(directory.resolve(), threads, slo_ms)
@@ -202,6 +204,12 @@ def profile(
         _fail(str(err), MODEL)
     for line in found.lines():
         typer.echo(line)
+
+
+app.command("plan", no_args_is_help=True)(plan_command.plan)
+app.command("inspect", no_args_is_help=True)(file_commands.inspect)
+app.command("parity", no_args_is_help=True)(parity_command.parity)
+app.command("manifest", no_args_is_help=True)(file_commands.manifest)
 
 
 def _check_labels(path: Path, classes: int) -> None:
@@ -228,15 +236,6 @@ def _replace(target: Path, content: bytes) -> None:
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _reason(err: OSError) -> str:
-    return err.strerror or type(err).__name__
-
-
-def _fail(sentence: str, code: int) -> NoReturn:
-    typer.echo(f"Error: {sentence}", err=True)
-    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -22,6 +22,10 @@ Inputs: TypeAlias = Mapping[str, NDArray[Any]]
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 
 
+class EngineBroken(RuntimeError):
+    """The engine answers nothing any more, now or later: nothing but a new process helps."""
+
+
 class LeasedOutputs(dict[str, NDArray[Any]]):
     """Outputs in memory that the engine uses again once nobody reads them any more.
 
@@ -73,7 +77,7 @@ class Ticket:
             set by an engine that hangs.
         done: the outputs of the whole batch, rows in the order of the requests; or the engine's exception. Outputs in
             memory of the engine's own are ``LeasedOutputs``. No output may lie in an input's memory, which is another
-            request's as soon as ``inputs_free`` is set.
+            request's as soon as ``inputs_free`` is set. ``EngineBroken`` is the last thing the engine says.
     """
 
     inputs_free: asyncio.Future[None]
@@ -93,6 +97,9 @@ class Instance(Protocol):
         Args:
             requests: the inputs of each request; gathering them into one batch is the engine's work.
             rows: rows of all requests together.
+
+        Raises:
+            EngineBroken: it will never accept one again.
         """
 
 

@@ -1,0 +1,149 @@
+"""The GPUs of this process: what opens plans on them, and what all engines there share.
+
+Nothing of CUDA is imported, and no driver asked, before a model wants a GPU. Whether a plan suits the machine is not
+looked at here: whoever opens one has read what its sidecar says (``PlanLike``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final, Protocol
+from weakref import WeakSet
+
+from saccade_predictor.engines import tensorrt, tensorrt_rtx
+from saccade_predictor.engines.cuda import Cuda, DeviceBroken, DeviceError, DeviceOutOfMemory, NoGpu, load_cuda
+from saccade_predictor.engines.pagelocks import PageLocks
+from saccade_predictor.engines.tensorrt import TensorRTEngine
+from saccade_predictor.engines.tensorrt_rtx import TensorRTRtxEngine
+from saccade_serving.memory.arena import Arena
+
+log = logging.getLogger("saccade.gpus")
+
+TRT: Final = "trt"
+TRT_RTX: Final = "trt-rtx"
+#: Where TensorRT-RTX keeps what it has compiled, beside the plan.
+CACHE_SUFFIX: Final = ".rtxcache"
+
+
+class PlanLike(Protocol):
+    """What opening a plan needs to know of it, from its sidecar."""
+
+    @property
+    def kind(self) -> str:
+        """``trt`` or ``trt-rtx``."""
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """The ONNX file's metadata, which a plan cannot carry."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDescription:
+    """A ``PlanLike`` of its own."""
+
+    kind: str = TRT
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+
+class Gpus:
+    """The GPUs. Its methods may block; called off the event loop, but ``memory`` and ``locked_bytes``.
+
+    Args:
+        arena: what engines read requests from.
+        load: loads the CUDA layer, once.
+        graphs: record CUDA graphs of preferred batch sizes.
+        modules: kind of plan -> what loads TensorRT's module for it.
+    """
+
+    def __init__(
+        self,
+        arena: Arena,
+        load: Callable[[], Cuda] = load_cuda,
+        graphs: bool = False,
+        modules: Mapping[str, Callable[[], Any]] | None = None,
+    ) -> None:
+        self._arena = arena
+        self._load = load
+        self._graphs = graphs
+        self._modules = modules or {TRT: tensorrt.load_module, TRT_RTX: tensorrt_rtx.load_module}
+        self._lock = Lock()
+        self._cuda: Cuda | None = None
+        self._looked = False
+        self._pages: PageLocks | None = None
+        self._engines: WeakSet[TensorRTEngine] = WeakSet()
+        self.why_none = ""  #: why there is no GPU, once that was asked
+
+    def count(self) -> int:
+        """How many there are that can be used; 0 without a driver or without pycuda (``why_none``)."""
+        with self._lock:
+            if not self._looked:
+                self._looked = True
+                try:
+                    self._cuda = self._load()
+                except NoGpu as error:
+                    self.why_none = str(error)
+                    log.info("no_gpu", extra={"why": self.why_none})
+            return self._cuda.count() if self._cuda is not None else 0
+
+    def open_plan(
+        self, path: Path, plan: PlanLike, places: Sequence[int] = (0,), recorded: frozenset[int] = frozenset()
+    ) -> TensorRTEngine:
+        """Load a plan.
+
+        Args:
+            path: the plan's file.
+            plan: what its sidecar says.
+            places: the GPU of each instance, by index.
+            recorded: rows of the batches worth a CUDA graph.
+
+        Raises:
+            NoGpu: there is none, or not of that index.
+            ValueError: it cannot be loaded.
+        """
+        if not self.count() or self._cuda is None:
+            raise NoGpu(f"{path.name} needs a GPU: {self.why_none}")
+        devices = [self._cuda.device(index) for index in places]
+        with self._lock:
+            if self._pages is None:
+                self._pages = PageLocks(self._arena, devices[0])
+        content = tensorrt.read_plan(path)
+        try:
+            trt = self._modules[plan.kind]()
+            engine: TensorRTEngine
+            if plan.kind == TRT_RTX:
+                cache = path.with_name(path.name + CACHE_SUFFIX)
+                engine = TensorRTRtxEngine(
+                    content, path.name, trt, devices, self._pages, self._graphs, plan.properties, cache
+                )
+            else:
+                sizes = recorded if self._graphs else frozenset()
+                engine = TensorRTEngine(content, path.name, trt, devices, self._pages, sizes, plan.properties)
+        except DeviceOutOfMemory as error:
+            raise ValueError(f"{path.name} cannot be loaded: {error}") from None
+        self._engines.add(engine)
+        return engine
+
+    def locked_bytes(self) -> int:
+        """Of the arena, page-locked."""
+        return self._pages.locked_bytes if self._pages is not None else 0
+
+    def memory(self) -> Iterator[tuple[tuple[str, str], float]]:
+        """Bytes by index of the GPU and kind: weights, contexts, buffers, outputs of our engines; free, total."""
+        sums: dict[tuple[int, str], int] = {}
+        for engine in list(self._engines):
+            for index, kind, size in engine.memory():
+                sums[index, kind] = sums.get((index, kind), 0) + size
+        for index in sorted({index for index, _ in sums}):
+            assert self._cuda is not None
+            device = self._cuda.device(index)
+            if not device.broken:
+                try:
+                    sums[index, "free"], sums[index, "total"] = device.memory()
+                except (DeviceError, DeviceBroken) as error:
+                    log.warning("gpu_memory_unknown", extra={"gpu": index, "why": str(error)})
+        for (index, kind), size in sorted(sums.items()):
+            yield (str(index), kind), size
