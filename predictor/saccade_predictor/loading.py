@@ -123,7 +123,7 @@ def _open_engine(
             )
         path = _find_file(directory, version, config.default_model_filename if config is not None else ONNX_FILE)
         return OnnxEngine(path, config.instance_count if config is not None else 1, threads), ""
-    engines = {backend: partial(_run_plan, gpus) for backend in BACKENDS.values()} if gpus is not None else {}
+    engines = plan_engines(gpus) if gpus is not None else {}
     machine, why = planloading.why_not(config, engines=engines)
     if not why and gpus is not None and not gpus.count():
         why = gpus.why_none
@@ -150,6 +150,11 @@ def _find_file(directory: ModelDirectory, version: int, filename: str) -> Path:
         hint = f"; build it with saccade-build plan, or allow {ONNX_FILE} in its place: {FALLBACK_HINT}"
     found = ", ".join(there) or "nothing"
     raise RepositoryError(f"{directory.name}/{version} has no file {filename!r} (found: {found}){hint}")
+
+
+def plan_engines(gpus: Gpus) -> dict[str, planloading.OpenPlan]:
+    """Backend -> what opens its plans, once they have been let in, on these GPUs."""
+    return {backend: partial(_run_plan, gpus) for backend in BACKENDS.values()}
 
 
 def _run_plan(gpus: Gpus, path: Path, plan: Plan, config: ModelConfig) -> Engine:

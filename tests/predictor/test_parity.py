@@ -16,7 +16,6 @@ from typer.testing import CliRunner, Result
 
 import onnx_graphs as graphs
 from plan_support import L4, NO_GPU, put_version
-from saccade_predictor import planloading
 from saccade_predictor.build import parity as comparing
 from saccade_predictor.build.__main__ import app
 from saccade_predictor.build.agreement import Errors, Matches, match, overlap, suppress
@@ -193,6 +192,9 @@ def test_a_model_that_fails_while_it_runs_says_so(tmp_path: Path) -> None:
     assert "onnxruntime_onnx failed on a batch of 4" in result.output
 
 
+REAL_ENGINES = comparing.engines
+
+
 def ready_plan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[ModelConfig]]:
     """A plan that an engine of the test opens, as the one for its backend would."""
     put_version(folder)
@@ -203,7 +205,7 @@ def ready_plan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, lis
         return OnnxEngine(path.with_name("model.onnx"), 1, 1)
 
     monkeypatch.setattr(comparing, "look", lambda *kinds: L4)
-    monkeypatch.setattr(planloading, "ENGINES", {"tensorrt_rtx": open_it})
+    monkeypatch.setattr(comparing, "engines", lambda: {"tensorrt_rtx": open_it})
     return folder / "model.plan", opened
 
 
@@ -234,9 +236,9 @@ def test_a_plan_that_cannot_run_here_is_refused(tmp_path: Path, monkeypatch: pyt
     path.write_bytes(b"cut")
     assert "cut short" in parity(tmp_path / "model.onnx", path, "--random", 3).output
     monkeypatch.setattr(comparing, "look", lambda *kinds: L4)
-    monkeypatch.setattr(planloading, "ENGINES", {})
+    monkeypatch.setattr(comparing, "engines", REAL_ENGINES)
     put_version(tmp_path)
-    assert "no engine that runs TensorRT-RTX plans" in parity(tmp_path / "model.onnx", path, "--random", 3).output
+    assert "needs a GPU: " in parity(tmp_path / "model.onnx", path, "--random", 3).output
     assert read_sidecar(tmp_path / "plan.json").parity is None
 
 

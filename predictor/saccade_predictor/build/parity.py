@@ -17,26 +17,32 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from saccade_predictor import planloading
 from saccade_predictor.build.agreement import Errors, Matches
 from saccade_predictor.build.pictures import Sample
+from saccade_predictor.engines.cuda import NoGpu
 from saccade_predictor.engines.engine import Engine, EngineDescription, Inputs, LeasedOutputs
+from saccade_predictor.engines.gpus import Gpus
 from saccade_predictor.engines.onnx import OnnxEngine
 from saccade_predictor.engines.plan import (
     BACKENDS,
-    NAMES,
     Plan,
     hash_file,
     read_sidecar,
     sidecar_of,
 )
 from saccade_predictor.engines.plancheck import PlanRefused, refuse, refuse_file
+from saccade_predictor.loading import plan_engines
 from saccade_predictor.machine import look
-from saccade_predictor.modelconfig import ModelConfig
+from saccade_predictor.modelconfig import InstanceGroup, ModelConfig
+from saccade_predictor.planloading import OpenPlan
+from saccade_serving.memory.arena import Arena
 from saccade_serving.oip.messages import TensorMetadata
 
 CANDIDATES: Final = "candidates"
 PLAN_SUFFIXES: Final = frozenset({".plan", ".engine"})
+
+#: Of the arena that engines on GPUs expect; samples do not lie in it.
+_ARENA_BYTES: Final = 2**20
 
 
 class ParityError(ValueError):
@@ -153,7 +159,7 @@ def open_plan(path: Path) -> tuple[Engine, Plan]:
     """Open a plan with the sidecar beside it.
 
     Raises:
-        SidecarError, PlanRefused: it cannot run here; the sentence says why.
+        SidecarError, PlanRefused, ValueError: it cannot run here; the sentence says why.
     """
     plan = read_sidecar(sidecar_of(path))
     machine = look(plan.kind)
@@ -161,11 +167,18 @@ def open_plan(path: Path) -> tuple[Engine, Plan]:
     if sentence is not None:
         raise PlanRefused(sentence.partition("; serve it on")[0] if machine.gpu is None else sentence)
     backend = BACKENDS[plan.kind]
-    if backend not in planloading.ENGINES:
-        raise PlanRefused(f"this build of Saccade has no engine that runs {NAMES[plan.kind]} plans")
     rows = plan.rows()
-    config = ModelConfig("parity", backend, rows[1] if rows else 0, (), (), path.name)
-    return planloading.ENGINES[backend](path, plan, config), plan
+    groups = (InstanceGroup(1, (0,)),)
+    config = ModelConfig("parity", backend, rows[1] if rows else 0, (), (), path.name, instance_groups=groups)
+    try:
+        return engines()[backend](path, plan, config), plan
+    except NoGpu as error:
+        raise PlanRefused(str(error)) from None
+
+
+def engines() -> Mapping[str, OpenPlan]:
+    """Backend -> what opens its plans on this machine's GPUs."""
+    return plan_engines(Gpus(Arena(_ARENA_BYTES)))
 
 
 def check_alike(reference: EngineDescription, candidate: EngineDescription) -> None:
