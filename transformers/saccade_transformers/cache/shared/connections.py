@@ -107,12 +107,14 @@ class Connections:
         self._clock = clock
         self._breaker = Breaker(1, *_PAUSE_S)
         self._failures = 0.0
+        self._why = "all connections were closed"  # of the last failure
         self._said = ""
         self._waiting: deque[_Call] = deque()
         self._idle: list[asyncio.Future[None]] = []  # of connections that have nothing to do; the last one is woken
         self._open: dict[Redis, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._lost = asyncio.Event()
+        self._is_closed = False
         self._keeping: asyncio.Task[None] | None = None
         metrics.watch(lambda: len(self._open), lambda: self.is_up)
 
@@ -161,6 +163,7 @@ class Connections:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
+        self._is_closed = True
         self._leave("it is closed")
         await asyncio.gather(*self._open.values(), return_exceptions=True)
         await asyncio.sleep(0)  # for what follows from their end
@@ -188,6 +191,8 @@ class Connections:
     def _ended(self, redis: Redis, _task: asyncio.Task[None]) -> None:
         """A connection is not served any more: close it, and have another one opened."""
         del self._open[redis]
+        if not self._open and not self._said and not self._is_closed:
+            self._tell(self._why)
         self._lost.set()
         self._wake()  # perhaps this one was woken
         closing = asyncio.get_running_loop().create_task(_close(redis))
@@ -244,6 +249,7 @@ class Connections:
         return True
 
     def _failed(self, permit: int, why: str) -> None:
+        self._why = why
         self._failures += 1
         if self._failures >= _FAILURES:
             self._failures = 0.0
@@ -253,10 +259,13 @@ class Connections:
         """Redis does not do what is asked of it."""
         if not self._breaker.failed(permit, self._clock()):
             return
+        self._tell(why)
+        self._leave(why)
+
+    def _tell(self, why: str) -> None:
         if why != self._said:
             self._said = why
             log.warning("redis_away", extra={"why": why[:300]})
-        self._leave(why)
 
     def _leave(self, why: str) -> None:
         """End all connections."""
