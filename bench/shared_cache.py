@@ -63,7 +63,7 @@ class Plan:
     """
 
     replicas: int = 4
-    rounds: int = 4
+    rounds: int = 3
     cameras: int = 4
     per_s: float = 8.0
     frames: int = 100
@@ -346,7 +346,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench/shared_cache.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="few frames: a look (all of it: six minutes)")
+    parser.add_argument("--quick", action="store_true", help="few frames: a look (all of it: five minutes)")
     parser.add_argument(
         "--output", type=Path, default=RESULTS, help="the JSON file (default: bench/results/shared_cache.json)"
     )
