@@ -14,7 +14,6 @@ import http.client
 import json
 import os
 import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import grpc
 import numpy as np
@@ -38,7 +37,7 @@ from measuring.cpu import total_cpu_s, with_descendants
 from measuring.environment import Unavailable
 from measuring.onnx_models import INPUT, MODELS, Model, build
 from measuring.payload import GRPC_METHOD, Protocol
-from measuring.processes import HOST, ServerFailed
+from measuring.processes import HOST, ServerFailed, end_as_ctrl_c_does
 from measuring.samples import ClientError, Load
 from measuring.targets import BENCH
 from servers.onnx_session import open_session
@@ -274,8 +273,7 @@ def main(arguments: list[str]) -> int:
     """Run the bench; returns the exit status: 1 if a row of ours is missing."""
     given = parse(arguments)
     chosen = [one for one in CONTENDERS if not given.only or one.key in given.only or one.product in given.only]
-    for sig in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sig, _stop)
+    end_as_ctrl_c_does()
     bench = Bench(plan_of(given), chosen)
     averages = [os.getloadavg()]
     try:
@@ -307,10 +305,6 @@ def main(arguments: list[str]) -> int:
         console.print("others used much of the machine: believe CPU and batches, and images/s once it is quiet")
     missing = {key for skipped in bench.skipped.values() for key in skipped}
     return 1 if any(one.key in missing and one.product == "saccade" for one in chosen) else 0
-
-
-def _stop(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

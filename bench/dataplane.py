@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from measuring import goals, machine, table
 from measuring.client import Client
@@ -30,6 +29,7 @@ from measuring.cpu import total_cpu_s, with_descendants
 from measuring.payload import SHAPES, Protocol, request_bytes
 from measuring.payload import request as build_request
 from measuring.plan import DEFAULT, FIRST, QUICK, Count, Plan, requests_for
+from measuring.processes import end_as_ctrl_c_does
 from measuring.samples import ClientError, Load, Sample
 from measuring.summary import Cell, Row, summarise
 from measuring.targets import BENCH, Running, Target, choose, running
@@ -171,8 +171,7 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     plan = (QUICK if given.quick else DEFAULT).changed(given.sizes, given.connections, given.requests)
-    for sig in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sig, _stop)
+    end_as_ctrl_c_does()
     bench = Bench(plan, targets)
     try:
         bench.run()
@@ -202,10 +201,6 @@ def _count(text: str) -> int:
     if not 1 <= value <= 100_000:
         raise ValueError(text)
     return value
-
-
-def _stop(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

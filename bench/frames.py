@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import shlex
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from measuring import frames_table, machine, pictures, table
 from measuring.client import Client
@@ -30,7 +29,7 @@ from measuring.cpu import own_cpu_s
 from measuring.environment import Unavailable, install
 from measuring.frames_table import Cell, Memory
 from measuring.memory import rss_bytes
-from measuring.processes import Server, ServerFailed, free_port
+from measuring.processes import Server, ServerFailed, end_as_ctrl_c_does, free_port
 from measuring.samples import ClientError, Load, Sample
 from measuring.targets import BENCH, ROOT
 
@@ -255,8 +254,7 @@ def main(arguments: Sequence[str]) -> int:
     plan = QUICK if given.quick else Plan()
     if given.frames:
         plan = Plan(plan.rounds, plan.connections, plan.frames, plan.json_frames, given.frames)
-    for sig in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sig, _stop)
+    end_as_ctrl_c_does()
     progress = table.Progress(0)
     with tempfile.TemporaryDirectory(prefix="saccade-bench-") as scratch:
         try:
@@ -284,10 +282,6 @@ def main(arguments: Sequence[str]) -> int:
     for key, reason in bench.skipped.items():
         console.print(f"{key} was left out: {reason}", markup=False)
     return 0
-
-
-def _stop(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -19,21 +19,20 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from measuring import machine, proxy, table
 from measuring.cpu import cpu_s, own_cpu_s
 from measuring.limit_table import DERIVED, FREE, Measured, measured, notes, show, summarise, verdicts
 from measuring.open_loop import Told, Traffic, poisson, send
 from measuring.payload import rest_request
-from measuring.processes import Server, ServerFailed, free_port
+from measuring.processes import Server, ServerFailed, end_as_ctrl_c_does, free_port
 from measuring.targets import BENCH
 from saccade_serving.scheduling.autoscaling import HARD_ROOM, Autoscaling, derive
 from servers.sleeping import CLIENT_S, MODEL, SLO_S, profile, rules
@@ -127,8 +126,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parse(arguments)
     plan = QUICK if given.quick else Plan()
     plan = Plan(given.rounds or plan.rounds, plan.loads, plan.counted_s, plan.uncounted_s)
-    for sig in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sig, _stop)
+    end_as_ctrl_c_does()
     derived = derive(profile(), rules())
     load = machine.Load(own_cpu_s)
     progress = table.Progress(plan.rounds * len(plan.loads) * len(limits(derived)))
@@ -174,10 +172,6 @@ def main(arguments: Sequence[str]) -> int:
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0 if all(judged.values()) else 1
-
-
-def _stop(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -34,7 +33,7 @@ from measuring.cpu import own_cpu_s
 from measuring.memory import allow_files, idle_connections, rss_bytes
 from measuring.path_table import Idle, Way, WaySample
 from measuring.payload import rest_request
-from measuring.processes import Server, ServerFailed, free_port, get
+from measuring.processes import Server, ServerFailed, end_as_ctrl_c_does, free_port, get
 from measuring.samples import ClientError, Load, Sample
 from measuring.summary import percentile
 from measuring.targets import BENCH
@@ -287,8 +286,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the bench; returns the exit status: 1 if something is missing that needs no queue-proxy."""
     given = parse(arguments)
     plan = QUICK if given.quick else Plan()
-    for sig in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sig, _stop)
+    end_as_ctrl_c_does()
     progress = table.Progress(0)
     with tempfile.TemporaryDirectory(prefix="saccade-bench-") as scratch:
         bench = Bench(plan, Path(scratch), progress)
@@ -315,10 +313,6 @@ def main(arguments: Sequence[str]) -> int:
     for key, reason in bench.skipped.items():
         console.print(f"{key} was left out: {reason}", markup=False)
     return 1 if set(bench.skipped) - {"proxy"} else 0
-
-
-def _stop(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

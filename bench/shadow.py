@@ -14,7 +14,6 @@ import json
 import os
 import random
 import resource
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import cv2
 from prometheus_client.parser import text_string_to_metric_families
@@ -32,7 +31,7 @@ from rich.table import Table
 from measuring import machine
 from measuring.client import Client
 from measuring.cpu import total_cpu_s, with_descendants
-from measuring.processes import Server, ServerFailed, free_port, get
+from measuring.processes import Server, ServerFailed, end_as_ctrl_c_does, free_port, get
 from measuring.samples import ClientError, Load
 from measuring.summary import percentile
 from measuring.table import Progress, console
@@ -270,8 +269,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file (default: bench/results/)")
     given = parser.parse_args(arguments)
     plan = QUICK if given.quick else Plan()
-    for sig in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sig, _stop)
+    end_as_ctrl_c_does()
     progress = Progress(0)
     try:
         with tempfile.TemporaryDirectory(prefix="saccade-bench-") as scratch:
@@ -303,10 +301,6 @@ def main(arguments: list[str]) -> int:
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(json.dumps(content, indent=1) + "\n")
     return 0
-
-
-def _stop(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

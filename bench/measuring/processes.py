@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, NoReturn
 
 HOST: Final = "127.0.0.1"
 #: Below the usual ``net.ipv4.ip_local_port_range``.
@@ -155,3 +155,13 @@ def get(port: int, path: str) -> bytes | None:
 def _end_with_parent() -> None:
     """In the child: ask Linux for SIGTERM should the bench be killed."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def end_as_ctrl_c_does() -> None:
+    """From now on SIGTERM and SIGHUP end this process as Ctrl-C does, so that what it started is stopped."""
+
+    def stop(_signal: int, _frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    for sig in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sig, stop)

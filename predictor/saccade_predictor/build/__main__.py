@@ -6,7 +6,6 @@ Reads and writes files and words the errors; what is done to a graph stands in `
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +27,7 @@ from saccade_predictor.build.saying import fail as _fail
 from saccade_predictor.build.saying import reason as _reason
 from saccade_predictor.build.sizing import fix_size, parse_size
 from saccade_predictor.build.source import GraphError, Head, read_layout
+from saccade_predictor.files import replace_file
 from saccade_predictor.repository import RepositoryError
 from saccade_serving import __version__
 
@@ -146,7 +146,7 @@ def ready(
     except GraphError as err:
         _fail(f"{source}: {err}", MODEL)
     try:
-        _replace(target, result)
+        replace_file(target, result)
     except OSError as err:
         _fail(f"cannot write {target}: {_reason(err)}", USAGE)
 
@@ -223,19 +223,6 @@ def _check_labels(path: Path, classes: int) -> None:
         _fail(f"{path} has {len(names)} lines; the model has {classes} classes", MODEL)
     if "" in (stripped := [name.strip() for name in names]):
         _fail(f"{path} line {stripped.index('') + 1} is empty; every class needs a name", MODEL)
-
-
-def _replace(target: Path, content: bytes) -> None:
-    """Write a file in one step: a reader, or a crash, sees the old file or the new one."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, TypeAlias, TypedDict
 
+from saccade_predictor.files import replace_file
 from saccade_predictor.machine import find_gpu, load_tensorrt
 
 Event: TypeAlias = dict[str, Any]
@@ -112,9 +113,9 @@ def build(request: Request, send: Send) -> Event:
     if plan is None:
         raise Refused(_explain(logger.errors, capabilities, request["workspace_mib"]))
     content = bytes(plan)
-    _write(Path(request["plan"]), content)
+    replace_file(Path(request["plan"]), content)
     if cache is not None:
-        _write(Path(request["timing_cache"]), bytes(config.get_timing_cache().serialize()))
+        replace_file(Path(request["timing_cache"]), bytes(config.get_timing_cache().serialize()))
     return {
         "done": True,
         "bytes": len(content),
@@ -307,18 +308,6 @@ def _tensor(tensor: Any) -> dict[str, Any]:
     if datatype is None:
         raise Refused(f"tensor {tensor.name!r} is {name} in TensorRT, which the V2 protocol cannot carry")
     return {"name": tensor.name, "datatype": datatype, "shape": [int(dim) for dim in tensor.shape]}
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _die_with_the_parent() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from saccade_predictor.files import replace_file
 from saccade_serving.oip.datatypes import DATATYPES
 from saccade_serving.oip.messages import TensorMetadata
 
@@ -227,15 +227,7 @@ def write_sidecar(path: Path, plan: Plan) -> None:
     Raises:
         OSError: it cannot be written; the older one stays.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("x", encoding="utf-8") as file:
-            file.write(plan.to_json())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    replace_file(path, plan.to_json().encode())
 
 
 def mark(path: Path) -> FileMark:
