@@ -124,7 +124,7 @@ def _open_engine(
         path = _find_file(directory, version, config.default_model_filename if config is not None else ONNX_FILE)
         return OnnxEngine(path, config.instance_count if config is not None else 1, threads), ""
     engines = plan_engines(gpus) if gpus is not None else {}
-    machine, why = planloading.why_not(config, engines=engines)
+    machine, why = planloading.why_not(config, engines)
     if not why and gpus is not None and not gpus.count():
         why = gpus.why_none
     if not why or config.fallback_backend != ONNX_BACKEND:

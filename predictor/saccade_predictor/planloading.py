@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from saccade_predictor.engines.engine import Engine
@@ -25,8 +24,6 @@ log = logging.getLogger("saccade.loading")
 
 #: Opens a plan that ``admit`` has let in: its file, its sidecar, and how the model is configured.
 OpenPlan: TypeAlias = Callable[[Path, Plan, ModelConfig], Engine]
-#: Backend -> what opens its plans where the process has no GPUs of its own: nothing. See ``loading``.
-ENGINES: Final[Mapping[str, OpenPlan]] = MappingProxyType({})
 #: Rows of the largest batch where the ONNX file serves in a plan's place.
 CPU_MAX_BATCH_SIZE: Final = 4
 #: Looks at the machine; the kinds of plans whose TensorRT is asked for.
@@ -35,9 +32,7 @@ Look: TypeAlias = Callable[..., Machine]
 _KINDS: Final = {backend: kind for kind, backend in BACKENDS.items()}
 
 
-def why_not(
-    config: ModelConfig, look_at: Look = look, engines: Mapping[str, OpenPlan] = ENGINES
-) -> tuple[Machine, str]:
+def why_not(config: ModelConfig, engines: Mapping[str, OpenPlan], look_at: Look = look) -> tuple[Machine, str]:
     """Look at the machine, and say why no plan of this backend can run here, whatever it holds; empty if one can."""
     machine = look_at(_KINDS[config.backend])
     if machine.gpu is None:
@@ -47,9 +42,7 @@ def why_not(
     return machine, ""
 
 
-def open_plan(
-    path: Path, name: str, config: ModelConfig, machine: Machine, engines: Mapping[str, OpenPlan] = ENGINES
-) -> Engine:
+def open_plan(path: Path, name: str, config: ModelConfig, machine: Machine, engines: Mapping[str, OpenPlan]) -> Engine:
     """Open a plan that can run here as it is configured.
 
     Args:

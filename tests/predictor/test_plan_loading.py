@@ -38,8 +38,8 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def be(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
-    def why_not(config: ModelConfig, engines: Any = planloading.ENGINES) -> tuple[Machine, str]:
-        return real(config, lambda *kinds: machine, engines)
+    def why_not(config: ModelConfig, engines: Any) -> tuple[Machine, str]:
+        return real(config, engines, lambda *kinds: machine)
 
     real = REAL
     monkeypatch.setattr(planloading, "why_not", why_not)
@@ -148,7 +148,7 @@ def test_a_gpu_that_this_build_has_no_engine_for_falls_back_or_says_so(tmp_path:
     path = found.path / "1" / "model.plan"
     with pytest.raises(ValueError, match="has no engine for backend 'tensorrt_rtx'"):
         planloading.open_plan(path, "m/1/model.plan", parsed(RTX), L4, engines={})
-    machine, why = REAL(parsed(RTX), lambda *kinds: L4, {})
+    machine, why = REAL(parsed(RTX), {}, lambda *kinds: L4)
     assert (machine, why) == (L4, "this build of Saccade has no engine for backend 'tensorrt_rtx'")
 
 
@@ -166,7 +166,7 @@ def test_a_plan_that_fits_is_opened_by_its_engine(tmp_path: Path) -> None:
 
     path = tmp_path / "m" / "1" / "model.plan"
     engines = {"tensorrt_rtx": open_it}
-    machine, why = REAL(parsed(RTX), lambda *kinds: L4, engines)
+    machine, why = REAL(parsed(RTX), engines, lambda *kinds: L4)
     assert why == ""
     planloading.open_plan(path, "m/1/model.plan", parsed(RTX), machine, engines).close()
     assert opened == [(path, plan)]
@@ -175,7 +175,7 @@ def test_a_plan_that_fits_is_opened_by_its_engine(tmp_path: Path) -> None:
 def test_a_mismatched_plan_on_a_gpu_is_refused_although_a_fallback_is_allowed(tmp_path: Path) -> None:
     put_version(tmp_path / "m" / "1")
     engines = {"tensorrt_rtx": lambda *_: pytest.fail("it does not fit")}
-    machine, why = REAL(parsed(RTX + FALLBACK), lambda *kinds: H100, engines)
+    machine, why = REAL(parsed(RTX + FALLBACK), engines, lambda *kinds: H100)
     assert why == "", "a GPU is there: nothing falls back silently"
     with pytest.raises(ValueError, match=r"compute capability 9\.0"):
         planloading.open_plan(
