@@ -27,7 +27,7 @@ test: $(DEV) ## Run the tests (no cluster, soak or GPU).
 	$(BIN)/python -m pytest $(TESTS) -n $(WORKERS) -m "not cluster and not soak and not gpu"
 
 soak: $(DEV) ## Run the long tests, which look for what grows or gets lost (about half an hour).
-	$(BIN)/python -m pytest $(TESTS) -m soak -s
+	$(BIN)/python -m pytest $(TESTS) -m soak -s -o timeout=7200
 
 bench: $(DEV) ## Measure what a request and batching cost, beside other servers (FLAGS=--quick for a look).
 	$(BIN)/python bench/dataplane.py $(FLAGS)

@@ -300,10 +300,12 @@ async def use(stage: Stage) -> None:
     """Several batches, two at a time, outputs read late; errors do not matter here."""
     await asyncio.gather(*(stage.run(value) for value in range(2)), return_exceptions=True)
     for value in range(0, 12, 2):
+        stage.device.stalled.add("execute")  # else the first may be done, and in order, before the second begins
         tickets = [stage.submit(stage.request(value))]
         first = tickets[0]
         await eventually(lambda: first.inputs_free.done() or first.done.done(), "it is copied")  # noqa: B023
         tickets.append(stage.submit(stage.request(value + 1)))  # in the same slot, maybe
+        stage.device.stalled.clear()
         read = [asyncio.wait_for(asyncio.shield(ticket.done), 5) for ticket in tickets]
         outputs = await asyncio.gather(*read, return_exceptions=True)
         await asyncio.gather(*(stage.run(50 + value) for value in range(2)), return_exceptions=True)
