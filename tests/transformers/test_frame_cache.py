@@ -355,6 +355,27 @@ async def test_frames_that_overtake_each_other_leave_the_later_one(bench: Bench)
     assert (await bench.answer(frame(scene(1)), "gate")).cache == "miss"
 
 
+async def test_a_frame_whose_camera_had_to_go_meanwhile_finds_the_one_in_its_place() -> None:
+    bench = Bench(numbered(), limits=CacheLimits(camera_bytes=2**19, audit_share=0.0))
+    try:
+        works, held = bench.client.answer, Held(bench.client)
+        nobodys = asyncio.create_task(bench.answer(frame(scene(1))))
+        await eventually(lambda: bench.asked == 1, "the predictor is asked")
+        early = asyncio.create_task(bench.answer(frame(scene(1)), "gate"))  # waits for the same inference
+        await settle()
+        bench.client.answer = works
+        for index in range(25):
+            await bench.answer(frame(scene(index, 64, 48)), f"camera {index}")
+        assert bench.value("saccade_cache_entries", kind="cameras") < 25
+        await bench.answer(frame(scene(2)), "gate")
+        held.go.set()
+        await nobodys
+        assert (await early).cache == "miss", "a later frame's answer was given"
+        assert bench.refused("older") == 1
+    finally:
+        await bench.close()
+
+
 async def test_many_cameras_are_kept_apart(bench: Bench) -> None:
     for _ in range(2):
         outcomes = [

@@ -7,6 +7,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from saccade_serving.connection.exchange import Exchange
@@ -65,19 +66,29 @@ class ImageWorkers:
             self._free -= 1
         else:
             await self._turn(request, newcomer)
+        returned: asyncio.Future[T] = loop.create_future()
+
+        def call() -> None:  # one word to the loop of all that follows: asyncio.wrap_future would be a second
+            try:
+                settle: Callable[[], None] = partial(returned.set_result, work())
+            except BaseException as error:
+                settle = partial(returned.set_exception, error)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody counts any more
+                loop.call_soon_threadsafe(self._returned, returned, settle, request, lease)
+            del settle  # an exception and the frame it came through would keep each other, and the picture
+
         try:
-            future = self._executor.submit(work)
+            self._executor.submit(call)
         except RuntimeError:  # the pool is closed
             self._done(request)
             raise Overloaded("the server is shutting down") from None
         if lease is not None:
             lease.hold()
-        future.add_done_callback(lambda _: self._tell(loop, request, lease))
-        return await asyncio.wrap_future(future)
+        return await returned
 
     def close(self) -> None:
-        """End the threads after the calls they work on; calls that still wait are refused."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        """End the threads after the calls they were given; calls that still wait are refused."""
+        self._executor.shutdown(wait=True)
 
     async def _turn(self, request: object, newcomer: bool) -> None:
         """Wait for a thread."""
@@ -99,13 +110,16 @@ class ImageWorkers:
         if not self._under_way[request]:
             del self._under_way[request]
 
-    def _tell(self, loop: asyncio.AbstractEventLoop, request: object, lease: Lease | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody counts any more
-            loop.call_soon_threadsafe(self._done, request, lease)
-
-    def _done(self, request: object, lease: Lease | None = None) -> None:
+    def _returned(
+        self, returned: asyncio.Future[T], settle: Callable[[], None], request: object, lease: Lease | None
+    ) -> None:
         if lease is not None:
             lease.release()
+        self._done(request)
+        if not returned.done():  # else who asked has left
+            settle()
+
+    def _done(self, request: object) -> None:
         self._end(request)
         turn = self._turns.next()
         if turn is None:

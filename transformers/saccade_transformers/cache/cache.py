@@ -92,7 +92,7 @@ class FrameCache:
         self._draw = draw
         self._answers: Shelf[tuple[Scope, bytes], Kept] = Shelf(limits.answer_bytes)
         # What is large of a camera goes long before what keeps its answers in order.
-        self._cameras: Shelf[tuple[Scope, str], Camera] = Shelf(limits.camera_bytes // _SHARE_OF_CAMERAS)
+        self._cameras: Shelf[tuple[Scope, str], Camera] = Shelf(limits.camera_bytes // _SHARE_OF_CAMERAS, _gone)
         self._pictures: Shelf[tuple[Scope, str], Camera] = Shelf(
             limits.camera_bytes - limits.camera_bytes // _SHARE_OF_CAMERAS, _forget
         )
@@ -283,6 +283,8 @@ class FrameCache:
     def _camera(self, frame: Frame) -> Camera | None:
         if not frame.camera_id or frame.mode == "bypass":
             return None
+        if frame.camera is not None and not frame.camera.is_gone:
+            return frame.camera
         key = frame.scope, frame.camera_id
         camera = self._cameras.get(key)
         self._pictures.get(key)  # in use
@@ -291,6 +293,7 @@ class FrameCache:
             trust = Trust(self._limits.audit_agreement, self._limits.audit_pause_s)
             camera = Camera(digest, trust, _LIKELY)
             self._cameras.put(key, camera, _CAMERA_BYTES)
+        frame.camera = camera
         return camera
 
     def _refused(self, why: Refusal) -> None:
@@ -315,6 +318,10 @@ class FrameCache:
             "black": sum("black" in camera.told for camera in of_late),
             "not_trusted": sum(not camera.trust.holds(now) for camera in of_late),
         }
+
+
+def _gone(camera: Camera) -> None:
+    camera.is_gone = True
 
 
 def _forget(camera: Camera) -> None:

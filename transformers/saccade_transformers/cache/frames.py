@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from saccade_transformers.cache.blocks import regions
 from saccade_transformers.cache.perceptual import Look
 from saccade_transformers.cache.policy import Reference
 from saccade_transformers.tasks.task import Options, Task
+
+if TYPE_CHECKING:
+    from saccade_transformers.cache.owner import Camera
 
 Mode: TypeAlias = Literal["use", "bypass", "refresh"]
 Outcome: TypeAlias = Literal["miss", "exact", "near", "coalesced", "bypass"]
@@ -47,6 +50,7 @@ class Frame:
         is_new: its bytes are not those of its camera's frame before.
         is_owned: the owner of its camera has been asked about it; else nothing is known of that camera.
         answer: to the same bytes, if there is one; whether it holds is another question.
+        camera: its camera's, once the cache has looked it up.
     """
 
     scope: Scope
@@ -58,6 +62,7 @@ class Frame:
     is_new: bool = True
     is_owned: bool = True
     answer: Kept | None = None
+    camera: Camera | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

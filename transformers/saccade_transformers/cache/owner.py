@@ -34,6 +34,7 @@ class Camera:
         health: what its frames here tell of it.
         told: conditions that were logged.
         digest: stands for its name in logs.
+        is_gone: the cache had no room for it: who holds on to it asks for the one that is in its place.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class Camera:
         "given",
         "health",
         "hits",
+        "is_gone",
         "known",
         "noise",
         "own",
@@ -66,6 +68,7 @@ class Camera:
         self.health = Health()
         self.told: tuple[Condition, ...] = ()
         self.digest = digest
+        self.is_gone = False
 
 
 class CameraOwner(Protocol):
