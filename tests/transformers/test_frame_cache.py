@@ -358,10 +358,10 @@ async def test_frames_that_overtake_each_other_leave_the_later_one(bench: Bench)
 async def test_a_frame_whose_camera_had_to_go_meanwhile_finds_the_one_in_its_place() -> None:
     bench = Bench(numbered(), limits=CacheLimits(camera_bytes=2**19, audit_share=0.0))
     try:
-        works, held = bench.client.answer, Held(bench.client)
-        nobodys = asyncio.create_task(bench.answer(frame(scene(1))))
+        works, held, source = bench.client.answer, Held(bench.client), frame(scene(1))
+        nobodys = asyncio.create_task(bench.answer(source))
         await eventually(lambda: bench.asked == 1, "the predictor is asked")
-        early = asyncio.create_task(bench.answer(frame(scene(1)), "gate"))  # waits for the same inference
+        early = asyncio.create_task(bench.answer(source, "gate"))  # waits for the same inference
         await settle()
         bench.client.answer = works
         for index in range(25):
