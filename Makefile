@@ -6,13 +6,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar o
 APP := $(VENV)/.app-installed
 DEV := $(VENV)/.dev-installed
 LOCK_VENV := .tools/lock
-CODE := serving predictor transformers cli bench tests
+CODE := serving predictor transformers cli bench tests helm requirements
 TESTS ?= tests
 # Processes that run tests; 0 runs them in pytest's own, where a debugger can be used.
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test soak bench dev tools lint format lock clean
+.PHONY: help demo serve test soak bench dev tools chart lint format lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +47,10 @@ bench: $(DEV) ## Measure what a request and batching cost, beside other servers 
 dev: $(DEV) ## Install the development environment: clients, linters, test tools.
 
 tools: ## Install the programs that some tests start (the rest of the tests runs without).
-	@sh requirements/tools.sh
+	@PYTHON="$(PYTHON)" sh requirements/tools.sh
+
+chart: $(DEV) ## Write what of helm/saccade follows from other files: the settings' schema, the table of values.
+	$(BIN)/python helm/generate.py
 
 lint: $(DEV) ## Check format, style and types.
 	$(BIN)/ruff format --check $(CODE)

