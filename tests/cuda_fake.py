@@ -286,7 +286,7 @@ class FakeStream:
         self.work: deque[Work] = deque()
         self._recording: list[Callable[[], None]] | None = None
 
-    def copy_in(self, target: int, source: int, size: int) -> None:
+    def copy_in(self, target: int, source: int, size: int, staged: bool = False) -> None:
         device = self.device
         device.enter("copy_in")
         assert size > 0
@@ -299,9 +299,10 @@ class FakeStream:
             if device.cuda.locked(source, size):
                 device.checker.access(self.actor, source, size, False, "copy_in")
                 self.work.append(("copy_in", None, partial(self._read_host, memory[at : at + size], source)))
-            else:  # staged: it is read at once
-                staged = np.frombuffer(ctypes.string_at(source, size), np.uint8)
-                self.work.append(("copy_in", None, partial(np.copyto, memory[at : at + size], staged)))
+            else:  # it is read at once, which takes time
+                assert staged, "a copy holds the interpreter while the driver copies memory that is not page-locked"
+                read = np.frombuffer(ctypes.string_at(source, size), np.uint8)
+                self.work.append(("copy_in", None, partial(np.copyto, memory[at : at + size], read)))
 
     def copy_out(self, target: int, source: int, size: int) -> None:
         device = self.device

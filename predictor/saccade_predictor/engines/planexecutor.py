@@ -200,11 +200,11 @@ class Executor:
                     size += nbytes
                     continue
                 if size:
-                    stream.copy_in(target, begin, size)
+                    stream.copy_in(target, begin, size, not together(begin, begin + size - 1))
                     target += size
                 begin, size = address, nbytes
             if size:
-                stream.copy_in(target, begin, size)
+                stream.copy_in(target, begin, size, not together(begin, begin + size - 1))
 
     # Execution, with the order held
 
