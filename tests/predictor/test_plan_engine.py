@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from plan_stage import WIDTH, Stage, doubled, doubling
 from saccade_predictor.engines.cuda import DeviceBroken, DeviceError, DeviceOutOfMemory
 from saccade_predictor.engines.engine import Engine, Instance, LeasedOutputs
 from saccade_predictor.engines.outputblocks import MOST_LENT
+from saccade_predictor.engines.pagelocks import PageLocks
 from saccade_predictor.engines.tensorrt import TensorRTEngine
 from saccade_predictor.engines.tensorrt_rtx import TensorRTRtxEngine
 from saccade_serving.oip.messages import TensorMetadata
@@ -106,6 +108,75 @@ async def test_memory_that_cannot_be_page_locked_serves_all_the_same(monkeypatch
     stage = Stage(monkeypatch, before=unlockable)
     assert (await stage.run(1, 2))["y"].tolist() == doubled([1, 2])
     assert not stage.cuda.registered
+    await stage.close()
+
+
+async def test_page_locking_takes_its_time_while_the_arena_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment that waits for its turn, or is being registered, comes and goes as others do."""
+    stage = Stage(monkeypatch)
+    begins, goes_on = threading.Event(), threading.Event()
+    real = stage.device.register
+
+    def register(address: int, size: int) -> None:
+        begins.set()
+        assert goes_on.wait(20)
+        real(address, size)
+
+    monkeypatch.setattr(stage.device, "register", register)
+    pages = PageLocks(stage.arena, stage.device)
+    first, second = stage.request(1)[0], stage.request(2, 100)[0]  # two segments
+    pages.hold()
+    assert begins.wait(20)
+    assert pages.locked_bytes == 0
+    assert not pages.together(first.address, first.address)
+    second.release()
+    stage.arena.trim(0.0, 1)  # the one that waits goes
+    goes_on.set()
+    await eventually(lambda: pages.together(first.address, first.address + first.size - 1), "it is page-locked")
+    assert len(stage.cuda.registered) == 1
+    first.release()
+    third = stage.request(3, 1000)[0]
+    await eventually(lambda: len(stage.cuda.registered) == 2, "what is mapped later is page-locked, too")
+    third.release()
+    pages.release()
+    assert not stage.cuda.registered
+    assert pages.locked_bytes == 0
+    await stage.close()
+
+
+async def test_a_segment_that_is_being_page_locked_is_unmapped_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    order: list[str] = []
+    begins, waits = threading.Event(), threading.Event()
+    register, unregister = stage.device.register, stage.device.unregister
+
+    def slow(address: int, size: int) -> None:
+        begins.set()
+        assert waits.wait(20)
+        register(address, size)
+        order.append("registered")
+
+    def told(address: int) -> None:
+        unregister(address)
+        order.append("unregistered")
+
+    monkeypatch.setattr(stage.device, "register", slow)
+    monkeypatch.setattr(stage.device, "unregister", told)
+    pages = PageLocks(stage.arena, stage.device)
+    wait_for = pages._changed.wait_for
+
+    def waiting(condition: Callable[[], bool]) -> bool:
+        waits.set()
+        return wait_for(condition)
+
+    monkeypatch.setattr(pages._changed, "wait_for", waiting)
+    lease = stage.request(1)[0]
+    pages.hold()
+    assert begins.wait(20)
+    lease.release()
+    assert stage.arena.trim(0.0)
+    assert order == ["registered", "unregistered"]
+    pages.release()
     await stage.close()
 
 
@@ -281,8 +352,15 @@ async def test_out_of_memory_is_an_error_of_the_batch(monkeypatch: pytest.Monkey
 async def test_after_a_sticky_error_nothing_is_answered_any_more(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch)
     await stage.run(1)
-    stage.device.fails[call] = lambda: DeviceBroken("an illegal memory access was encountered")
+    submitted = threading.Event()
+
+    def fail() -> DeviceBroken:
+        assert submitted.wait(20)
+        return DeviceBroken("an illegal memory access was encountered")
+
+    stage.device.fails[call] = fail
     first, second = stage.submit(stage.request(1)), stage.submit(stage.request(2))
+    submitted.set()
     for ticket in (first, second):
         with pytest.raises(DeviceBroken):
             await ticket.done
