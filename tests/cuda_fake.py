@@ -161,9 +161,14 @@ class FakeDevice:
 
     # The fake's own
 
+    @property
+    def is_current(self) -> bool:
+        """Whether it is the calling thread's."""
+        return bool(getattr(self._depth, "n", 0))
+
     def enter(self, call: str) -> None:
         """At the beginning of every call: planted failures, and perhaps some progress of the device."""
-        assert getattr(self._depth, "n", 0), f"{call} without a current device"
+        assert self.is_current, f"{call} without a current device"
         if call in self.fails:
             error = self.fails[call]()
             if error is not None:
@@ -341,6 +346,11 @@ class FakeStream:
             self.device.checker.report(f"{self.actor} is closed with work to do")
 
     # The fake's own
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether a graph is being recorded."""
+        return self._recording is not None
 
     def launch(self, work: Callable[[], None]) -> None:
         """Give it what TensorRT has it do: accesses now, the doing later. Recorded instead while capturing."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from saccade_predictor.engines.pagelocks import PageLocks
 from saccade_predictor.engines.tensorrt import TensorRTEngine
 from saccade_predictor.engines.tensorrt_rtx import TensorRTRtxEngine
 from saccade_serving.oip.messages import TensorMetadata
-from trt_fake import Network, TensorFormat, Trt
+from trt_fake import Network, Shape, TensorFormat, Trt
 
 
 @pytest.fixture(params=range(4))
@@ -433,6 +434,16 @@ async def test_what_cannot_be_loaded_says_why_and_leaves_nothing(monkeypatch: py
     await stage.close()
 
 
+async def test_what_is_refused_on_a_second_device_is_freed_while_that_is_current(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage(monkeypatch, places=(0, 1))
+    stage.trt.network = Network(**{**vars(stage.trt.network), "hosted": frozenset({"x"})})
+    with pytest.raises(ValueError, match="lies on the host"):
+        TensorRTEngine(b"plan", "model.plan", stage.trt, [stage.cuda.devices[1]], stage.pages)
+    await stage.close()
+
+
 async def test_instances_are_spread_over_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch, places=(0, 0, 1))
     assert len(stage.engine.instances()) == 3
@@ -469,6 +480,77 @@ async def test_preferred_sizes_are_recorded_once_per_buffer_set_and_launched(mon
     assert 2 <= len(graphs) <= 4
     assert sum(graph.launches for graph in graphs) == 16 - len(graphs)  # type: ignore[attr-defined]  # the fake's
     assert len(stage.trt.contexts) == 1 + len(graphs)
+    await stage.close()
+
+
+async def test_without_room_for_a_recording_batches_run_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, recorded=frozenset({1, 2}))
+    stage.trt.context_limit = 2
+    for value in range(8):
+        assert (await stage.run(*range(value % 2 + 1)))["y"].tolist() == doubled(range(value % 2 + 1))
+    assert len(stage.trt.contexts) <= 2
+    await stage.close()
+
+
+async def test_a_recording_that_fails_does_not_keep_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, recorded=frozenset({1}))
+    stage.device.fails["capture"] = lambda: DeviceError("operation not permitted when stream is capturing")
+    await stage.run(1)
+    await stage.run(2)
+    gc.collect()
+    assert len(stage.trt.contexts) == 1
+    assert {kind: size for _, kind, size in stage.engine.memory()}["contexts"] == stage.trt.network.scratch
+    await stage.close()
+
+
+async def test_a_set_of_buffers_has_no_more_recordings_than_sizes_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Models with open dimensions would otherwise have a context for every size of image."""
+    network = doubling()
+    network.inputs = {"x": ("FLOAT", (-1, -1))}
+    network.outputs = {"y": ("FLOAT", (-1, -1)), "s": ("INT32", (-1, 1))}
+    network.profiles = [{"x": ((1, 1), (8, 64))}]
+    stage = Stage(monkeypatch, network, recorded=frozenset({1, 2}))
+    for width in range(1, 20):
+        outputs = await stage.outputs(stage.submit(stage.request(width, 1, width)))
+        assert outputs["y"].tolist() == doubled([width], width=width)
+    assert len(stage.trt.contexts) <= 1 + 2 * 2
+    await stage.close()
+
+
+async def test_a_profile_that_was_set_before_a_shape_is_refused_is_known_to_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = doubling(8)
+    network.profiles = [{"x": ((1, WIDTH), (2, WIDTH))}, {"x": ((1, WIDTH), (8, WIDTH))}]
+    stage = Stage(monkeypatch, network)
+    (context,) = stage.trt.contexts
+    assert (await stage.run(1))["y"].tolist() == doubled([1])
+    with monkeypatch.context() as patch:
+        patch.setattr(context, "set_input_shape", lambda name, shape: False)
+        with pytest.raises(DeviceError, match="cannot have the shape"):
+            await stage.run(1, 2, 3, 4)
+    assert (await stage.run(1))["y"].tolist() == doubled([1])
+    assert context.profile == 0
+    context = None  # type: ignore[assignment]  # it must go while its device is current
+    await stage.close()
+
+
+async def test_an_output_that_is_larger_than_for_the_largest_inputs_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Buffers are made for the outputs of the largest inputs; TensorRT would write behind them."""
+
+    def shapes(given: Mapping[str, Shape]) -> Mapping[str, Shape]:
+        return {"y": (9 - given["x"][0], WIDTH), "s": (given["x"][0], 1)}
+
+    network = doubling(8)
+    network.shapes = shapes
+    stage = Stage(monkeypatch, network)
+    for _ in range(2):
+        with pytest.raises(DeviceError, match=r"output 'y' has the shape \[8, 6\], for which it has no room"):
+            await stage.run(1)
     await stage.close()
 
 
