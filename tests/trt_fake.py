@@ -2,8 +2,8 @@
 
 Runs on ``cuda_fake.py``'s streams and memory. As with TensorRT, a context must know shapes, profile and addresses when
 it is executed, reads its inputs and writes its outputs when the stream gets there, and must not run twice at a time.
-What TensorRT frees with no device current, or another one, is reported: its CUDA runtime would take the first GPU then,
-and half a gigabyte of it. So is a context that is recorded before it has run with its shapes.
+What TensorRT frees with no device current, or another one, is reported: its CUDA runtime would take the first GPU
+then, and half a gigabyte of it. A context that is recorded before it has run with its shapes is an error.
 """
 
 from __future__ import annotations

@@ -280,8 +280,8 @@ class Executor:
             for tensor, shape in zip(self._outputs, shapes, strict=True):
                 if tensor.nbytes(shape) > self._room[tensor.name]:  # not so with the largest inputs
                     raise DeviceError(
-                        f"output {tensor.name!r} has the shape {list(shape)}, for which it has no room: with the largest "
-                        f"inputs it has {self._room[tensor.name]} bytes"
+                        f"output {tensor.name!r} has the shape {list(shape)}, for which it has no room: with the "
+                        f"largest inputs it has {self._room[tensor.name]} bytes"
                     )
             batch.lay_out(self._outputs, shapes)
 

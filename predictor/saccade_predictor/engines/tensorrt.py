@@ -105,6 +105,11 @@ class TensorRTEngine:
         """Nothing: what a call that hangs has given to the device cannot be taken back. The process must go."""
         log.error("instance_hangs", extra={"plan": self._name, "instance": index})
 
+    @property
+    def is_freed(self) -> bool:
+        """Whether it is closed, and nothing of it left: no thread, nothing of TensorRT's."""
+        return self._closed and not self._parts
+
     def memory(self) -> list[tuple[int, str, int]]:
         """Bytes it has taken, by index of the device and kind: weights, contexts, buffers; outputs are the host's."""
         return [(index, kind, size) for index, part in list(self._parts.items()) for kind, size in part.memory()]
