@@ -127,6 +127,8 @@ class Pycuda(ModuleType):
                 return 9, 0
 
             def retain_primary_context(self) -> Any:
+                if "retain" in pycuda.raises:
+                    raise pycuda.raises["retain"]
                 return SimpleNamespace(push=lambda: pycuda.push(1), pop=lambda: pycuda.push(-1))
 
         Device.count = staticmethod(count)  # type: ignore[attr-defined]
@@ -191,6 +193,15 @@ def test_a_device_that_is_not_visible_is_named(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1234")
     with pytest.raises(NoGpu, match=r"there is no GPU 2: the driver shows 2, as CUDA_VISIBLE_DEVICES is 'MIG-1234'"):
         cuda.device(2)
+
+
+def test_a_device_that_gives_no_context_says_why(drv: Pycuda) -> None:
+    cuda = cuda_pycuda.PyCuda()
+    drv.raises["retain"] = LogicError("cuDevicePrimaryCtxRetain failed: out of memory")
+    with pytest.raises(NoGpu, match="GPU 1 cannot be used: cuDevicePrimaryCtxRetain failed: out of memory"):
+        cuda.device(1)
+    del drv.raises["retain"]
+    assert cuda.device(1).name == "NVIDIA Nothing"
 
 
 def test_copies_streams_events_and_memory(drv: Pycuda) -> None:

@@ -232,7 +232,7 @@ class Cuda(Protocol):
         """One of them, the same object at every call.
 
         Raises:
-            NoGpu: there is none of that index.
+            NoGpu: there is none of that index, or it cannot be used.
         """
 
 

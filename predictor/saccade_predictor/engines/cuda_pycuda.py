@@ -85,7 +85,10 @@ class PyCuda:
             raise NoGpu(f"there is no GPU {index}: the driver shows {self._count}{because}, counted from 0")
         with self._lock:
             if index not in self._devices:
-                self._devices[index] = PyCudaDevice(self._drv, self._driver, index)
+                try:
+                    self._devices[index] = PyCudaDevice(self._drv, self._driver, index)
+                except self._drv.Error as error:  # its memory is taken, or it belongs to one process alone
+                    raise NoGpu(f"GPU {index} cannot be used: {error}") from None
             return self._devices[index]
 
 
