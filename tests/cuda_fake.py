@@ -144,7 +144,8 @@ class FakeDevice:
         with self.current():
             self.enter("register")
         with self.lock:
-            assert address not in self.cuda.registered, "registered twice"
+            known = self.cuda.registered.items()
+            assert all(address + size <= begin or begin + of <= address for begin, of in known), "registered twice"
             self.cuda.registered[address] = size
             self.checker.made(address, size, written=True)
 
@@ -160,9 +161,14 @@ class FakeDevice:
 
     # The fake's own
 
+    @property
+    def is_current(self) -> bool:
+        """Whether it is the calling thread's."""
+        return bool(getattr(self._depth, "n", 0))
+
     def enter(self, call: str) -> None:
         """At the beginning of every call: planted failures, and perhaps some progress of the device."""
-        assert getattr(self._depth, "n", 0), f"{call} without a current device"
+        assert self.is_current, f"{call} without a current device"
         if call in self.fails:
             error = self.fails[call]()
             if error is not None:
@@ -286,7 +292,7 @@ class FakeStream:
         self.work: deque[Work] = deque()
         self._recording: list[Callable[[], None]] | None = None
 
-    def copy_in(self, target: int, source: int, size: int) -> None:
+    def copy_in(self, target: int, source: int, size: int, staged: bool = False) -> None:
         device = self.device
         device.enter("copy_in")
         assert size > 0
@@ -299,9 +305,10 @@ class FakeStream:
             if device.cuda.locked(source, size):
                 device.checker.access(self.actor, source, size, False, "copy_in")
                 self.work.append(("copy_in", None, partial(self._read_host, memory[at : at + size], source)))
-            else:  # staged: it is read at once
-                staged = np.frombuffer(ctypes.string_at(source, size), np.uint8)
-                self.work.append(("copy_in", None, partial(np.copyto, memory[at : at + size], staged)))
+            else:  # it is read at once, which takes time
+                assert staged, "a copy holds the interpreter while the driver copies memory that is not page-locked"
+                read = np.frombuffer(ctypes.string_at(source, size), np.uint8)
+                self.work.append(("copy_in", None, partial(np.copyto, memory[at : at + size], read)))
 
     def copy_out(self, target: int, source: int, size: int) -> None:
         device = self.device
@@ -339,6 +346,11 @@ class FakeStream:
             self.device.checker.report(f"{self.actor} is closed with work to do")
 
     # The fake's own
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether a graph is being recorded."""
+        return self._recording is not None
 
     def launch(self, work: Callable[[], None]) -> None:
         """Give it what TensorRT has it do: accesses now, the doing later. Recorded instead while capturing."""

@@ -66,7 +66,7 @@ class Stage:
         self.trt = Trt(self.cuda, network or doubling())
         before(self.cuda, self.trt)
         self.arena = Arena(2**22, poison=True)
-        self.pages = PageLocks(self.arena, self.device)
+        self.pages = PageLocks(self.arena, self.device, start=lambda work: work())
         devices = [self.cuda.devices[index] for index in places]
         self.engine = TensorRTEngine(b"plan", "model.plan", self.trt, devices, self.pages, recorded)
 

@@ -2,6 +2,8 @@
 
 Runs on ``cuda_fake.py``'s streams and memory. As with TensorRT, a context must know shapes, profile and addresses when
 it is executed, reads its inputs and writes its outputs when the stream gets there, and must not run twice at a time.
+What TensorRT frees with no device current, or another one, is reported: its CUDA runtime would take the first GPU
+then, and half a gigabyte of it. A context that is recorded before it has run with its shapes is an error.
 """
 
 from __future__ import annotations
@@ -101,6 +103,10 @@ class Trt:
     def contexts(self) -> list[Context]:
         return [context for ref in self._contexts if (context := ref()) is not None]
 
+    def current(self) -> FakeDevice | None:
+        """The device that is current in the calling thread."""
+        return next((device for device in self.cuda.devices if device.is_current), None)
+
     def init_libnvinfer_plugins(self, logger: Any, namespace: str) -> None:
         self.plugins += 1
 
@@ -121,9 +127,23 @@ class Runtime:
         return Engine(self._trt)
 
 
-class Engine:
+class OnDevice:
+    """An object of TensorRT's that belongs to the device that was current when it was made."""
+
     def __init__(self, trt: Trt) -> None:
         self._trt = trt
+        self._device = trt.current()
+        assert self._device is not None, f"{type(self).__name__} is made without a current device"
+
+    def __del__(self) -> None:
+        device = getattr(self, "_device", None)
+        if device is not None and self._trt.current() is not device and not device.broken:
+            device.checker.report(f"{type(self).__name__} is freed while its device is not current")
+
+
+class Engine(OnDevice):
+    def __init__(self, trt: Trt) -> None:
+        super().__init__(trt)
         network = trt.network
         self.network = network
         self._tensors = {**network.inputs, **network.outputs}
@@ -133,6 +153,7 @@ class Engine:
         trt.engines += 1
 
     def __del__(self) -> None:
+        super().__del__()
         self._trt.engines -= 1
 
     def get_tensor_name(self, index: int) -> str:
@@ -164,10 +185,12 @@ class Engine:
             content = b""
 
             def deserialize(self, content: bytes) -> bool:
+                assert trt.current() is not None, "a cache is read without a current device"
                 self.content = content
                 return not content.startswith(b"other")
 
             def serialize(self) -> bytes:
+                assert trt.current() is not None, "a cache is written without a current device"
                 return self.content or b"kernels"
 
         config = SimpleNamespace(cuda_graph_strategy=None, create_runtime_cache=Cache)
@@ -183,11 +206,11 @@ class Engine:
         return context
 
 
-class Context:
+class Context(OnDevice):
     """See the module. ``runs`` counts executions, ``profiles`` the changes of profile."""
 
     def __init__(self, trt: Trt, engine: Engine) -> None:
-        self._trt = trt
+        super().__init__(trt)
         self._engine = engine
         self._network = engine.network
         self.config: Any = None
@@ -198,6 +221,11 @@ class Context:
         self._addresses: dict[str, int] = {}
         self._allocators: dict[str, Any] = {}
         self._scratch: dict[int, Any] = {}
+        self._ran: dict[str, Shape] = {}  # shapes of the last run
+
+    @property
+    def active_optimization_profile(self) -> int:
+        return self.profile
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         assert isinstance(stream, int)
@@ -241,6 +269,9 @@ class Context:
         except Exception:
             return False
         assert self._shapes.keys() == self._network.inputs.keys(), "executed before all shapes are set"
+        if stream.is_recording:
+            assert self._ran == self._shapes, "recorded before a run with these shapes"
+        self._ran = dict(self._shapes)
         with device.lock:
             self.runs += 1
             return self._enqueue(device, stream)

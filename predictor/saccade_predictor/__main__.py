@@ -94,7 +94,7 @@ def main() -> None:
     with recording(settings) as recorder:
         server.gate.recorder = recorder
         server.start(models, lifecycle, settings.admin_port if settings.model_control_mode == "explicit" else 0)
-    if shared.loader.busy or shared.closer.busy or lifecycle.is_looking:
+    if shared.loader.busy or shared.closer.busy or lifecycle.is_looking or gpus.in_use:
         # Threads in native code, or in a file system that hangs, cannot be ended: the process can.
         logging.shutdown()
         os._exit(0)

@@ -307,12 +307,13 @@ def test_a_plan_that_is_none_is_refused(cuda: Cuda, trt: Any) -> None:
         TensorRTEngine(b"no plan" * 100, "other.plan", trt, [device], PageLocks(Arena(2**20), device))
 
 
-def test_host_memory_is_page_locked_once(cuda: Cuda) -> None:
+async def test_host_memory_is_page_locked_once(cuda: Cuda) -> None:
     device = cuda.device(0)
     arena = Arena(2**24)
     pages = PageLocks(arena, device)
     lease = arena.lease(2**20)
     pages.hold()
+    await eventually(lambda: pages.together(lease.address, lease.address + lease.size - 1), "it is page-locked")
     assert pages.locked_bytes
     pages.release()
     assert not pages.locked_bytes

@@ -18,41 +18,91 @@ class Error(Exception):
     """pycuda's base."""
 
 
-class OutOfMemoryError(Error):
-    """pycuda's ``MemoryError``."""
-
-
 class LogicError(Error):
     """pycuda's for most others."""
 
 
 class Driver:
-    """libcuda, as far as it is asked by ctypes."""
+    """libcuda, as far as it is asked by ctypes: what its functions are called with, and what they return.
 
-    def __init__(self, calls: list[str]) -> None:
-        self._calls = calls
+    Attributes:
+        code: what every function returns.
+        memory: page-locked host memory by address.
+    """
+
+    def __init__(self, drv: Pycuda) -> None:
+        self._drv = drv
         self.code = 0
+        self.words = b"operation not supported"
+        self.memory: dict[int, Any] = {}
+        self.copied: tuple[Any, ...] = ()
 
-    def __getattr__(self, name: str) -> Any:
+    def answer(self, name: str, arguments: tuple[Any, ...]) -> int:
+        if name == "cuGetErrorString":
+            arguments[1]._obj.value = self.words
+            return 0
+        assert self._drv.pushed > 0, f"{name} without a context"
+        self._drv.calls.append(name)
+        if self.code:
+            return self.code
+        if name == "cuMemAlloc_v2":
+            arguments[0]._obj.value = 0x7_0000_0100
+        elif name == "cuMemHostAlloc":
+            assert arguments[2].value == 1, "not for all devices"
+            block = (ctypes.c_uint8 * arguments[1].value)()
+            arguments[0]._obj.value = ctypes.addressof(block)
+            self.memory[ctypes.addressof(block)] = block
+        elif name == "cuMemFreeHost":
+            del self.memory[arguments[0].value]
+        elif name == "cuMemcpyHtoDAsync_v2":
+            target, source, size, stream = arguments
+            self.copied = target, ctypes.string_at(source, size), stream
+        elif name == "cuMemcpyDtoHAsync_v2":
+            ctypes.memset(arguments[0], 7, arguments[2])
+        return 0
+
+
+class Function:
+    """A function of the driver's library. Without ``argtypes`` ctypes hands over 32 bits of a bare int."""
+
+    argtypes: Any = None
+
+    def __init__(self, driver: Driver, name: str, held: bool) -> None:
+        self._driver = driver
+        self._name = name
+        self.held = held
+        self.calls = 0
+
+    def __call__(self, *arguments: Any) -> int:
+        self.calls += 1
+        if self.argtypes is None:
+            assert not any(isinstance(one, int) for one in arguments), f"{self._name} is called with a bare int"
+        else:
+            for kind, one in zip(self.argtypes, arguments, strict=True):
+                assert kind(one).value == one, f"{self._name}: {one:#x} does not fit into {kind}"
+        return self._driver.answer(self._name, arguments)
+
+
+class Library:
+    """What ``ctypes.CDLL`` and ``ctypes.PyDLL`` return."""
+
+    def __init__(self, driver: Driver, held: bool) -> None:
+        self._driver = driver
+        self._held = held
+
+    def __getattr__(self, name: str) -> Function:
         if not name.startswith("cu"):
             raise AttributeError(name)
-
-        def call(*arguments: Any) -> int:
-            if name == "cuGetErrorString":
-                arguments[1]._obj.value = b"operation not supported"
-                return 0
-            self._calls.append(name)
-            return self.code
-
-        return call
+        function = Function(self._driver, name, self._held)
+        setattr(self, name, function)
+        return function
 
 
 class Pycuda(ModuleType):
     """``pycuda.driver``. ``raises`` has errors by function."""
 
-    Error, MemoryError, LogicError = Error, OutOfMemoryError, LogicError
+    Error, LogicError = Error, LogicError
     event_flags = SimpleNamespace(BLOCKING_SYNC=1, DISABLE_TIMING=2)
-    host_alloc_flags = SimpleNamespace(PORTABLE=1)
 
     def __init__(self) -> None:
         super().__init__("pycuda.driver")
@@ -60,6 +110,7 @@ class Pycuda(ModuleType):
         self.raises: dict[str, Exception] = {}
         self.devices = 2
         self.pushed = 0
+        self.library: Driver
         pycuda = self
 
         def count() -> int:
@@ -76,6 +127,8 @@ class Pycuda(ModuleType):
                 return 9, 0
 
             def retain_primary_context(self) -> Any:
+                if "retain" in pycuda.raises:
+                    raise pycuda.raises["retain"]
                 return SimpleNamespace(push=lambda: pycuda.push(1), pop=lambda: pycuda.push(-1))
 
         Device.count = staticmethod(count)  # type: ignore[attr-defined]
@@ -97,27 +150,6 @@ class Pycuda(ModuleType):
         self.tell("mem_get_info")
         return 100, 1000
 
-    def mem_alloc(self, size: int) -> Any:
-        self.tell("mem_alloc")
-
-        class Memory:
-            def __int__(self) -> int:
-                return 0x700
-
-            def free(memory) -> None:  # noqa: N805
-                self.tell("free")
-
-        return Memory()
-
-    def pagelocked_empty(self, size: int, dtype: Any, mem_flags: int) -> Any:
-        self.tell("pagelocked_empty")
-        assert mem_flags == 1
-
-        class Pinned(np.ndarray[Any, Any]):
-            base = SimpleNamespace(free=lambda: self.tell("free"))  # type: ignore[assignment]
-
-        return np.zeros(size, dtype).view(Pinned)
-
     def Stream(self, flags: int) -> Any:  # noqa: N802
         self.tell("Stream")
         assert flags == 1, "a stream that waits for the default one"
@@ -128,14 +160,6 @@ class Pycuda(ModuleType):
         assert flags & 1, "an event that spins"
         return SimpleNamespace(record=lambda stream: self.tell("record"), synchronize=lambda: self.tell("synchronize"))
 
-    def memcpy_htod_async(self, target: int, source: Any, stream: Any) -> None:
-        self.tell("htod")
-        self.copied = target, bytes(source)
-
-    def memcpy_dtoh_async(self, target: Any, source: int, stream: Any) -> None:
-        self.tell("dtoh")
-        memoryview(target).cast("B")[:] = b"\x07" * len(bytes(target))
-
 
 @pytest.fixture
 def drv(monkeypatch: pytest.MonkeyPatch) -> Pycuda:
@@ -145,8 +169,9 @@ def drv(monkeypatch: pytest.MonkeyPatch) -> Pycuda:
     package.driver = module  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pycuda", package)
     monkeypatch.setitem(sys.modules, "pycuda.driver", module)
-    module.library = Driver(module.calls)  # type: ignore[attr-defined]
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: module.library)
+    module.library = Driver(module)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library(module.library, held=False))
+    monkeypatch.setattr(ctypes, "PyDLL", lambda name: Library(module.library, held=True))
     return module
 
 
@@ -170,6 +195,15 @@ def test_a_device_that_is_not_visible_is_named(monkeypatch: pytest.MonkeyPatch, 
         cuda.device(2)
 
 
+def test_a_device_that_gives_no_context_says_why(drv: Pycuda) -> None:
+    cuda = cuda_pycuda.PyCuda()
+    drv.raises["retain"] = LogicError("cuDevicePrimaryCtxRetain failed: out of memory")
+    with pytest.raises(NoGpu, match="GPU 1 cannot be used: cuDevicePrimaryCtxRetain failed: out of memory"):
+        cuda.device(1)
+    del drv.raises["retain"]
+    assert cuda.device(1).name == "NVIDIA Nothing"
+
+
 def test_copies_streams_events_and_memory(drv: Pycuda) -> None:
     device = cuda_pycuda.PyCuda().device(0)
     assert (device.name, device.compute_capability) == ("NVIDIA Nothing", (9, 0))
@@ -179,7 +213,8 @@ def test_copies_streams_events_and_memory(drv: Pycuda) -> None:
         assert stream.handle == 77
         buffer, block = device.allocate(8), device.pinned(8)
         stream.copy_in(buffer.address, int(source.ctypes.data) + 2, 4)
-        assert drv.copied == (0x700, bytes([2, 3, 4, 5]))
+        assert drv.library.copied == (0x7_0000_0100, bytes([2, 3, 4, 5]), 77)
+        block.array[:] = 0
         stream.copy_out(block.address, buffer.address, 3)
         assert block.array.tolist() == [7, 7, 7, 0, 0, 0, 0, 0]
         event.record(stream)
@@ -192,9 +227,38 @@ def test_copies_streams_events_and_memory(drv: Pycuda) -> None:
         event.close()
         stream.close()
     assert drv.pushed == 0
-    assert drv.calls.count("free") == 2
+    assert (drv.calls.count("cuMemFree_v2"), drv.calls.count("cuMemFreeHost")) == (1, 1)
+    assert not drv.library.memory
     assert device.memory() == (100, 1000)
     assert drv.pushed == 0
+
+
+def test_what_takes_time_leaves_the_interpreter_to_others_and_what_does_not_keeps_it(drv: Pycuda) -> None:
+    device = cuda_pycuda.PyCuda().device(0)
+    source = np.arange(8, dtype=np.uint8)
+    with device.current():
+        stream = device.stream()
+        buffer, block = device.allocate(8), device.pinned(8)
+        stream.copy_in(buffer.address, int(source.ctypes.data), 8)
+        stream.copy_in(buffer.address, int(source.ctypes.data), 8, staged=True)
+        stream.copy_out(block.address, buffer.address, 8)
+        buffer.free()
+        block.free()
+    driver = device.driver
+    calls: list[tuple[Any, bool]] = [(driver.copy_in, True), (driver.copy_in_staged, False), (driver.copy_out, True)]
+    names = ("cuMemAlloc_v2", "cuMemFree_v2", "cuMemHostAlloc", "cuMemFreeHost")
+    calls += [(getattr(driver.free, name), False) for name in names]
+    assert [(function.calls, function.held) for function, _ in calls] == [(1, held) for _, held in calls]
+
+
+def test_what_cannot_be_freed_does_not_keep_the_rest_from_being_freed(drv: Pycuda) -> None:
+    device = cuda_pycuda.PyCuda().device(0)
+    with device.current():
+        buffer, block = device.allocate(8), device.pinned(8)
+        drv.library.code, drv.library.words = 700, b"an illegal memory access was encountered"
+        buffer.free()
+        block.free()
+    assert device.broken
 
 
 def test_page_locking_is_by_address_and_its_errors_are_the_drivers(drv: Pycuda) -> None:
@@ -211,19 +275,23 @@ def test_page_locking_is_by_address_and_its_errors_are_the_drivers(drv: Pycuda) 
 
 def test_out_of_memory_says_how_much_there_is(drv: Pycuda) -> None:
     device = cuda_pycuda.PyCuda().device(0)
-    drv.raises["mem_alloc"] = OutOfMemoryError("cuMemAlloc failed: out of memory")
-    with device.current(), pytest.raises(DeviceOutOfMemory, match="5000 bytes: 100 of its 1000 bytes are free"):
-        device.allocate(5000)
+    drv.library.code, drv.library.words = 2, b"out of memory"
+    with device.current():
+        for make in (device.allocate, device.pinned):
+            with pytest.raises(DeviceOutOfMemory, match="5000 bytes: 100 of its 1000 bytes are free"):
+                make(5000)
     assert not device.broken
 
 
 def test_an_error_after_which_the_device_works_is_no_end(drv: Pycuda) -> None:
     device = cuda_pycuda.PyCuda().device(0)
-    drv.raises["htod"] = LogicError("cuMemcpyHtoDAsync failed: invalid argument")
+    drv.library.code, drv.library.words = 1, b"invalid argument"
     with device.current():
         stream = device.stream()
-        with pytest.raises(DeviceError, match="invalid argument"):
+        with pytest.raises(DeviceError, match="cuMemcpyHtoDAsync failed: invalid argument"):
             stream.copy_in(1, ctypes.addressof(ctypes.c_int()), 4)
+        with pytest.raises(DeviceError, match="cuMemcpyDtoHAsync failed: invalid argument"):
+            stream.copy_out(1, 2, 4)
     assert not device.broken
 
 

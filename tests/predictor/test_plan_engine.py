@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import gc
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,11 @@ from plan_stage import WIDTH, Stage, doubled, doubling
 from saccade_predictor.engines.cuda import DeviceBroken, DeviceError, DeviceOutOfMemory
 from saccade_predictor.engines.engine import Engine, Instance, LeasedOutputs
 from saccade_predictor.engines.outputblocks import MOST_LENT
+from saccade_predictor.engines.pagelocks import PageLocks
 from saccade_predictor.engines.tensorrt import TensorRTEngine
 from saccade_predictor.engines.tensorrt_rtx import TensorRTRtxEngine
 from saccade_serving.oip.messages import TensorMetadata
-from trt_fake import Network, TensorFormat, Trt
+from trt_fake import Network, Shape, TensorFormat, Trt
 
 
 @pytest.fixture(params=range(4))
@@ -106,6 +109,75 @@ async def test_memory_that_cannot_be_page_locked_serves_all_the_same(monkeypatch
     stage = Stage(monkeypatch, before=unlockable)
     assert (await stage.run(1, 2))["y"].tolist() == doubled([1, 2])
     assert not stage.cuda.registered
+    await stage.close()
+
+
+async def test_page_locking_takes_its_time_while_the_arena_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment that waits for its turn, or is being registered, comes and goes as others do."""
+    stage = Stage(monkeypatch)
+    begins, goes_on = threading.Event(), threading.Event()
+    real = stage.device.register
+
+    def register(address: int, size: int) -> None:
+        begins.set()
+        assert goes_on.wait(20)
+        real(address, size)
+
+    monkeypatch.setattr(stage.device, "register", register)
+    pages = PageLocks(stage.arena, stage.device)
+    first, second = stage.request(1)[0], stage.request(2, 100)[0]  # two segments
+    pages.hold()
+    assert begins.wait(20)
+    assert pages.locked_bytes == 0
+    assert not pages.together(first.address, first.address)
+    second.release()
+    stage.arena.trim(0.0, 1)  # the one that waits goes
+    goes_on.set()
+    await eventually(lambda: pages.together(first.address, first.address + first.size - 1), "it is page-locked")
+    assert len(stage.cuda.registered) == 1
+    first.release()
+    third = stage.request(3, 1000)[0]
+    await eventually(lambda: len(stage.cuda.registered) == 2, "what is mapped later is page-locked, too")
+    third.release()
+    pages.release()
+    assert not stage.cuda.registered
+    assert pages.locked_bytes == 0
+    await stage.close()
+
+
+async def test_a_segment_that_is_being_page_locked_is_unmapped_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    order: list[str] = []
+    begins, waits = threading.Event(), threading.Event()
+    register, unregister = stage.device.register, stage.device.unregister
+
+    def slow(address: int, size: int) -> None:
+        begins.set()
+        assert waits.wait(20)
+        register(address, size)
+        order.append("registered")
+
+    def told(address: int) -> None:
+        unregister(address)
+        order.append("unregistered")
+
+    monkeypatch.setattr(stage.device, "register", slow)
+    monkeypatch.setattr(stage.device, "unregister", told)
+    pages = PageLocks(stage.arena, stage.device)
+    wait_for = pages._changed.wait_for
+
+    def waiting(condition: Callable[[], bool]) -> bool:
+        waits.set()
+        return wait_for(condition)
+
+    monkeypatch.setattr(pages._changed, "wait_for", waiting)
+    lease = stage.request(1)[0]
+    pages.hold()
+    assert begins.wait(20)
+    lease.release()
+    assert stage.arena.trim(0.0)
+    assert order == ["registered", "unregistered"]
+    pages.release()
     await stage.close()
 
 
@@ -281,8 +353,15 @@ async def test_out_of_memory_is_an_error_of_the_batch(monkeypatch: pytest.Monkey
 async def test_after_a_sticky_error_nothing_is_answered_any_more(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch)
     await stage.run(1)
-    stage.device.fails[call] = lambda: DeviceBroken("an illegal memory access was encountered")
+    submitted = threading.Event()
+
+    def fail() -> DeviceBroken:
+        assert submitted.wait(20)
+        return DeviceBroken("an illegal memory access was encountered")
+
+    stage.device.fails[call] = fail
     first, second = stage.submit(stage.request(1)), stage.submit(stage.request(2))
+    submitted.set()
     for ticket in (first, second):
         with pytest.raises(DeviceBroken):
             await ticket.done
@@ -355,6 +434,16 @@ async def test_what_cannot_be_loaded_says_why_and_leaves_nothing(monkeypatch: py
     await stage.close()
 
 
+async def test_what_is_refused_on_a_second_device_is_freed_while_that_is_current(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage(monkeypatch, places=(0, 1))
+    stage.trt.network = Network(**{**vars(stage.trt.network), "hosted": frozenset({"x"})})
+    with pytest.raises(ValueError, match="lies on the host"):
+        TensorRTEngine(b"plan", "model.plan", stage.trt, [stage.cuda.devices[1]], stage.pages)
+    await stage.close()
+
+
 async def test_instances_are_spread_over_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch, places=(0, 0, 1))
     assert len(stage.engine.instances()) == 3
@@ -391,6 +480,77 @@ async def test_preferred_sizes_are_recorded_once_per_buffer_set_and_launched(mon
     assert 2 <= len(graphs) <= 4
     assert sum(graph.launches for graph in graphs) == 16 - len(graphs)  # type: ignore[attr-defined]  # the fake's
     assert len(stage.trt.contexts) == 1 + len(graphs)
+    await stage.close()
+
+
+async def test_without_room_for_a_recording_batches_run_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, recorded=frozenset({1, 2}))
+    stage.trt.context_limit = 2
+    for value in range(8):
+        assert (await stage.run(*range(value % 2 + 1)))["y"].tolist() == doubled(range(value % 2 + 1))
+    assert len(stage.trt.contexts) <= 2
+    await stage.close()
+
+
+async def test_a_recording_that_fails_does_not_keep_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, recorded=frozenset({1}))
+    stage.device.fails["capture"] = lambda: DeviceError("operation not permitted when stream is capturing")
+    await stage.run(1)
+    await stage.run(2)
+    gc.collect()
+    assert len(stage.trt.contexts) == 1
+    assert {kind: size for _, kind, size in stage.engine.memory()}["contexts"] == stage.trt.network.scratch
+    await stage.close()
+
+
+async def test_a_set_of_buffers_has_no_more_recordings_than_sizes_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Models with open dimensions would otherwise have a context for every size of image."""
+    network = doubling()
+    network.inputs = {"x": ("FLOAT", (-1, -1))}
+    network.outputs = {"y": ("FLOAT", (-1, -1)), "s": ("INT32", (-1, 1))}
+    network.profiles = [{"x": ((1, 1), (8, 64))}]
+    stage = Stage(monkeypatch, network, recorded=frozenset({1, 2}))
+    for width in range(1, 20):
+        outputs = await stage.outputs(stage.submit(stage.request(width, 1, width)))
+        assert outputs["y"].tolist() == doubled([width], width=width)
+    assert len(stage.trt.contexts) <= 1 + 2 * 2
+    await stage.close()
+
+
+async def test_a_profile_that_was_set_before_a_shape_is_refused_is_known_to_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = doubling(8)
+    network.profiles = [{"x": ((1, WIDTH), (2, WIDTH))}, {"x": ((1, WIDTH), (8, WIDTH))}]
+    stage = Stage(monkeypatch, network)
+    (context,) = stage.trt.contexts
+    assert (await stage.run(1))["y"].tolist() == doubled([1])
+    with monkeypatch.context() as patch:
+        patch.setattr(context, "set_input_shape", lambda name, shape: False)
+        with pytest.raises(DeviceError, match="cannot have the shape"):
+            await stage.run(1, 2, 3, 4)
+    assert (await stage.run(1))["y"].tolist() == doubled([1])
+    assert context.profile == 0
+    context = None  # type: ignore[assignment]  # it must go while its device is current
+    await stage.close()
+
+
+async def test_an_output_that_is_larger_than_for_the_largest_inputs_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Buffers are made for the outputs of the largest inputs; TensorRT would write behind them."""
+
+    def shapes(given: Mapping[str, Shape]) -> Mapping[str, Shape]:
+        return {"y": (9 - given["x"][0], WIDTH), "s": (given["x"][0], 1)}
+
+    network = doubling(8)
+    network.shapes = shapes
+    stage = Stage(monkeypatch, network)
+    for _ in range(2):
+        with pytest.raises(DeviceError, match=r"output 'y' has the shape \[8, 6\], for which it has no room"):
+            await stage.run(1)
     await stage.close()
 
 

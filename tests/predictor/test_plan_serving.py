@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,6 +62,14 @@ class Machine:
 
 
 @pytest.fixture(autouse=True)
+def switch_interval() -> Iterator[None]:
+    """Leaves the interpreter as it was."""
+    before = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.fixture(autouse=True)
 def an_l4(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is looked at of this machine before a plan is let in."""
     monkeypatch.setattr(saccade_machine, "find_gpu", lambda: (Gpu("NVIDIA L4", "8.9"), ""))
@@ -115,6 +124,24 @@ def test_a_plan_goes_to_tensorrt_on_the_gpu(directory: ModelDirectory) -> None:
     assert [tensor.name for tensor in file.config.outputs] == ["y", "s"]
     file.engine.close()
     assert machine.asked == 1
+
+
+def test_threads_wait_less_for_the_interpreter_once_there_is_a_plan(
+    directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(directory)
+    intervals = [0.005]
+    monkeypatch.setattr(sys, "getswitchinterval", lambda: intervals[-1])
+    monkeypatch.setattr(sys, "setswitchinterval", intervals.append)
+    machine = Machine()
+    assert intervals == [0.005]
+    [file] = load_engines(directory, 1, machine.gpus)
+    file.engine.close()
+    assert intervals[1:] == [0.0005]
+    intervals[:] = [0.0001]  # somebody else's choice
+    [file] = load_engines(directory, 1, machine.gpus)
+    file.engine.close()
+    assert intervals[-1] == 0.0001
 
 
 def test_a_plan_of_rtx_goes_to_rtx(directory: ModelDirectory) -> None:
@@ -242,14 +269,16 @@ async def test_a_plan_is_served_measured_and_freed(directory: ModelDirectory) ->
     rows = [1, 3, 4, 8, 4, 1, 8]
     for value, found in enumerate(await asyncio.gather(*(ask(value, n) for value, n in enumerate(rows)))):
         assert found == doubled([value], rows[value])
+    await eventually(machine.gpus.locked_bytes, "the arena is page-locked")
     values = exposed(metrics)
     device = machine.cuda.devices[0]
     buffers = sum(memory.nbytes for memory in device.memory_at.values())
     assert values['saccade_gpu_memory_bytes{gpu="0",kind="buffers"}'] == buffers
     assert values['saccade_gpu_memory_bytes{gpu="0",kind="free"}'] == device.memory()[0]
     assert values["saccade_arena_locked_bytes"] == machine.gpus.locked_bytes()
-    assert machine.gpus.locked_bytes() > 0
+    assert machine.gpus.in_use
     await model.close()
+    assert not machine.gpus.in_use
     await eventually(lambda: not machine.cuda.registered, "the arena is page-locked no more")
     assert device.used == 0
     assert machine.arena.leases == 0
@@ -302,3 +331,4 @@ async def test_a_sticky_error_makes_the_process_not_live(directory: ModelDirecto
     with pytest.raises(EngineFailed, match="needs a new process"):
         gate.check_live()
     await model.close()
+    assert machine.gpus.in_use, "the process must not end in the ordinary way"

@@ -6,6 +6,7 @@ file system; then it is renamed. A full disk, Ctrl-C or a crash leaves the repos
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -16,6 +17,9 @@ from typing import Final
 
 from saccade_predictor.repository import CONFIG_FILE
 
+# fcntl.h and stdio.h
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
 _PART: Final = re.compile(r"^\..+\.(\d+)\.part$")
 
 
@@ -81,20 +85,40 @@ def put(staging: Path, version: Path, model: Path, files: dict[str, str]) -> Non
         # The version first: without a configuration its ONNX file is served, while a configuration without the version
         # would want plans of the versions before.
         _write_files(staging, files)
-        target = model / version.name
-        before = staging / "before"
-        if target.exists():
-            target.rename(before)
-        try:
-            version.rename(target)
-        except BaseException:
-            if before.exists():
-                before.rename(target)
-            raise
+        _place(version, model / version.name, staging / "before")
         for name in sorted(files, key=lambda one: one == CONFIG_FILE):
             (staging / name).replace(model / name)
         _sync(model)
     _sync(model.parent)
+
+
+def _place(version: Path, target: Path, before: Path) -> None:
+    """Put a finished version where another one may be, which goes into the staging folder."""
+    if not target.exists():
+        version.rename(target)
+        return
+    if _exchange(version, target):
+        return
+    target.rename(before)  # a file system that cannot exchange two folders: for a moment there is no version
+    try:
+        version.rename(target)
+    except BaseException:
+        before.rename(target)
+        raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step, so that nobody ever finds one of them missing.
+
+    Returns:
+        Whether they did; not every system and file system can.
+    """
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux, with glibc 2.28 or musl 1.2.5
+    if rename is None:
+        return False
+    rename.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+    code: int = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    return code == 0
 
 
 def _write_files(folder: Path, files: dict[str, str]) -> None:

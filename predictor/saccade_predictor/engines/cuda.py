@@ -119,7 +119,7 @@ class Stream(Protocol):
     def handle(self) -> int:
         """The driver's, for TensorRT."""
 
-    def copy_in(self, target: int, source: int, size: int) -> None:
+    def copy_in(self, target: int, source: int, size: int, staged: bool = False) -> None:
         """Copy from host to device.
 
         Args:
@@ -127,6 +127,8 @@ class Stream(Protocol):
             source: address on the host. From page-locked memory it is read later, and must stay until then; from other
                 memory it is read before the call returns.
             size: bytes, at least 1, all within one buffer or one registered range.
+            staged: the source may not be page-locked: the call takes as long as the driver's own copy of it, and other
+                threads have the interpreter meanwhile.
         """
 
     def copy_out(self, target: int, source: int, size: int) -> None:
@@ -230,7 +232,7 @@ class Cuda(Protocol):
         """One of them, the same object at every call.
 
         Raises:
-            NoGpu: there is none of that index.
+            NoGpu: there is none of that index, or it cannot be used.
         """
 
 

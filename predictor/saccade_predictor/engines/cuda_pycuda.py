@@ -1,7 +1,9 @@
-"""The CUDA layer on pycuda: memory, streams, events. What pycuda lacks is asked of the driver's library by ctypes.
+"""The CUDA layer: contexts, streams and events are pycuda's, memory and copies are asked of the driver by ctypes.
 
-That is little: page-locking by address (pycuda's own ``register_host_memory`` fails with arrays over foreign memory,
-https://github.com/inducer/pycuda/issues/459, and would keep the arena's mapping alive) and recording graphs.
+By ctypes, since pycuda allocates and frees with the interpreter held, and a free waits until the device has done what
+it was given; since it wants a buffer object for a copy, which takes longer than the call; since its own
+``register_host_memory`` fails with arrays over foreign memory (https://github.com/inducer/pycuda/issues/459) and would
+keep the arena's mapping alive; and since it records no graphs.
 
 pycuda's rules kept here: a context is pushed once per use and popped, since a thread that ends with one pushed aborts
 the process; streams, events and memory belong to the ``Context`` object that was current when they were made, so that
@@ -25,6 +27,7 @@ from saccade_predictor.engines.cuda import DeviceBroken, DeviceError, DeviceOutO
 DRIVER: Final = "libcuda.so.1"
 # cuda.h
 _STREAM_NON_BLOCKING: Final = 1
+_HOST_ALLOC_PORTABLE: Final = 1
 _HOST_REGISTER_PORTABLE: Final = 1
 _CAPTURE_THREAD_LOCAL: Final = 1
 
@@ -66,7 +69,7 @@ class PyCuda:
         if not self._count:
             raise NoGpu("the NVIDIA driver sees no device")
         self._drv = drv
-        self._driver = ctypes.CDLL(DRIVER)
+        self._driver = DriverLibrary()
         self._devices: dict[int, PyCudaDevice] = {}
         self._lock = threading.Lock()
 
@@ -82,14 +85,38 @@ class PyCuda:
             raise NoGpu(f"there is no GPU {index}: the driver shows {self._count}{because}, counted from 0")
         with self._lock:
             if index not in self._devices:
-                self._devices[index] = PyCudaDevice(self._drv, self._driver, index)
+                try:
+                    self._devices[index] = PyCudaDevice(self._drv, self._driver, index)
+                except self._drv.Error as error:  # its memory is taken, or it belongs to one process alone
+                    raise NoGpu(f"GPU {index} cannot be used: {error}") from None
             return self._devices[index]
+
+
+class DriverLibrary:
+    """The driver's library.
+
+    Attributes:
+        free: its functions; other threads have the interpreter while they run.
+        copy_in: ``cuMemcpyHtoDAsync``, with the interpreter held: from page-locked memory it only notes what is to be
+            done, and having the interpreter back may take 5 ms.
+        copy_in_staged: the same for other memory, which it copies before it returns; others have the interpreter.
+        copy_out: ``cuMemcpyDtoHAsync`` to page-locked memory, with the interpreter held.
+    """
+
+    def __init__(self) -> None:
+        address, device = ctypes.c_void_p, ctypes.c_uint64
+        self.free = ctypes.CDLL(DRIVER)
+        held = ctypes.PyDLL(DRIVER)
+        self.copy_in, self.copy_in_staged = held.cuMemcpyHtoDAsync_v2, self.free.cuMemcpyHtoDAsync_v2
+        self.copy_out = held.cuMemcpyDtoHAsync_v2
+        self.copy_in.argtypes = self.copy_in_staged.argtypes = [device, address, ctypes.c_size_t, address]
+        self.copy_out.argtypes = [address, device, ctypes.c_size_t, address]
 
 
 class PyCudaDevice:
     """See ``Device``."""
 
-    def __init__(self, drv: Any, driver: ctypes.CDLL, index: int) -> None:
+    def __init__(self, drv: Any, driver: DriverLibrary, index: int) -> None:
         self.drv = drv
         self.driver = driver
         self.index = index
@@ -98,7 +125,7 @@ class PyCudaDevice:
         self.name = str(device.name())
         major, minor = device.compute_capability()
         self.compute_capability = int(major), int(minor)
-        self.can_capture = all(hasattr(driver, name) for name in ("cuStreamBeginCapture_v2", "cuGraphLaunch"))
+        self.can_capture = all(hasattr(driver.free, name) for name in ("cuStreamBeginCapture_v2", "cuGraphLaunch"))
         self._context = device.retain_primary_context()
         self._flags = int(drv.event_flags.BLOCKING_SYNC) | int(drv.event_flags.DISABLE_TIMING)
         with self.current():
@@ -143,7 +170,7 @@ class PyCudaDevice:
             self.check()
         except DeviceBroken as broken:
             return broken
-        if isinstance(error, self.drv.MemoryError) or "out of memory" in text:
+        if "out of memory" in text:
             return DeviceOutOfMemory(wanted, *self.memory())
         return DeviceError(text)
 
@@ -153,12 +180,15 @@ class PyCudaDevice:
         Raises:
             DeviceError, DeviceBroken: it returned an error.
         """
-        code = getattr(self.driver, name)(*arguments)
+        code = getattr(self.driver.free, name)(*arguments)
         if code:
-            words = ctypes.c_char_p()
-            self.driver.cuGetErrorString(code, ctypes.byref(words))
-            text = (words.value or b"unknown").decode(errors="replace")
-            raise self.failure(f"{name} failed: {text}") from None
+            raise self.refusal(name, code) from None
+
+    def refusal(self, name: str, code: int, wanted: int = 0) -> DeviceError | DeviceBroken:
+        """The layer's error for what a function of the driver's library returned."""
+        words = ctypes.c_char_p()
+        self.driver.free.cuGetErrorString(ctypes.c_int(code), ctypes.byref(words))
+        return self.failure(f"{name} failed: {(words.value or b'unknown').decode(errors='replace')}", wanted)
 
     def stream(self) -> PyCudaStream:
         """See ``Device``."""
@@ -176,18 +206,18 @@ class PyCudaDevice:
 
     def allocate(self, size: int) -> DeviceMemory:
         """See ``Device``."""
-        try:
-            return DeviceMemory(self.drv.mem_alloc(size), size)
-        except self.drv.Error as error:
-            raise self.failure(error, size) from None
+        found = ctypes.c_uint64()
+        if code := self.driver.free.cuMemAlloc_v2(ctypes.byref(found), ctypes.c_size_t(size)):
+            raise self.refusal("cuMemAlloc", code, size)
+        return DeviceMemory(self, found.value, size)
 
     def pinned(self, size: int) -> PinnedMemory:
-        """See ``Device``."""
-        try:
-            portable = int(self.drv.host_alloc_flags.PORTABLE)
-            return PinnedMemory(self.drv.pagelocked_empty(size, np.uint8, mem_flags=portable))
-        except self.drv.Error as error:
-            raise self.failure(error, size) from None
+        """See ``Device``; for all devices of the process."""
+        found, flags = ctypes.c_void_p(), ctypes.c_uint(_HOST_ALLOC_PORTABLE)
+        if code := self.driver.free.cuMemHostAlloc(ctypes.byref(found), ctypes.c_size_t(size), flags):
+            raise self.refusal("cuMemHostAlloc", code, size)
+        assert found.value is not None
+        return PinnedMemory(self, found.value, size)
 
     def register(self, address: int, size: int) -> None:
         """See ``Device``."""
@@ -210,35 +240,39 @@ class PyCudaDevice:
 class DeviceMemory:
     """See ``Buffer``."""
 
-    __slots__ = ("_memory", "address", "size")
+    __slots__ = ("_device", "_is_free", "address", "size")
 
-    def __init__(self, memory: Any, size: int) -> None:
-        self._memory = memory
-        self.address = int(memory)
+    def __init__(self, device: PyCudaDevice, address: int, size: int) -> None:
+        self._device = device
+        self._is_free = False
+        self.address = address
         self.size = size
 
     def free(self) -> None:
-        """See ``Buffer``."""
-        memory, self._memory = self._memory, None
-        if memory is not None:
-            memory.free()
+        """See ``Buffer``. The driver may wait until the device has done what it was given."""
+        if not self._is_free:
+            self._is_free = True
+            with suppress(DeviceError, DeviceBroken):  # then the device is at an end, and whoever uses it next is told
+                self._device.call("cuMemFree_v2", ctypes.c_uint64(self.address))
 
 
 class PinnedMemory:
     """See ``HostBuffer``."""
 
-    __slots__ = ("address", "array", "size")
+    __slots__ = ("_device", "address", "array", "size")
 
-    def __init__(self, array: NDArray[Any]) -> None:
-        self.array: NDArray[Any] = array
-        self.address = int(array.ctypes.data)
-        self.size = int(array.nbytes)
+    def __init__(self, device: PyCudaDevice, address: int, size: int) -> None:
+        self._device = device
+        self.address = address
+        self.size = size
+        self.array: NDArray[Any] = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def free(self) -> None:
         """See ``HostBuffer``."""
         if self.size:
-            allocation, self.array, self.size = self.array.base, np.empty(0, np.uint8), 0
-            allocation.free()  # type: ignore[union-attr]  # pycuda's allocation is the array's base
+            self.array, self.size = np.empty(0, np.uint8), 0
+            with suppress(DeviceError, DeviceBroken):
+                self._device.call("cuMemFreeHost", ctypes.c_void_p(self.address))
 
 
 class PyCudaEvent:
@@ -279,21 +313,17 @@ class PyCudaStream:
         self.stream = stream
         self.handle = int(stream.handle)
 
-    def copy_in(self, target: int, source: int, size: int) -> None:
+    def copy_in(self, target: int, source: int, size: int, staged: bool = False) -> None:
         """See ``Stream``."""
-        device = self._device
-        try:
-            device.drv.memcpy_htod_async(target, (ctypes.c_char * size).from_address(source), self.stream)
-        except device.drv.Error as error:
-            raise device.failure(error) from None
+        driver = self._device.driver
+        code = (driver.copy_in_staged if staged else driver.copy_in)(target, source, size, self.handle)
+        if code:
+            raise self._device.refusal("cuMemcpyHtoDAsync", code)
 
     def copy_out(self, target: int, source: int, size: int) -> None:
         """See ``Stream``."""
-        device = self._device
-        try:
-            device.drv.memcpy_dtoh_async((ctypes.c_char * size).from_address(target), source, self.stream)
-        except device.drv.Error as error:
-            raise device.failure(error) from None
+        if code := self._device.driver.copy_out(target, source, size, self.handle):
+            raise self._device.refusal("cuMemcpyDtoHAsync", code)
 
     def wait(self, event: PyCudaEvent) -> None:
         """See ``Stream``."""

@@ -7,12 +7,12 @@ looked at here: whoever opens one has read what its sidecar says (``PlanLike``).
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final, Protocol
-from weakref import WeakSet
 
 from saccade_predictor.engines import tensorrt, tensorrt_rtx
 from saccade_predictor.engines.cuda import Cuda, DeviceBroken, DeviceError, DeviceOutOfMemory, NoGpu, load_cuda
@@ -27,6 +27,9 @@ TRT: Final = "trt"
 TRT_RTX: Final = "trt-rtx"
 #: Where TensorRT-RTX keeps what it has compiled, beside the plan.
 CACHE_SUFFIX: Final = ".rtxcache"
+#: For how long a thread may keep the interpreter while another waits for it, once there are plans. Python's own 5 ms
+#: are as long as a batch, and an engine's thread waits for the interpreter three times in each.
+SWITCH_S: Final = 0.0005
 
 
 class PlanLike(Protocol):
@@ -74,7 +77,7 @@ class Gpus:
         self._cuda: Cuda | None = None
         self._looked = False
         self._pages: PageLocks | None = None
-        self._engines: WeakSet[TensorRTEngine] = WeakSet()
+        self._engines: tuple[TensorRTEngine, ...] = ()  # what hangs stays, so that nothing of it is freed in use
         self.why_none = ""  #: why there is no GPU, once that was asked
 
     def count(self) -> int:
@@ -124,8 +127,19 @@ class Gpus:
                 engine = TensorRTEngine(content, path.name, trt, devices, self._pages, sizes, plan.properties)
         except DeviceOutOfMemory as error:
             raise ValueError(f"{path.name} cannot be loaded: {error}") from None
-        self._engines.add(engine)
+        with self._lock:
+            self._engines = (*(known for known in self._engines if not known.is_freed), engine)
+        sys.setswitchinterval(min(SWITCH_S, sys.getswitchinterval()))
         return engine
+
+    @property
+    def in_use(self) -> bool:
+        """Whether an engine is not freed: it serves, it hangs, or its device is broken.
+
+        The interpreter must then not be ended in the ordinary way: threads that come back from the driver while it is
+        being ended abort the process, and the driver's own end may wait for what hangs.
+        """
+        return not all(engine.is_freed for engine in self._engines)
 
     def locked_bytes(self) -> int:
         """Of the arena, page-locked."""
@@ -134,7 +148,7 @@ class Gpus:
     def memory(self) -> Iterator[tuple[tuple[str, str], float]]:
         """Bytes by index of the GPU and kind: weights, contexts, buffers, outputs of our engines; free, total."""
         sums: dict[tuple[int, str], int] = {}
-        for engine in list(self._engines):
+        for engine in self._engines:
             for index, kind, size in engine.memory():
                 sums[index, kind] = sums.get((index, kind), 0) + size
         for index in sorted({index for index, _ in sums}):

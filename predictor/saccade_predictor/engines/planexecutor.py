@@ -85,7 +85,6 @@ class Executor:
         self._order = Lock()  # the context is one: shapes, addresses and execution belong together
         self._batches: dict[tuple[Shape, ...], Batch] = {}
         self._set: Batch | None = None  # what the context has been told
-        self._profile = 0
         self._current: BufferSet | None = None
         self._told: dict[str, Shape] = {}  # shapes that depend on the data
         self._refusal: DeviceError | DeviceBroken | None = None  # of an allocation in the midst of an execution
@@ -94,6 +93,7 @@ class Executor:
         self.blocks = OutputBlocks(device, 0)
         self._extra: list[Any] = []  # contexts of recordings
         self._dynamic: Sequence[str] = ()
+        self._room: Mapping[str, int] = {}  # bytes that a set has for each output
         self._allocator: Any = None
         self._stream: Stream = device.stream()
         try:
@@ -103,10 +103,10 @@ class Executor:
                 self._allocator = allocator(self._allocate, self._tell)
                 for name in self._dynamic:
                     self._context.set_output_allocator(name, self._allocator)
-            sizes = self._sizes()
-            self.blocks = OutputBlocks(device, total(sizes.values()))
+            self._room = self._sizes()
+            self.blocks = OutputBlocks(device, total(self._room.values()))
             for _ in range(DEPTH):
-                self.sets.append(self._make_set(sizes))
+                self.sets.append(self._make_set(self._room))
         except BaseException:
             self.close()  # now, while the device is current
             raise
@@ -200,11 +200,11 @@ class Executor:
                     size += nbytes
                     continue
                 if size:
-                    stream.copy_in(target, begin, size)
+                    stream.copy_in(target, begin, size, not together(begin, begin + size - 1))
                     target += size
                 begin, size = address, nbytes
             if size:
-                stream.copy_in(target, begin, size)
+                stream.copy_in(target, begin, size, not together(begin, begin + size - 1))
 
     # Execution, with the order held
 
@@ -221,40 +221,55 @@ class Executor:
         graph = own.graphs.get(batch)
         if graph is not None:
             graph.launch(self._stream)
-        elif rows in self._recorded and not self._dynamic and self._batches.get(batch.inputs) is batch:
-            self._record(own, batch)
+        elif self._to_record(own, batch, rows) and self._record(own, batch):
+            pass
         else:
             if self._set is not batch:
-                self._bind(self._context, batch, self._profile)
-                self._profile = batch.profile.index
+                self._set = None  # should this fail half way
+                self._bind(self._context, batch)
                 self._set = batch
             self._address(self._context, own)
             self._run(self._context, own)
 
-    def _record(self, own: BufferSet, batch: Batch) -> None:
+    def _to_record(self, own: BufferSet, batch: Batch, rows: int) -> bool:
+        """Whether a batch is to be recorded: each costs a context, so that there are no more than sizes asked for."""
+        known = self._batches.get(batch.inputs) is batch
+        return rows in self._recorded and not self._dynamic and known and len(own.graphs) < len(self._recorded)
+
+    def _record(self, own: BufferSet, batch: Batch) -> bool:
         """Run a batch with a context of its own, then record that for the next ones.
 
         A recording belongs to the shapes and addresses of its context, which so must never change again.
+
+        Returns:
+            Whether the batch was run; not where there is no room for the context.
         """
-        context = self._new_context()
-        self._bind(context, batch, 0)
+        try:
+            context = self._new_context()
+        except DeviceError as error:
+            self._not_recorded(batch, error)
+            return False
+        self._extra.append(context)
+        self._bind(context, batch)
         self._address(context, own)
         self._run(context, own)  # the first time it does what cannot be recorded
-        self._extra.append(context)
         try:
             own.graphs[batch] = self._stream.capture(lambda: self._run(context, own))
         except DeviceError as error:
-            log.warning("not_recorded", extra={"inputs": str(batch.inputs), "why": str(error)})
-            self._recorded = frozenset()  # this plan cannot be
+            self._not_recorded(batch, error)
+            own.executed.record(self._stream)
+            own.executed.wait()  # what it runs uses its memory
+            self._extra.remove(context)
+            self.contexts -= 1
+        return True
 
-    def _bind(self, context: Any, batch: Batch, profile: int) -> None:
+    def _not_recorded(self, batch: Batch, error: DeviceError) -> None:
+        log.warning("not_recorded", extra={"inputs": str(batch.inputs), "why": str(error)})
+        self._recorded = frozenset()  # nothing more is tried; what is recorded stays
+
+    def _bind(self, context: Any, batch: Batch) -> None:
         """Tell a context the shapes of a batch."""
-        if context is self._context:
-            self._set = None  # should this fail half way
-        if profile != batch.profile.index and not context.set_optimization_profile_async(
-            batch.profile.index, self._stream.handle
-        ):
-            raise self._failure(f"optimization profile {batch.profile.index} cannot be used")
+        self._choose(context, batch.profile)
         for tensor, shape in zip(self._inputs, batch.inputs, strict=True):
             if not context.set_input_shape(tensor.name, shape):
                 raise self._failure(f"input {tensor.name!r} cannot have the shape {list(shape)}")
@@ -262,7 +277,20 @@ class Executor:
             shapes = tuple([tuple(context.get_tensor_shape(tensor.name)) for tensor in self._outputs])
             if any(size < 0 for shape in shapes for size in shape):
                 raise DeviceError(f"the shapes of the outputs are not known before the execution: {shapes}")
+            for tensor, shape in zip(self._outputs, shapes, strict=True):
+                if tensor.nbytes(shape) > self._room[tensor.name]:  # not so with the largest inputs
+                    raise DeviceError(
+                        f"output {tensor.name!r} has the shape {list(shape)}, for which it has no room: with the "
+                        f"largest inputs it has {self._room[tensor.name]} bytes"
+                    )
             batch.lay_out(self._outputs, shapes)
+
+    def _choose(self, context: Any, profile: Profile) -> None:
+        """Have a context use a profile, in the order of its stream."""
+        if context.active_optimization_profile != profile.index and not context.set_optimization_profile_async(
+            profile.index, self._stream.handle
+        ):
+            raise self._failure(f"optimization profile {profile.index} cannot be used")
 
     def _address(self, context: Any, own: BufferSet) -> None:
         """Tell a context the buffers of a set."""
@@ -335,10 +363,7 @@ class Executor:
     def _at_most(self, number: int) -> Sequence[Shape]:
         """Shapes of the outputs for the largest inputs of a profile. The context is left as it is then."""
         profile = self._profiles[number]
-        if self._profile != profile.index:
-            if not self._context.set_optimization_profile_async(profile.index, self._stream.handle):
-                raise self._failure(f"optimization profile {profile.index} cannot be used")
-            self._profile = profile.index
+        self._choose(self._context, profile)
         for tensor in self._inputs:
             if not self._context.set_input_shape(tensor.name, profile.most[tensor.name]):
                 raise self._failure(f"input {tensor.name!r} cannot have its own largest shape")

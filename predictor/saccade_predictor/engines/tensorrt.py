@@ -67,15 +67,18 @@ class TensorRTEngine:
         try:
             for number, device in enumerate(devices):
                 with device.current():
-                    part = self._parts.get(device.index)
-                    if part is None:
-                        part = self._parts[device.index] = self._load(content, device, logger)
-                    executor = part.executor(pages, partial(_output_allocator, trt), recorded)
-                    self._instances.append(PlanInstance(device, executor, f"{name}-{number}", self._used))
-        except BaseException as error:
-            if not isinstance(error, ValueError | DeviceError):
-                log.exception("plan_not_loaded", extra={"plan": name})
-            error.__traceback__ = None  # its frames hold TensorRT's objects, which must go while the device is current
+                    try:
+                        part = self._parts.get(device.index)
+                        if part is None:
+                            part = self._parts[device.index] = self._load(content, device, logger)
+                        executor = part.executor(pages, partial(_output_allocator, trt), recorded)
+                        self._instances.append(PlanInstance(device, executor, f"{name}-{number}", self._used))
+                    except BaseException as error:
+                        if not isinstance(error, ValueError | DeviceError):
+                            log.exception("plan_not_loaded", extra={"plan": name})
+                        error.__traceback__ = None  # its frames hold TensorRT's objects, which must go now
+                        raise
+        except BaseException:
             self.close()
             raise
         first = next(iter(self._parts.values()))
@@ -101,6 +104,11 @@ class TensorRTEngine:
     def renew(self, index: int) -> None:
         """Nothing: what a call that hangs has given to the device cannot be taken back. The process must go."""
         log.error("instance_hangs", extra={"plan": self._name, "instance": index})
+
+    @property
+    def is_freed(self) -> bool:
+        """Whether it is closed, and nothing of it left: no thread, nothing of TensorRT's."""
+        return self._closed and not self._parts
 
     def memory(self) -> list[tuple[int, str, int]]:
         """Bytes it has taken, by index of the device and kind: weights, contexts, buffers; outputs are the host's."""

@@ -46,6 +46,7 @@ class TensorRTRtxEngine(TensorRTEngine):
     ) -> None:
         self._graphs = graphs
         self._cache_file = cache
+        self._devices = devices
         self._caches: list[Any] = []  # of each device's engine
         super().__init__(content, name, trt, devices, pages, properties=properties)
 
@@ -81,7 +82,8 @@ class TensorRTRtxEngine(TensorRTEngine):
             return
         part = self._cache_file.with_name(f".{self._cache_file.name}.{os.getpid()}.part")
         try:
-            part.write_bytes(bytes(memoryview(self._caches[0].serialize())))
+            with self._devices[0].current():
+                part.write_bytes(bytes(memoryview(self._caches[0].serialize())))
             part.replace(self._cache_file)
         except Exception as error:
             log.warning("runtime_cache_not_kept", extra={"plan": self._name, "why": str(error)})
