@@ -19,9 +19,10 @@ import onnx
 
 from saccade_predictor.build import planconfig, staging
 from saccade_predictor.build.building import BuildFailed, Built, Told, run_worker
-from saccade_predictor.build.halves import PRODUCTS, to_fp16
+from saccade_predictor.build.halves import to_fp16
 from saccade_predictor.build.onnxfile import OnnxFile, read_onnx
 from saccade_predictor.build.profiles import Range, make_profile
+from saccade_predictor.build.span import PRODUCTS
 from saccade_predictor.build.worker import Request
 from saccade_predictor.engines.plan import (
     BACKENDS,
