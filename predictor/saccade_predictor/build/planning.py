@@ -187,8 +187,7 @@ def _prepare(wish: Wish, source: OnnxFile, notes: list[str]) -> bytes | None:
     if wish.precision == "int8" and not quantized:
         raise PlanningError(
             f"{wish.source} has no QuantizeLinear and DequantizeLinear nodes, and int8 is read from them: TensorRT 11 "
-            "and TensorRT-RTX have no calibration of their own; quantize the ONNX first (onnxruntime.quantization "
-            "with QuantFormat.QDQ, or NVIDIA's modelopt)"
+            "and TensorRT-RTX have no calibration of their own; quantize the ONNX first, with saccade-build calibrate"
         )
     if wish.precision != "int8" and quantized:
         notes.append("the graph is quantized, so its INT8 layers stay INT8; --precision int8 says so")

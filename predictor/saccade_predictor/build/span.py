@@ -63,12 +63,7 @@ def fold(graph: onnx.GraphProto) -> None:
     left = []
     for node in graph.node:
         made = _constant(node)
-        if (
-            made is None
-            and node.op_type == "Cast"
-            and node.input[0] in weights
-            and cast_to(node) == TensorProto.FLOAT
-        ):
+        if made is None and node.op_type == "Cast" and node.input[0] in weights and cast_to(node) == TensorProto.FLOAT:
             values = numpy_helper.to_array(weights[node.input[0]])
             if values.dtype in (np.float16, np.float32, np.float64):
                 made = numpy_helper.from_array(values.astype(np.float32), node.output[0])
