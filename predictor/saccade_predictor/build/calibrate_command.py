@@ -115,7 +115,7 @@ def calibrate(
         typer.Option(
             metavar="PERCENT", min=50, max=100, help="With percentile: the share of values within the range."
         ),
-    ] = 99.99,
+    ] = 99.999,
     keep_fp32: Annotated[
         list[str] | None,
         typer.Option(metavar="NODE|OPERATOR", show_default=False, help="What stays FP32; may be given several times."),

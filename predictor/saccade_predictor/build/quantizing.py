@@ -75,7 +75,7 @@ def to_int8(
     model: onnx.ModelProto,
     batches: Iterable[Inputs],
     method: Method = "minmax",
-    percentile: float = 99.99,
+    percentile: float = 99.999,
     keep: Collection[str] = (),
 ) -> Quantized:
     """Return a copy of a graph whose products compute in INT8.
@@ -124,8 +124,8 @@ def _prepare(model: onnx.ModelProto) -> onnx.ModelProto:
             prepared = onnx.version_converter.convert_version(model, MIN_OPSET)
         except Exception as error:  # the converter's exceptions share no base
             raise QuantizingError(
-                f"the graph is of opset {opset}, INT8 with a scale for each channel needs {MIN_OPSET}, and converting it"
-                f" failed: {first_line(error)[:200]}; export it again with opset {MIN_OPSET} or later"
+                f"the graph is of opset {opset}, INT8 with a scale for each channel needs {MIN_OPSET}, and it does not"
+                f" convert: {first_line(error)[:200]}; export it again with opset {MIN_OPSET} or later"
             ) from error
     else:
         prepared = onnx.ModelProto()
