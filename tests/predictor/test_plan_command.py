@@ -24,13 +24,13 @@ from saccade_predictor.build.__main__ import app
 from saccade_predictor.build.planning import PlanningError, parse_capabilities
 from saccade_predictor.build.profiles import ProfileError, Range, parse_batch, parse_shapes
 from saccade_predictor.engines.plan import Plan, hash_file, read_sidecar
-from saccade_predictor.machine import find_gpu
+from saccade_predictor.machine import find_gpus
 from saccade_predictor.modelconfig import parse
 
 ROOT = Path(__file__).parents[2]
 DETECTOR = ROOT / "examples" / "model-repository" / "detector"
 BENCH = ROOT.parent / "shared" / "tools" / "make_bench_detector.py"
-no_gpu = pytest.mark.skipif(find_gpu()[0] is not None, reason="this machine has a GPU")
+no_gpu = pytest.mark.skipif(bool(find_gpus()[0]), reason="this machine has a GPU")
 
 
 def plan(source: Path, model: Path, *options: object, kind: str = "trt-rtx") -> Result:

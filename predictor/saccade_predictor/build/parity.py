@@ -164,7 +164,7 @@ def open_plan(path: Path) -> tuple[Engine, Plan]:
     machine = look(plan.kind)
     sentence = refuse_file(path, plan, str(path)) or refuse(machine, plan, str(path))
     if sentence is not None:
-        raise PlanRefused(sentence.partition("; serve it on")[0] if machine.gpu is None else sentence)
+        raise PlanRefused(sentence.partition("; serve it on")[0] if not machine.gpus else sentence)
     backend = BACKENDS[plan.kind]
     rows = plan.rows()
     groups = (InstanceGroup(1, (0,)),)

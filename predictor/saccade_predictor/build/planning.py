@@ -37,7 +37,7 @@ from saccade_predictor.engines.plan import (
     mark,
     write_sidecar,
 )
-from saccade_predictor.machine import find_gpu
+from saccade_predictor.machine import find_gpus
 from saccade_predictor.repository import CONFIG_FILE
 from saccade_serving import __version__
 
@@ -172,8 +172,8 @@ def _check_options(wish: Wish) -> None:
     if wish.fp16_by == "flag" and (rtx or wish.precision != "fp16"):
         raise PlanningError("--fp16-by flag goes with --kind trt --precision fp16 alone")
     if not rtx:
-        gpu, why = find_gpu()
-        if gpu is None:
+        gpus, why = find_gpus()
+        if not gpus:
             raise PlanningError(
                 f"a TensorRT plan is built on the GPU it runs on, and this machine has none: {why}; build there, or "
                 "with --kind trt-rtx, which needs no GPU"
