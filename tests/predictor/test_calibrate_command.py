@@ -179,11 +179,14 @@ def test_broken_files_are_named_counted_and_left_out(tmp_path: Path) -> None:
     assert "readme.txt" not in result.output
 
 
-def test_what_is_kept_is_told(tmp_path: Path) -> None:
+def test_what_is_kept_is_told_and_that_nothing_was_compared(tmp_path: Path) -> None:
     target = tmp_path / "out.onnx"
-    result = calibrate(DETECTOR, target, "--keep-fp32", "Conv_2", "--keep-fp32", "Conv_166", "--limit", 1)
+    result = calibrate(
+        DETECTOR, target, "--keep-fp32", "Conv_2", "--keep-fp32", "Conv_166", "--limit", 1, "--score", 1
+    )
     assert result.exit_code == 0, result.output
     assert "products in INT8 32, in FP32 3 (Conv_2, " in result.output
+    assert "note: neither graph detects anything over 1, so the agreement says nothing" in result.output
     assert set(report_of(target)["calibration"]["products_fp32"]) == {"Conv_2", "Conv_166", "MatMul_rd"}
 
 

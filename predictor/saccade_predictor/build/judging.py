@@ -82,7 +82,14 @@ def with_bar(steps: Iterable[T], what: str, count: int) -> Iterable[T]:
 
 
 def end(report: Mapping[str, Any]) -> None:
-    """Say what is beyond the limits, and end the command if anything is."""
+    """Say what is beyond the limits, or that nothing was compared, and end the command if anything is beyond."""
+    found = report.get("detections")
+    if found is not None and not found["reference"] and not found["candidate"]:
+        typer.echo(
+            f"note: neither graph detects anything over {report['score_threshold']:g}, so the agreement says nothing: "
+            "other photos, or a lower --score",
+            err=True,
+        )
     for failure in report["failures"]:
         typer.echo(f"beyond the limits: {failure}", err=True)
     if not report["passed"]:
