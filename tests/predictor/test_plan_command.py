@@ -488,7 +488,7 @@ def test_compute_capabilities_are_read() -> None:
 def test_every_command_of_the_page_has_the_options_it_is_shown_with() -> None:
     page = (ROOT / "docs" / "tensorrt.md").read_text(encoding="utf-8")
     lines = re.findall(r"^saccade-build (\w+) (.*)$", page, flags=re.MULTILINE)
-    assert {"ready", "plan", "inspect", "parity", "manifest"} == {command for command, _ in lines}
+    assert {"ready", "calibrate", "plan", "inspect", "parity", "manifest"} == {command for command, _ in lines}
     for command, rest in lines:
         known = CliRunner().invoke(app, [command, "--help"]).output
         for option in re.findall(r"--[a-z0-9-]+", rest):
