@@ -13,9 +13,9 @@ import onnx_graphs as graphs
 from saccade_predictor.engines.plan import FileMark, Plan, PlanTensor, Shapes, mark, write_sidecar
 from saccade_predictor.machine import MODULES, Gpu, Machine
 
-NO_GPU = Machine(None, "no NVIDIA driver is installed (libcuda.so.1 is not there)")
-L4 = Machine(Gpu("NVIDIA L4", "8.9"), "", {"trt": "11.2.1.2", "trt-rtx": "1.7.1.116"})
-H100 = Machine(Gpu("NVIDIA H100 80GB HBM3", "9.0"), "", {"trt": "11.2.1.2", "trt-rtx": "1.7.1.116"})
+NO_GPU = Machine((), "no NVIDIA driver is installed (libcuda.so.1 is not there)")
+L4 = Machine((Gpu("NVIDIA L4", "8.9"),), "", {"trt": "11.2.1.2", "trt-rtx": "1.7.1.116"})
+H100 = Machine((Gpu("NVIDIA H100 80GB HBM3", "9.0"),), "", {"trt": "11.2.1.2", "trt-rtx": "1.7.1.116"})
 
 HAS_RTX = any(importlib.util.find_spec(name) for name in MODULES["trt-rtx"])
 #: Skips where the wheel is not installed. It is in the locked requirements, so with CI=true nothing is skipped.

@@ -14,7 +14,7 @@ from saccade_predictor.engines.gpus import Gpus
 from saccade_predictor.engines.onnx import OnnxEngine
 from saccade_predictor.engines.plan import BACKENDS, PLAN_FILE, Plan
 from saccade_predictor.engines.plancheck import FALLBACK_HINT
-from saccade_predictor.machine import find_gpu
+from saccade_predictor.machine import find_gpus
 from saccade_predictor.modelconfig import CPU_BACKENDS, InstanceGroup, ModelConfig, autocomplete, complete, parse
 from saccade_predictor.repository import ModelDirectory, RepositoryError
 from saccade_predictor.version import Loadable, LoadedEngine
@@ -81,7 +81,7 @@ def _read_config(directory: ModelDirectory, gpus: Gpus | None) -> ModelConfig | 
     if text is None:
         return None
     # The driver is asked only where that matters: it takes a while, and memory.
-    is_there = "KIND_GPU" in text and (gpus.count() > 0 if gpus is not None else find_gpu()[0] is not None)
+    is_there = "KIND_GPU" in text and (gpus.count() > 0 if gpus is not None else bool(find_gpus()[0]))
     config, warnings = parse(text, directory.name, gpu_available=is_there)
     for warning in warnings:
         log.warning("model_config", extra={"model": directory.name, "warning": warning})

@@ -1,4 +1,4 @@
-"""What this machine can run plans with: its GPU and its TensorRT. Makes no CUDA context and no TensorRT object.
+"""What this machine can run plans with: its GPUs and its TensorRT. Makes no CUDA context and no TensorRT object.
 
 TensorRT must not be asked: without a driver the builder of 10.6 aborts the process and that of 11.2 ends it with a
 segmentation fault. So CUDA's driver library is asked first, and TensorRT is imported only where that has found a GPU.
@@ -27,7 +27,7 @@ _MAJOR, _MINOR = 75, 76
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """The first GPU.
+    """One GPU.
 
     Attributes:
         name: the driver's, for example ``NVIDIA L4``.
@@ -43,13 +43,13 @@ class Machine:
     """What was found.
 
     Attributes:
-        gpu: None where there is none that can be used.
+        gpus: in the order that CUDA counts them, from 0; none where none can be used.
         why_no_gpu: what was found instead, as the end of a sentence; empty with a GPU.
         versions: kind of plan -> version of the TensorRT that runs it, as it says itself; kinds that are not
             installed are not in it.
     """
 
-    gpu: Gpu | None
+    gpus: tuple[Gpu, ...]
     why_no_gpu: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -61,30 +61,34 @@ def look(*kinds: str) -> Machine:
         kinds: keys of ``MODULES`` whose version is wanted. They are imported where there is a GPU, and only there:
             without one no plan runs whatever is installed.
     """
-    gpu, why = find_gpu()
-    if gpu is None:
-        return Machine(None, why)
+    gpus, why = find_gpus()
+    if not gpus:
+        return Machine((), why)
     found = {kind: load_tensorrt(kind) for kind in kinds}
-    return Machine(gpu, "", {kind: str(module.__version__) for kind, module in found.items() if module is not None})
+    return Machine(gpus, "", {kind: str(module.__version__) for kind, module in found.items() if module is not None})
 
 
-def find_gpu() -> tuple[Gpu | None, str]:
-    """The first GPU, or None and why there is none."""
+def find_gpus() -> tuple[tuple[Gpu, ...], str]:
+    """The GPUs that CUDA counts, or none and why there is none."""
     try:
         driver = ctypes.CDLL(DRIVER)
     except OSError:
-        return None, f"no NVIDIA driver is installed ({DRIVER} is not there)"
-    count, device = ctypes.c_int(), ctypes.c_int()
+        return (), f"no NVIDIA driver is installed ({DRIVER} is not there)"
+    count = ctypes.c_int()
     if (code := driver.cuInit(0)) != 0:
-        return None, f"the NVIDIA driver does not start (CUDA error {code})"
+        return (), f"the NVIDIA driver does not start (CUDA error {code})"
     if driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value < 1:
-        return None, "the NVIDIA driver sees no device"
-    if (code := driver.cuDeviceGet(ctypes.byref(device), 0)) != 0:
-        return None, f"the NVIDIA driver does not give its first device (CUDA error {code})"
-    name = ctypes.create_string_buffer(256)
-    driver.cuDeviceGetName(name, len(name), device)
-    major, minor = (_attribute(driver, device, number) for number in (_MAJOR, _MINOR))
-    return Gpu(name.value.decode(errors="replace"), f"{major}.{minor}"), ""
+        return (), "the NVIDIA driver sees no device"
+    found = []
+    for index in range(count.value):
+        device = ctypes.c_int()
+        if (code := driver.cuDeviceGet(ctypes.byref(device), index)) != 0:
+            return (), f"the NVIDIA driver does not give its device {index} (CUDA error {code})"
+        name = ctypes.create_string_buffer(256)
+        driver.cuDeviceGetName(name, len(name), device)
+        major, minor = (_attribute(driver, device, number) for number in (_MAJOR, _MINOR))
+        found.append(Gpu(name.value.decode(errors="replace"), f"{major}.{minor}"))
+    return tuple(found), ""
 
 
 def load_tensorrt(kind: str) -> ModuleType | None:

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 from saccade_predictor.engines.engine import Engine
 from saccade_predictor.engines.plan import BACKENDS, Plan, SidecarError, hash_file, read_sidecar, sidecar_of
-from saccade_predictor.engines.plancheck import FALLBACK_HINT, PlanRefused, admit, caution
+from saccade_predictor.engines.plancheck import FALLBACK_HINT, PlanRefused, admit, caution, places
 from saccade_predictor.machine import Machine, look
 from saccade_predictor.modelconfig import ModelConfig
 from saccade_predictor.tritonschema import load_schema
@@ -35,7 +35,7 @@ _KINDS: Final = {backend: kind for kind, backend in BACKENDS.items()}
 def why_not(config: ModelConfig, engines: Mapping[str, OpenPlan], look_at: Look = look) -> tuple[Machine, str]:
     """Look at the machine, and say why no plan of this backend can run here, whatever it holds; empty if one can."""
     machine = look_at(_KINDS[config.backend])
-    if machine.gpu is None:
+    if not machine.gpus:
         return machine, f"this machine has no GPU: {machine.why_no_gpu}"
     if config.backend not in engines:
         return machine, f"this build of Saccade has no engine for backend {config.backend!r}"
@@ -56,7 +56,7 @@ def open_plan(path: Path, name: str, config: ModelConfig, machine: Machine, engi
         SidecarError, PlanRefused, ModelConfigError: it cannot; the sentence says why and what to do.
     """
     plan = admit(path, machine, config, name)
-    warning = caution(machine, plan)
+    warning = caution(machine, plan, places(config, machine))
     if warning is not None:
         log.warning("plan_elsewhere", extra={"plan": name, "warning": warning})
     if config.backend not in engines:

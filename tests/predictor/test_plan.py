@@ -15,7 +15,7 @@ from saccade_predictor.batchingconfig import ModelConfigError
 from saccade_predictor.engines import plan as plans
 from saccade_predictor.engines.plan import Plan, PlanTensor, Shapes, SidecarError, read_sidecar, write_sidecar
 from saccade_predictor.engines.plancheck import PlanRefused, admit, caution, refuse, same_version
-from saccade_predictor.machine import Gpu, Machine, find_gpu, load_tensorrt, look
+from saccade_predictor.machine import Gpu, Machine, find_gpus, load_tensorrt, look
 from saccade_predictor.modelconfig import parse
 
 CONFIG = 'backend: "tensorrt_rtx" max_batch_size: 8 '
@@ -100,7 +100,7 @@ def test_a_sidecar_that_is_a_folder_says_so(tmp_path: Path) -> None:
         read_sidecar(tmp_path / "plan.json")
 
 
-OTHER = Machine(Gpu("NVIDIA GeForce RTX 3090", "8.6"), "", {"trt": "10.6.0"})
+OTHER = Machine((Gpu("NVIDIA GeForce RTX 3090", "8.6"),), "", {"trt": "10.6.0"})
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ OTHER = Machine(Gpu("NVIDIA GeForce RTX 3090", "8.6"), "", {"trt": "10.6.0"})
         (H100, describe(kind="trt", tensorrt="11.2.1.2"), ["8.6 or 8.9", "9.0", "build the plan again"]),
         (H100, describe(kind="trt", tensorrt="11.2.1.2", hardware_compatibility="ampere_plus"), None),
         (
-            Machine(Gpu("NVIDIA T4", "7.5"), "", {"trt": "11.2.1.2"}),
+            Machine((Gpu("NVIDIA T4", "7.5"),), "", {"trt": "11.2.1.2"}),
             describe(kind="trt", tensorrt="11.2.1.2", hardware_compatibility="ampere_plus"),
             ["8.0 and later", "NVIDIA T4"],
         ),
@@ -272,12 +272,63 @@ def test_a_plan_is_let_in_only_if_everything_fits(
 
 
 def test_a_machine_without_a_gpu_says_so_and_no_tensorrt_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, why = find_gpu()
-    if gpu is not None:
+    gpus, why = find_gpus()
+    if gpus:
         pytest.skip("this machine has a GPU")
     assert why
     monkeypatch.setattr("saccade_predictor.machine.load_tensorrt", lambda kind: pytest.fail("it would import"))
-    assert look("trt", "trt-rtx") == Machine(None, why)
+    assert look("trt", "trt-rtx") == Machine((), why)
+
+
+class Driver:
+    """CUDA's driver library, as far as it is asked: a T4 and an L4."""
+
+    GPUS = ((b"Tesla T4", 7, 5), (b"NVIDIA L4", 8, 9))
+
+    def __init__(self, broken: int = -1) -> None:
+        self.broken = broken
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802
+        return 0
+
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+        count._obj.value = len(self.GPUS)
+        return 0
+
+    def cuDeviceGet(self, device: Any, index: int) -> int:  # noqa: N802
+        device._obj.value = index
+        return 101 if index == self.broken else 0
+
+    def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:  # noqa: N802
+        name.value = self.GPUS[device.value][0]
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, number: int, device: Any) -> int:  # noqa: N802
+        value._obj.value = self.GPUS[device.value][{75: 1, 76: 2}[number]]
+        return 0
+
+
+def test_every_gpu_is_found_in_the_drivers_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saccade_predictor.machine.ctypes.CDLL", lambda name: Driver())
+    assert find_gpus() == ((Gpu("Tesla T4", "7.5"), Gpu("NVIDIA L4", "8.9")), "")
+    monkeypatch.setattr("saccade_predictor.machine.ctypes.CDLL", lambda name: Driver(broken=1))
+    assert find_gpus() == ((), "the NVIDIA driver does not give its device 1 (CUDA error 101)")
+
+
+def test_of_several_gpus_those_are_named_that_a_plan_is_placed_on_and_does_not_fit() -> None:
+    l4, t4 = Gpu("NVIDIA L4", "8.9"), Gpu("Tesla T4", "7.5")
+    versions = {"trt-rtx": "1.7.1.116"}
+    two = Machine((l4, t4), "", versions)
+    assert refuse(two, describe(), on=(0,)) is None
+    assert "this machine's GPU 1 is Tesla T4, compute capability 7.5" in (refuse(two, describe(), on=(0, 1)) or "")
+    assert "place it where it runs: instance_group { gpus: [0] }" in (refuse(two, describe(), on=(1,)) or "")
+    assert "place it" not in (refuse(Machine((t4, t4), "", versions), describe(), on=(1,)) or "place it")
+    assert refuse(two, describe(), on=(0, 7)) is None, "the CUDA layer says that there is no GPU 7"
+    tuned = describe(kind="trt", gpu="NVIDIA L4")
+    assert caution(two, tuned, on=(0,)) is None
+    assert caution(two, tuned, on=(0, 1)) == (
+        "the plan was tuned on NVIDIA L4; this machine's GPU 1 is Tesla T4, where it may be slower"
+    )
 
 
 def test_a_tensorrt_that_does_not_load_counts_as_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -24,13 +24,13 @@ from saccade_predictor.build.__main__ import app
 from saccade_predictor.build.planning import PlanningError, parse_capabilities
 from saccade_predictor.build.profiles import ProfileError, Range, parse_batch, parse_shapes
 from saccade_predictor.engines.plan import Plan, hash_file, read_sidecar
-from saccade_predictor.machine import find_gpu
+from saccade_predictor.machine import find_gpus
 from saccade_predictor.modelconfig import parse
 
 ROOT = Path(__file__).parents[2]
 DETECTOR = ROOT / "examples" / "model-repository" / "detector"
 BENCH = ROOT.parent / "shared" / "tools" / "make_bench_detector.py"
-no_gpu = pytest.mark.skipif(find_gpu()[0] is not None, reason="this machine has a GPU")
+no_gpu = pytest.mark.skipif(bool(find_gpus()[0]), reason="this machine has a GPU")
 
 
 def plan(source: Path, model: Path, *options: object, kind: str = "trt-rtx") -> Result:
@@ -488,7 +488,7 @@ def test_compute_capabilities_are_read() -> None:
 def test_every_command_of_the_page_has_the_options_it_is_shown_with() -> None:
     page = (ROOT / "docs" / "tensorrt.md").read_text(encoding="utf-8")
     lines = re.findall(r"^saccade-build (\w+) (.*)$", page, flags=re.MULTILINE)
-    assert {"ready", "plan", "inspect", "parity", "manifest"} == {command for command, _ in lines}
+    assert {"ready", "calibrate", "plan", "inspect", "parity", "manifest"} == {command for command, _ in lines}
     for command, rest in lines:
         known = CliRunner().invoke(app, [command, "--help"]).output
         for option in re.findall(r"--[a-z0-9-]+", rest):

@@ -43,7 +43,7 @@ def be(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
 
     real = REAL
     monkeypatch.setattr(planloading, "why_not", why_not)
-    monkeypatch.setattr(loading, "find_gpu", lambda: (machine.gpu, machine.why_no_gpu))
+    monkeypatch.setattr(loading, "find_gpus", lambda: (machine.gpus, machine.why_no_gpu))
 
 
 REAL = planloading.why_not
@@ -194,7 +194,7 @@ def test_another_model_of_the_same_capability_is_warned_of(tmp_path: Path, caplo
 
 
 def test_onnxruntime_does_not_pretend_to_run_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    be(monkeypatch, Machine(Gpu("NVIDIA L4", "8.9")))
+    be(monkeypatch, Machine((Gpu("NVIDIA L4", "8.9"),)))
     found = directory(tmp_path, 'backend: "onnxruntime" max_batch_size: 8 instance_group [{ kind: KIND_GPU }]')
     with pytest.raises(ModelConfigError, match="backend onnxruntime runs on CPUs"):
         load_engines(found, 1)

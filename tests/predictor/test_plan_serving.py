@@ -16,12 +16,13 @@ import onnx_graphs as graphs
 from cuda_fake import FakeCuda
 from fakes import answer_of, eventually
 from plan_stage import WIDTH, doubled, doubling
-from plan_support import put_version
+from plan_support import describe, put_version
 from saccade_predictor import machine as saccade_machine
 from saccade_predictor.engines.cuda import DeviceBroken, NoGpu
-from saccade_predictor.engines.gpus import Gpus, PlanDescription
+from saccade_predictor.engines.gpus import Gpus
 from saccade_predictor.engines.onnx import OnnxEngine
 from saccade_predictor.engines.plan import PlanTensor, Shapes
+from saccade_predictor.engines.plancheck import PlanRefused
 from saccade_predictor.engines.tensorrt import TensorRTEngine
 from saccade_predictor.engines.tensorrt_rtx import TensorRTRtxEngine
 from saccade_predictor.loading import find_versions, load_engines
@@ -72,7 +73,7 @@ def switch_interval() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def an_l4(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is looked at of this machine before a plan is let in."""
-    monkeypatch.setattr(saccade_machine, "find_gpu", lambda: (Gpu("NVIDIA L4", "8.9"), ""))
+    monkeypatch.setattr(saccade_machine, "find_gpus", lambda: ((Gpu("NVIDIA L4", "8.9"),) * 2, ""))
     monkeypatch.setattr(saccade_machine, "load_tensorrt", lambda _kind: SimpleNamespace(__version__=VERSION))
 
 
@@ -206,6 +207,35 @@ def test_instances_are_placed_on_gpus(groups: str, buffers: dict[str, int], dire
     file.engine.close()
 
 
+@pytest.mark.parametrize(
+    ("groups", "refused"),
+    [
+        ("", True),
+        ("instance_group { count: 2 }", True),
+        ("instance_group { gpus: [0] }", False),
+        ("instance_group { gpus: [1] }", True),
+        ("instance_group [{ gpus: [0] }, { gpus: [0, 1] }]", True),
+    ],
+)
+def test_a_plan_must_fit_every_gpu_that_it_is_placed_on(
+    groups: str, refused: bool, directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = (Gpu("NVIDIA L4", "8.9"), Gpu("NVIDIA H100", "9.0"))
+    monkeypatch.setattr(saccade_machine, "find_gpus", lambda: (two, ""))
+    put(directory, CONFIG + groups)
+    machine = Machine(gpus=2)
+    if not refused:
+        [file] = load_engines(directory, 1, machine.gpus)
+        file.engine.close()
+        return
+    with pytest.raises(PlanRefused) as caught:
+        load_engines(directory, 1, machine.gpus)
+    sentence = str(caught.value)
+    assert "m/1/model.plan runs on GPUs of compute capability 8.9; this machine's GPU 1 is NVIDIA H100" in sentence
+    assert "instance_group { gpus: [0] }" in sentence
+    assert machine.trt.engines == 0, "nothing stays loaded"
+
+
 def test_a_gpu_that_is_not_there_is_named(directory: ModelDirectory) -> None:
     put(directory, CONFIG + "instance_group { gpus: [1] }")
     with pytest.raises(ValueError, match="there is no GPU 1"):
@@ -238,7 +268,7 @@ def test_without_pycuda_there_is_no_gpu_and_it_is_said_why(tmp_path: Path) -> No
         pytest.skip("there is a GPU")
     assert gpus.why_none
     with pytest.raises(NoGpu, match="needs a GPU"):
-        gpus.open_plan(tmp_path / "model.plan", PlanDescription())
+        gpus.open_plan(tmp_path / "model.plan", describe())
 
 
 def exposed(metrics: PredictorMetrics) -> dict[str, float]:

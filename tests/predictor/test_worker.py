@@ -23,7 +23,7 @@ from saccade_predictor.build.worker import Request
 #: Runs in the worker before anything else: a GPU, and a tensorrt.
 SITE = """
 import saccade_predictor.machine as machine
-machine.find_gpu = lambda: (machine.Gpu("NVIDIA H100", "9.0"), "")
+machine.find_gpus = lambda: ((machine.Gpu("NVIDIA H100", "9.0"),), "")
 """
 
 Build = Callable[..., tuple[Built, dict[str, Any]]]
@@ -154,7 +154,7 @@ def test_without_tensorrt_it_says_so(fake: Path, tmp_path: Path) -> None:
 
 def test_without_a_gpu_no_builder_is_made(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (fake / "sitecustomize.py").write_text(
-        "import saccade_predictor.machine as machine\nmachine.find_gpu = lambda: (None, 'no driver')\n"
+        "import saccade_predictor.machine as machine\nmachine.find_gpus = lambda: ((), 'no driver')\n"
     )
     monkeypatch.setenv("FAKE_CRASH", "abort")
     with pytest.raises(BuildFailed, match="this machine has none: no driver"):

@@ -14,7 +14,7 @@ import typer
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
 
 from saccade_predictor.batchingconfig import MAX_SLO_MS
-from saccade_predictor.build import file_commands, parity_command, plan_command
+from saccade_predictor.build import calibrate_command, file_commands, parity_command, plan_command
 from saccade_predictor.build.graph import (
     DEFAULT_CANDIDATES,
     DEFAULT_MIN_SCORE,
@@ -206,6 +206,7 @@ def profile(
         typer.echo(line)
 
 
+app.command("calibrate", no_args_is_help=True)(calibrate_command.calibrate)
 app.command("plan", no_args_is_help=True)(plan_command.plan)
 app.command("inspect", no_args_is_help=True)(file_commands.inspect)
 app.command("parity", no_args_is_help=True)(parity_command.parity)

@@ -8,18 +8,17 @@ there is a plan.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from saccade_predictor.build.source import first_line
+from saccade_predictor.build.span import cast_to, find_span, fold, types_of, uses_of
 
-#: What is fast in FP16.
-PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 #: Stay FP32 wherever they stand: they quantize, hold graphs, or make a tensor whose type is an attribute.
 _KEPT: Final = frozenset(
     {
@@ -77,8 +76,8 @@ def to_fp16(model: onnx.ModelProto, keep: Collection[str] = ()) -> Halves:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    _fold(graph)
-    types = _types(inferred.graph) | _types(graph)
+    fold(graph)
+    types = types_of(inferred.graph) | types_of(graph)
     region, kept = _choose(graph, types, frozenset(keep))
     _Rewriter(graph, types, region).run()
     graph.ClearField("value_info")  # the types have changed
@@ -87,49 +86,6 @@ def to_fp16(model: onnx.ModelProto, keep: Collection[str] = ()) -> Halves:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise HalvesError(f"the graph is not valid in FP16: {first_line(error)[:300]}") from error
     return Halves(result, len(region), kept)
-
-
-def _fold(graph: onnx.GraphProto) -> None:
-    """Make initializers of constants, and of weights that are stored in another precision and cast."""
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    left = []
-    for node in graph.node:
-        made = _constant(node)
-        if (
-            made is None
-            and node.op_type == "Cast"
-            and node.input[0] in weights
-            and _cast_to(node) == TensorProto.FLOAT
-        ):
-            values = numpy_helper.to_array(weights[node.input[0]])
-            if values.dtype in (np.float16, np.float32, np.float64):
-                made = numpy_helper.from_array(values.astype(np.float32), node.output[0])
-        if made is None or node.output[0] in {value.name for value in graph.output}:
-            left.append(node)
-        else:
-            weights[made.name] = made
-            graph.initializer.append(made)
-    graph.ClearField("node")
-    graph.node.extend(left)
-
-
-def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    if node.op_type != "Constant":
-        return None
-    for attribute in node.attribute:
-        if attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT:
-            tensor = onnx.TensorProto()
-            tensor.CopyFrom(attribute.t)
-            tensor.name = node.output[0]
-            return tensor
-    return None
-
-
-def _types(graph: onnx.GraphProto) -> dict[str, int]:
-    found = {
-        value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)
-    }
-    return found | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
 def _choose(graph: onnx.GraphProto, types: dict[str, int], keep: Collection[str]) -> tuple[set[int], tuple[str, ...]]:
@@ -142,28 +98,15 @@ def _choose(graph: onnx.GraphProto, types: dict[str, int], keep: Collection[str]
         named = node.name in keep or node.op_type in keep
         plain = node.domain in ("", "ai.onnx") and node.op_type not in _KEPT
         able.append(known and plain and not named and not any(name in wide for name in node.input))
-    product = [node.op_type in PRODUCTS and types.get(node.output[0]) == TensorProto.FLOAT for node in nodes]
-    behind: set[str] = set()
-    after = []
-    for node, is_product in zip(nodes, product, strict=True):
-        has = any(name in behind for name in _uses(node))
-        after.append(has)
-        if has or is_product:
-            behind.update(node.output)
-    needed: set[str] = set()
-    before = [False] * len(nodes)
-    for index in range(len(nodes) - 1, -1, -1):
-        before[index] = any(name in needed for name in nodes[index].output)
-        if before[index] or product[index]:
-            needed.update(_uses(nodes[index]))
+    span = find_span(graph, types)
     region = {
         index
         for index, node in enumerate(nodes)
         if able[index]
-        and (product[index] or (after[index] and before[index]))
+        and index in span.nodes
         and any(types.get(name) == TensorProto.FLOAT for name in (*node.input, *node.output))
     }
-    kept = tuple(node.name or node.output[0] for i, node in enumerate(nodes) if product[i] and i not in region)
+    kept = tuple(node.name or node.output[0] for i, node in enumerate(nodes) if i in span.products and i not in region)
     return region, kept
 
 
@@ -192,7 +135,7 @@ class _Rewriter:
         wanted = {value.name for value in self._graph.output}
         for index, node in enumerate(nodes):
             if index not in self._region:
-                wanted.update(_uses(node))
+                wanted.update(uses_of(node))
             elif node.op_type in _FP32_INPUTS:
                 wanted.update(node.input[i] for i in _FP32_INPUTS[node.op_type] if i < len(node.input))
         for index, node in enumerate(nodes):
@@ -202,7 +145,7 @@ class _Rewriter:
                 self._nodes.append(node)
         self._graph.ClearField("node")
         self._graph.node.extend(self._nodes)
-        used = {name for node in self._nodes for name in _uses(node)} | wanted
+        used = {name for node in self._nodes for name in uses_of(node)} | wanted
         left = [tensor for tensor in self._graph.initializer if tensor.name in used]
         self._graph.ClearField("initializer")
         self._graph.initializer.extend(left)
@@ -212,7 +155,7 @@ class _Rewriter:
         for i, name in enumerate(node.input):
             if i not in fixed and self._types.get(name) == TensorProto.FLOAT:
                 node.input[i] = self._half(name)
-        if node.op_type == "Cast" and _cast_to(node) == TensorProto.FLOAT:
+        if node.op_type == "Cast" and cast_to(node) == TensorProto.FLOAT:
             next(one for one in node.attribute if one.name == "to").i = TensorProto.FLOAT16
         casts = []
         for i, name in enumerate(node.output):
@@ -237,18 +180,3 @@ class _Rewriter:
 
 def _cast(source: str, target: str, to: int) -> onnx.NodeProto:
     return helper.make_node("Cast", [source], [target], name=f"{target}/Cast", to=to)
-
-
-def _cast_to(node: onnx.NodeProto) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == "to"), 0)
-
-
-def _uses(node: onnx.NodeProto) -> Iterator[str]:
-    """Tensors a node reads, those that its bodies take from the graph around them included."""
-    yield from node.input
-    for attribute in node.attribute:
-        bodies = [attribute.g] if attribute.type == AttributeProto.GRAPH else list(attribute.graphs)
-        for body in bodies:
-            for inner in body.node:
-                yield from _uses(inner)
-            yield from (value.name for value in body.output)

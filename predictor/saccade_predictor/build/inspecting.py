@@ -10,8 +10,8 @@ from typing import Any, Final
 import onnx
 from onnx import TensorProto
 
-from saccade_predictor.build.halves import PRODUCTS
 from saccade_predictor.build.onnxfile import read_onnx
+from saccade_predictor.build.span import PRODUCTS
 from saccade_predictor.engines.plan import PLAN_FILE, SIDECAR_FILE, read_sidecar, sidecar_of
 from saccade_predictor.engines.plancheck import refuse_file
 

@@ -10,7 +10,6 @@ import asyncio
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saccade_predictor.build.agreement import Errors, Matches
-from saccade_predictor.build.pictures import Sample
+from saccade_predictor.build.pictures import Sample, in_batches
 from saccade_predictor.engines.cuda import NoGpu
 from saccade_predictor.engines.engine import Engine, EngineDescription, Inputs, LeasedOutputs
 from saccade_predictor.engines.gpus import Gpus
@@ -144,13 +143,13 @@ def _report_of(matches: Matches) -> dict[str, Any]:
 
 
 def open_onnx(path: Path, threads: int) -> OnnxEngine:
-    """Open an ONNX graph on the CPU.
+    """Open an ONNX graph on the CPU. Its INT8 products, if it has any, are computed as a GPU does.
 
     Raises:
         ParityError: it cannot be loaded.
     """
     try:
-        return OnnxEngine(path, 1, threads)
+        return OnnxEngine(path, 1, threads, simulate_int8=True)
     except ValueError as error:
         raise ParityError(str(error)) from None
 
@@ -165,7 +164,7 @@ def open_plan(path: Path) -> tuple[Engine, Plan]:
     machine = look(plan.kind)
     sentence = refuse_file(path, plan, str(path)) or refuse(machine, plan, str(path))
     if sentence is not None:
-        raise PlanRefused(sentence.partition("; serve it on")[0] if machine.gpu is None else sentence)
+        raise PlanRefused(sentence.partition("; serve it on")[0] if not machine.gpus else sentence)
     backend = BACKENDS[plan.kind]
     rows = plan.rows()
     groups = (InstanceGroup(1, (0,)),)
@@ -228,12 +227,7 @@ def compare(
     description = reference.describe()
     is_ready = description.properties.get("saccade.output") == CANDIDATES
     found = Compared(matches=Matches() if is_ready else None)
-    batched = is_batched(description)
-    while batch := list(islice(samples, rows)):
-        inputs: Inputs = {
-            name: np.concatenate([one.inputs[name] for one in batch]) if batched else batch[0].inputs[name]
-            for name in batch[0].inputs
-        }
+    for batch, inputs in in_batches(samples, rows):
         ours, theirs = (_run(engine, inputs, len(batch)) for engine in (reference, candidate))
         for name, right in ours.items():
             if found.matches is not None and name == CANDIDATES:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
-from saccade_predictor.build.pictures import PictureError, Sample, find_images, from_images, from_random
+from saccade_predictor.build import judging
+from saccade_predictor.build.pictures import NoPictures, PictureError, Sample, find_images, from_images, from_random
 from saccade_predictor.build.saying import MODEL, USAGE, fail, reason
 from saccade_predictor.engines.plan import Plan, SidecarError, read_sidecar, sidecar_of, write_sidecar
 from saccade_predictor.engines.plancheck import PlanRefused
-
-#: Least agreement of ready detectors unless a person says; FP16 keeps more on the example (docs/tensorrt.md).
-MIN_AGREEMENT = 0.95
 
 
 def parity(
@@ -48,38 +43,11 @@ def parity(
     ] = 0,
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Photos at most; 0: all.")] = 0,
     batch: Annotated[int, typer.Option(metavar="ROWS", min=1, max=4096, help="Rows run together.")] = 4,
-    threads: Annotated[int, typer.Option(metavar="N", min=1, max=256, help="Threads of a graph on the CPU.")] = 2,
-    score: Annotated[
-        float,
-        typer.Option(metavar="SCORE", min=0, max=1, help="Ready detectors: score from which a row is a detection."),
-    ] = 0.4,
-    max_error: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            min=0,
-            show_default=False,
-            help="Limit of an element's absolute difference; of a ready detector, of a detection's score.",
-        ),
-    ] = None,
-    max_box_error: Annotated[
-        float | None,
-        typer.Option(
-            metavar="PIXELS",
-            min=0,
-            show_default=False,
-            help="Ready detectors: limit of a box's corners, in input pixels.",
-        ),
-    ] = None,
-    min_agreement: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE",
-            min=0,
-            max=1,
-            help="Ready detectors: least share of detections with a partner of the same class.",
-        ),
-    ] = MIN_AGREEMENT,
+    threads: judging.Threads = 2,
+    score: judging.Score = 0.4,
+    max_error: judging.MaxError = None,
+    max_box_error: judging.MaxBoxError = None,
+    min_agreement: judging.MinAgreement = judging.MIN_AGREEMENT,
     json_file: Annotated[
         Path | None,
         typer.Option(
@@ -124,14 +92,11 @@ def parity(
             else:
                 count, samples = random, from_random(random, description.inputs, batched=batched)
             rows = batch if batched else 1
-            steps = comparing.compare(right, judged, samples, rows, score)
-            console = Console(stderr=True)
-            shown = track(
-                steps, "comparing", -(-count // rows), console=console, transient=True, disable=not console.is_terminal
-            )
-            *_, found = shown  # at least one batch: there is at least one sample
+            found = judging.compare(right, judged, samples, count, rows, score)
         except (comparing.ParityError, PlanRefused, SidecarError) as error:
             fail(str(error), MODEL)
+        except NoPictures as error:
+            fail(f"{error}: use --random", USAGE)
         except PictureError as error:
             fail(str(error), USAGE)
     report = found.report(
@@ -155,30 +120,5 @@ def parity(
     if json_file is not None and str(json_file) == "-":
         typer.echo(json.dumps(report, indent=2))
     else:
-        _show(report)
-    for failure in report["failures"]:
-        typer.echo(f"beyond the limits: {failure}", err=True)
-    if not report["passed"]:
-        raise typer.Exit(MODEL)
-
-
-def _show(report: Mapping[str, Any]) -> None:
-    """The report for a person."""
-    table = Table(title=f"{report['candidate']['file']} against {report['reference']['file']}, {report['on']}")
-    table.add_column("what")
-    table.add_column("value", justify="right")
-    found = report.get("detections")
-    if found is None:
-        for name, errors in report["outputs"].items():
-            table.add_row(f"{name}: largest difference", f"{errors['max_error']:.3g}")
-            table.add_row(f"{name}: mean difference", f"{errors['mean_error']:.3g}")
-    else:
-        table.add_row(f"detections over {report['score_threshold']:g}", f"{found['reference']} / {found['candidate']}")
-        table.add_row("agreement", f"{found['agreement']:.2%}")
-        table.add_row("class flips", str(found["class_flips"]))
-        table.add_row("missing / extra", f"{found['missing']} / {found['extra']}")
-        box, score = found["box_error_px"], found["score_error"]
-        table.add_row("box corners, largest / mean (pixels)", f"{box['max']:.3g} / {box['mean']:.3g}")
-        table.add_row("scores, largest / mean", f"{score['max']:.3g} / {score['mean']:.3g}")
-    table.add_row("result", "within the limits" if report["passed"] else "beyond the limits")
-    Console().print(table)
+        judging.show(report)
+    judging.end(report)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +32,11 @@ Pixels = NDArray[np.uint8]
 
 
 class PictureError(ValueError):
-    """There is nothing to compare on, or the model takes no pictures."""
+    """There is no picture."""
+
+
+class NoPictures(PictureError):
+    """The model takes something else than pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,36 @@ def find_images(folder: Path, limit: int) -> list[Path]:
     return found[:limit] if limit else found
 
 
+def hold_out(paths: Sequence[Path], every: int, limit: int) -> tuple[list[Path], list[Path]]:
+    """Part files into those to learn from and those to check on, which are every ``every``-th.
+
+    Args:
+        paths: in an order that neighbours are alike in, such as a video's.
+        every: at least 2.
+        limit: files of each part at most, spread over it; 0: all.
+    """
+    ours = [path for index, path in enumerate(paths) if (index + 1) % every]
+    return spread(ours, limit), spread(paths[every - 1 :: every], limit)
+
+
+def spread(paths: Sequence[Path], limit: int) -> list[Path]:
+    """At most ``limit`` files, evenly from all; 0: all."""
+    if not limit or len(paths) <= limit:
+        return list(paths)
+    return [paths[index * len(paths) // limit] for index in range(limit)]
+
+
+def sort_out(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Decode files; of each, what is wrong with it, or nothing if it is an image."""
+    for path in paths:
+        try:
+            _open(path)
+        except PictureError as error:
+            yield path, str(error)
+        else:
+            yield path, ""
+
+
 def from_images(paths: Sequence[Path], inputs: Sequence[TensorMetadata]) -> Iterator[Sample]:
     """Letterbox files into what a model takes.
 
@@ -69,19 +104,38 @@ def from_images(paths: Sequence[Path], inputs: Sequence[TensorMetadata]) -> Iter
         inputs: one: UINT8 [batch, H, W, 3] in 0..255, or FP32 or FP16 [batch, 3, H, W] in 0..1; both RGB.
 
     Raises:
-        PictureError: the model takes something else, or a file is no image.
+        NoPictures: the model takes something else.
+        PictureError: a file is no image.
     """
-    (tensor,) = inputs if len(inputs) == 1 else (None,)
-    if tensor is None or not (_is_nhwc(tensor) or _is_nchw(tensor)):
-        told = ", ".join(f"{one.name} {one.datatype} {list(one.shape)}" for one in inputs)
-        raise PictureError(
-            f"the model takes {told}; pictures fit one input UINT8 [batch, H, W, 3] or FP32 [batch, 3, H, W]: "
-            "use --random"
-        )
+    tensor = picture_input(inputs)
     height, width = tensor.shape[1:3] if _is_nhwc(tensor) else tensor.shape[2:]
     for path in paths:
         pixels = letterbox(path, height, width)[None]
         yield Sample(path.name, {tensor.name: pixels if _is_nhwc(tensor) else _as_floats(pixels, tensor.datatype)})
+
+
+def picture_input(inputs: Sequence[TensorMetadata]) -> TensorMetadata:
+    """The input that pictures fit.
+
+    Raises:
+        NoPictures: they fit none, or it is not the only one.
+    """
+    (tensor,) = inputs if len(inputs) == 1 else (None,)
+    if tensor is None or not (_is_nhwc(tensor) or _is_nchw(tensor)):
+        told = ", ".join(f"{one.name} {one.datatype} {list(one.shape)}" for one in inputs)
+        raise NoPictures(
+            f"the model takes {told}; pictures fit one input UINT8 [batch, H, W, 3] or FP32 [batch, 3, H, W]"
+        )
+    return tensor
+
+
+def in_batches(samples: Iterator[Sample], rows: int) -> Iterator[tuple[list[Sample], Inputs]]:
+    """Put samples together, at most ``rows``; a sample alone stays as it is."""
+    while batch := list(islice(samples, rows)):
+        if len(batch) == 1:
+            yield batch, batch[0].inputs
+        else:
+            yield batch, {name: np.concatenate([one.inputs[name] for one in batch]) for name in batch[0].inputs}
 
 
 def from_random(count: int, inputs: Sequence[TensorMetadata], *, batched: bool) -> Iterator[Sample]:
@@ -101,11 +155,7 @@ def letterbox(path: Path, height: int, width: int) -> Pixels:
     Raises:
         PictureError: it is no image.
     """
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PictureError(f"{path} cannot be read as an image: {error}") from None
+    picture = _open(path)
     ratio = min(height / picture.height, width / picture.width)
     size = max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio))
     resized = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
@@ -113,6 +163,15 @@ def letterbox(path: Path, height: int, width: int) -> Pixels:
     top, left = (height - size[1]) // 2, (width - size[0]) // 2
     canvas[top : top + size[1], left : left + size[0]] = resized
     return canvas
+
+
+def _open(path: Path) -> Image.Image:
+    """Read an image upright and RGB."""
+    try:
+        with Image.open(path) as file:
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PictureError(f"{path} cannot be read as an image: {error}") from None
 
 
 def _is_nhwc(tensor: TensorMetadata) -> bool:

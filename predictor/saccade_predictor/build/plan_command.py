@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,12 +18,9 @@ from saccade_predictor.build.onnxfile import OnnxFileError
 from saccade_predictor.build.planconfig import ConfigMismatch
 from saccade_predictor.build.planning import Planned, PlanningError, Wish, make_plan, parse_capabilities
 from saccade_predictor.build.profiles import ProfileError, parse_batch, parse_shapes
-from saccade_predictor.build.saying import MODEL, USAGE, fail, reason
+from saccade_predictor.build.saying import INTERRUPTED, MODEL, USAGE, fail, reason, terminable
 from saccade_predictor.build.staging import StagingError
 from saccade_predictor.engines.plan import NAMES, PLAN_FILE
-
-#: As a shell reports a process that was ended by SIGINT or SIGTERM.
-INTERRUPTED, TERMINATED = 130, 143
 
 
 class KindChoice(StrEnum):
@@ -104,7 +99,7 @@ def plan(
         PrecisionChoice,
         typer.Option(
             help="fp16: the graph is rewritten between its first and last product; inputs and outputs stay. int8: the"
-            " graph must be quantized already (Q/DQ nodes)."
+            " graph must be quantized already (saccade-build calibrate)."
         ),
     ] = PrecisionChoice.FP32,
     fp16_by: Annotated[
@@ -207,7 +202,7 @@ def plan(
             verbose=verbose,
             log=log,
         )
-        with _terminable(), _progress(NAMES[wish.kind]) as told:
+        with terminable(), _progress(NAMES[wish.kind]) as told:
             made = make_plan(wish, told, lambda text: typer.echo(f"note: {text}", err=True))
     except (OnnxFileError, PlanningError, ProfileError, ConfigMismatch, StagingError) as error:
         fail(str(error), USAGE)
@@ -234,20 +229,6 @@ def _say(made: Planned, model: Path) -> None:
     )
     if made.config_written:
         typer.echo(f"{model / 'config.pbtxt'}: written")
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does, so that nothing unfinished stays."""
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -19,9 +19,10 @@ import onnx
 
 from saccade_predictor.build import planconfig, staging
 from saccade_predictor.build.building import BuildFailed, Built, Told, run_worker
-from saccade_predictor.build.halves import PRODUCTS, to_fp16
+from saccade_predictor.build.halves import to_fp16
 from saccade_predictor.build.onnxfile import OnnxFile, read_onnx
 from saccade_predictor.build.profiles import Range, make_profile
+from saccade_predictor.build.span import PRODUCTS
 from saccade_predictor.build.worker import Request
 from saccade_predictor.engines.plan import (
     BACKENDS,
@@ -36,7 +37,7 @@ from saccade_predictor.engines.plan import (
     mark,
     write_sidecar,
 )
-from saccade_predictor.machine import find_gpu
+from saccade_predictor.machine import find_gpus
 from saccade_predictor.repository import CONFIG_FILE
 from saccade_serving import __version__
 
@@ -171,8 +172,8 @@ def _check_options(wish: Wish) -> None:
     if wish.fp16_by == "flag" and (rtx or wish.precision != "fp16"):
         raise PlanningError("--fp16-by flag goes with --kind trt --precision fp16 alone")
     if not rtx:
-        gpu, why = find_gpu()
-        if gpu is None:
+        gpus, why = find_gpus()
+        if not gpus:
             raise PlanningError(
                 f"a TensorRT plan is built on the GPU it runs on, and this machine has none: {why}; build there, or "
                 "with --kind trt-rtx, which needs no GPU"
@@ -186,8 +187,7 @@ def _prepare(wish: Wish, source: OnnxFile, notes: list[str]) -> bytes | None:
     if wish.precision == "int8" and not quantized:
         raise PlanningError(
             f"{wish.source} has no QuantizeLinear and DequantizeLinear nodes, and int8 is read from them: TensorRT 11 "
-            "and TensorRT-RTX have no calibration of their own; quantize the ONNX first (onnxruntime.quantization "
-            "with QuantFormat.QDQ, or NVIDIA's modelopt)"
+            "and TensorRT-RTX have no calibration of their own; quantize the ONNX first, with saccade-build calibrate"
         )
     if wish.precision != "int8" and quantized:
         notes.append("the graph is quantized, so its INT8 layers stay INT8; --precision int8 says so")

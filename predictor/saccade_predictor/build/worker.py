@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any, Final, TypeAlias, TypedDict
 
 from saccade_predictor.files import replace_file
-from saccade_predictor.machine import find_gpu, load_tensorrt
+from saccade_predictor.machine import find_gpus, load_tensorrt
 
 Event: TypeAlias = dict[str, Any]
 Send: TypeAlias = Callable[[Event], None]
@@ -90,7 +90,8 @@ def build(request: Request, send: Send) -> Event:
         OSError: it cannot be written.
     """
     kind = request["kind"]
-    gpu, why_no_gpu = find_gpu()
+    gpus, why_no_gpu = find_gpus()
+    gpu = gpus[0] if gpus else None  # the one that CUDA builds on
     if gpu is None and kind == "trt":
         raise Refused(f"a TensorRT plan is built on the GPU it runs on, and this machine has none: {why_no_gpu}")
     trt = load_tensorrt(kind)

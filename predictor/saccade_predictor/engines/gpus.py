@@ -1,7 +1,7 @@
 """The GPUs of this process: what opens plans on them, and what all engines there share.
 
 Nothing of CUDA is imported, and no driver asked, before a model wants a GPU. Whether a plan suits the machine is not
-looked at here: whoever opens one has read what its sidecar says (``PlanLike``).
+looked at here: whoever opens one has read its sidecar and let it in (``plancheck.py``).
 """
 
 from __future__ import annotations
@@ -9,47 +9,26 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from saccade_predictor.engines import tensorrt, tensorrt_rtx
 from saccade_predictor.engines.cuda import Cuda, DeviceBroken, DeviceError, DeviceOutOfMemory, NoGpu, load_cuda
 from saccade_predictor.engines.pagelocks import PageLocks
-from saccade_predictor.engines.tensorrt import TensorRTEngine
+from saccade_predictor.engines.plan import NAMES, Plan
+from saccade_predictor.engines.tensorrt import TensorRTEngine, read_plan
 from saccade_predictor.engines.tensorrt_rtx import TensorRTRtxEngine
+from saccade_predictor.machine import MODULES, load_tensorrt
 from saccade_serving.memory.arena import Arena
 
 log = logging.getLogger("saccade.gpus")
 
-TRT: Final = "trt"
-TRT_RTX: Final = "trt-rtx"
 #: Where TensorRT-RTX keeps what it has compiled, beside the plan.
 CACHE_SUFFIX: Final = ".rtxcache"
 #: For how long a thread may keep the interpreter while another waits for it, once there are plans. Python's own 5 ms
 #: are as long as a batch, and an engine's thread waits for the interpreter three times in each.
 SWITCH_S: Final = 0.0005
-
-
-class PlanLike(Protocol):
-    """What opening a plan needs to know of it, from its sidecar."""
-
-    @property
-    def kind(self) -> str:
-        """``trt`` or ``trt-rtx``."""
-
-    @property
-    def properties(self) -> Mapping[str, str]:
-        """The ONNX file's metadata, which a plan cannot carry."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlanDescription:
-    """A ``PlanLike`` of its own."""
-
-    kind: str = TRT
-    properties: Mapping[str, str] = field(default_factory=dict)
 
 
 class Gpus:
@@ -72,7 +51,7 @@ class Gpus:
         self._arena = arena
         self._load = load
         self._graphs = graphs
-        self._modules = modules or {TRT: tensorrt.load_module, TRT_RTX: tensorrt_rtx.load_module}
+        self._modules = modules or {kind: partial(_module, kind) for kind in MODULES}
         self._lock = Lock()
         self._cuda: Cuda | None = None
         self._looked = False
@@ -93,13 +72,13 @@ class Gpus:
             return self._cuda.count() if self._cuda is not None else 0
 
     def open_plan(
-        self, path: Path, plan: PlanLike, places: Sequence[int] = (0,), recorded: frozenset[int] = frozenset()
+        self, path: Path, plan: Plan, places: Sequence[int] = (0,), recorded: frozenset[int] = frozenset()
     ) -> TensorRTEngine:
         """Load a plan.
 
         Args:
             path: the plan's file.
-            plan: what its sidecar says.
+            plan: its sidecar.
             places: the GPU of each instance, by index.
             recorded: rows of the batches worth a CUDA graph.
 
@@ -113,11 +92,11 @@ class Gpus:
         with self._lock:
             if self._pages is None:
                 self._pages = PageLocks(self._arena, devices[0])
-        content = tensorrt.read_plan(path)
+        content = read_plan(path)
         try:
             trt = self._modules[plan.kind]()
             engine: TensorRTEngine
-            if plan.kind == TRT_RTX:
+            if plan.kind == "trt-rtx":
                 cache = path.with_name(path.name + CACHE_SUFFIX)
                 engine = TensorRTRtxEngine(
                     content, path.name, trt, devices, self._pages, self._graphs, plan.properties, cache
@@ -161,3 +140,11 @@ class Gpus:
                     log.warning("gpu_memory_unknown", extra={"gpu": index, "why": str(error)})
         for (index, kind), size in sorted(sums.items()):
             yield (str(index), kind), size
+
+
+def _module(kind: str) -> Any:
+    """TensorRT's module for a kind of plan, where there is a GPU."""
+    module = load_tensorrt(kind)
+    if module is None:
+        raise ValueError(f"{NAMES[kind]} is not installed, or does not load")
+    return module

@@ -41,18 +41,22 @@ class OnnxEngine:
         path: the ONNX file.
         instances: how many batches may run at once.
         threads: intra-op threads of each session, at least 1.
+        simulate_int8: whether quantized products are computed in FP32 from the quantized numbers, as exactly as a GPU
+            does, and not by the CPU's 8-bit instructions, which are faster and saturate on some CPUs.
 
     Raises:
         ValueError: the file is no ONNX model that ONNX Runtime can load, or has tensors V2 cannot carry.
     """
 
-    def __init__(self, path: Path, instances: int, threads: int) -> None:
+    def __init__(self, path: Path, instances: int, threads: int, *, simulate_int8: bool = False) -> None:
         self._path = path
         self._options = options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # Spinning threads would burn the CPUs that the event loop and the decoder need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if simulate_int8:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.log_severity_level = 3
         try:
             sessions = [self._open() for _ in range(instances)]

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from saccade_predictor.files import replace_file
-from saccade_serving.oip.datatypes import DATATYPES
+from saccade_serving.oip.datatypes import DATATYPES, NUMPY_DTYPES
 from saccade_serving.oip.messages import TensorMetadata
 
 PLAN_FILE: Final = "model.plan"
@@ -81,7 +83,7 @@ class Shapes(_Part):
 
 
 class PlanTensor(_Part):
-    """An input or output of the plan; -1 is any size the profiles allow."""
+    """An input or output of a plan, batch included; -1 is any size the profiles allow."""
 
     name: str = Field(min_length=1)
     datatype: str
@@ -92,6 +94,15 @@ class PlanTensor(_Part):
         if self.datatype not in DATATYPES:
             raise ValueError(f"{self.datatype!r} is not a datatype of the V2 protocol")
         return self
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its NumPy type."""
+        return NUMPY_DTYPES[self.datatype]
+
+    def nbytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes it has in a shape."""
+        return math.prod(shape) * self.dtype.itemsize
 
     def metadata(self) -> TensorMetadata:
         """As the rest of the predictor knows it."""

@@ -6,7 +6,7 @@ itself is not asked, whose own refusals are error codes, or the end of the proce
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,28 +27,33 @@ class PlanRefused(ValueError):
     """A plan cannot run here. The sentence is the operator's, and holds no path."""
 
 
-def refuse(machine: Machine, plan: Plan, name: str = "the plan") -> str | None:
+def refuse(machine: Machine, plan: Plan, name: str = "the plan", on: Sequence[int] = (0,)) -> str | None:
     """Say why a machine cannot run a plan, or None.
 
     Args:
         machine: with the version of the plan's kind, if that is installed.
         plan: as its sidecar tells.
         name: what the sentence calls it.
+        on: indices of the GPUs that it shall run on. One that is not there is the CUDA layer's to refuse.
     """
     what = NAMES[plan.kind]
     wanted = _gpus(plan)
-    gpu = machine.gpu
-    if gpu is None:
+    if not machine.gpus:
         return (
             f"{name} is a {what} plan and runs on {wanted}; this machine has no GPU: {machine.why_no_gpu}; serve it "
             f"on such a GPU, or allow model.onnx in its place with {FALLBACK_HINT} in config.pbtxt"
         )
-    found = f"this machine's GPU is {gpu.name}, compute capability {gpu.compute_capability}"
-    if not _fits(plan, gpu.compute_capability):
+    for index in _there(machine, on):
+        gpu = machine.gpus[index]
+        if _fits(plan, gpu.compute_capability):
+            continue
         if plan.kind == "trt-rtx" and gpu.compute_capability == "9.0":
             hint = "TensorRT-RTX has no kernels for 9.0 (H100, H200): build with --kind trt on this machine"
         else:
             hint = "build the plan again for this GPU with saccade-build plan"
+        if fitting := [i for i, other in enumerate(machine.gpus) if _fits(plan, other.compute_capability)]:
+            hint += f", or have config.pbtxt place it where it runs: instance_group {{ gpus: {fitting} }}"
+        found = f"{_called(machine, index)} is {gpu.name}, compute capability {gpu.compute_capability}"
         return f"{name} runs on {wanted}; {found}; {hint}"
     version = machine.versions.get(plan.kind)
     if version is None:
@@ -61,13 +66,20 @@ def refuse(machine: Machine, plan: Plan, name: str = "the plan") -> str | None:
     return None
 
 
-def caution(machine: Machine, plan: Plan) -> str | None:
-    """Say what is no reason to refuse a plan that fits, but to expect less of it; or None."""
-    if machine.gpu is None or not plan.gpu or plan.hardware_compatibility != "none":
+def caution(machine: Machine, plan: Plan, on: Sequence[int] = (0,)) -> str | None:
+    """Say what is no reason to refuse a plan that fits, but to expect less of it; or None. Arguments as ``refuse``."""
+    if not plan.gpu or plan.hardware_compatibility != "none":
         return None
-    if machine.gpu.name == plan.gpu:
+    others = [index for index in _there(machine, on) if machine.gpus[index].name != plan.gpu]
+    if not others:
         return None
-    return f"the plan was tuned on {plan.gpu}; this machine's GPU is {machine.gpu.name}, where it may be slower"
+    told = " and ".join(f"{_called(machine, index)} is {machine.gpus[index].name}" for index in others)
+    return f"the plan was tuned on {plan.gpu}; {told}, where it may be slower"
+
+
+def places(config: ModelConfig, machine: Machine) -> tuple[int, ...]:
+    """Indices of the GPUs that a model's instances are placed on, in order, each once."""
+    return tuple(sorted({gpu for group in config.instance_groups for gpu in group.placed(len(machine.gpus))}))
 
 
 def refuse_kind(plan: Plan, backend: str, name: str = "the plan") -> str | None:
@@ -140,7 +152,7 @@ def admit(path: Path, machine: Machine, config: ModelConfig, name: str) -> Plan:
     plan = read_sidecar(sidecar_of(path), name.rpartition("/")[0] + "/plan.json" if "/" in name else "plan.json")
     sentence = (
         refuse_kind(plan, config.backend, name)
-        or refuse(machine, plan, name)
+        or refuse(machine, plan, name, places(config, machine))
         or refuse_config(plan, config, name)
         or refuse_file(path, plan, name)
     )
@@ -160,6 +172,14 @@ def _fits(plan: Plan, capability: str) -> bool:
     if capability in plan.compute_capabilities:
         return True
     return plan.hardware_compatibility == "ampere_plus" and _number(capability) >= (8, 0)
+
+
+def _there(machine: Machine, on: Sequence[int]) -> list[int]:
+    return [index for index in on if index < len(machine.gpus)]
+
+
+def _called(machine: Machine, index: int) -> str:
+    return "this machine's GPU" if len(machine.gpus) == 1 else f"this machine's GPU {index}"
 
 
 def _number(capability: str) -> tuple[int, int]:

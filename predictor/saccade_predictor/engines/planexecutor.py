@@ -26,9 +26,9 @@ from saccade_predictor.engines.cuda import Device, DeviceBroken, DeviceError, De
 from saccade_predictor.engines.engine import Inputs
 from saccade_predictor.engines.outputblocks import OutputBlocks
 from saccade_predictor.engines.pagelocks import PageLocks
+from saccade_predictor.engines.plan import PlanTensor
 from saccade_predictor.engines.planshapes import (
     Batch,
-    PlanTensor,
     Profile,
     Shape,
     batch_shapes,

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from saccade_predictor.engines.engine import Inputs
-from saccade_serving.oip.datatypes import NUMPY_DTYPES
-from saccade_serving.oip.messages import TensorMetadata
+from saccade_predictor.engines.plan import PlanTensor
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -28,33 +26,6 @@ DATATYPES: Final[Mapping[str, str]] = {
 }
 #: Where each output begins in the memory that holds all of a batch's, bytes.
 ALIGNMENT: Final = 256
-
-
-@dataclass(frozen=True, slots=True)
-class PlanTensor:
-    """An input or output of a plan.
-
-    Attributes:
-        datatype: the protocol's name.
-        shape: with the batch; -1 is any size that a profile allows.
-    """
-
-    name: str
-    datatype: str
-    shape: Shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Its NumPy type."""
-        return NUMPY_DTYPES[self.datatype]
-
-    def metadata(self) -> TensorMetadata:
-        """As the rest of the predictor knows it."""
-        return TensorMetadata(self.name, self.datatype, self.shape)
-
-    def nbytes(self, shape: Shape) -> int:
-        """Bytes it has in a shape."""
-        return math.prod(shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)

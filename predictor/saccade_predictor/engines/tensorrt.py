@@ -18,9 +18,10 @@ from typing import Any, Final
 from saccade_predictor.engines.cuda import Device, DeviceError
 from saccade_predictor.engines.engine import EngineDescription
 from saccade_predictor.engines.pagelocks import PageLocks
+from saccade_predictor.engines.plan import PlanTensor
 from saccade_predictor.engines.planexecutor import Executor
 from saccade_predictor.engines.planinstance import PlanInstance
-from saccade_predictor.engines.planshapes import DATATYPES, PlanTensor, Profile, Shape
+from saccade_predictor.engines.planshapes import DATATYPES, Profile, Shape
 
 log = logging.getLogger("saccade.tensorrt")
 
@@ -233,7 +234,7 @@ def _tensors(trt: Any, engine: Any, name: str) -> tuple[list[PlanTensor], list[P
             raise ValueError(f"tensor {tensor!r} of {name} lies on the host (it is a shape), which is not served")
         if engine.get_tensor_format(tensor) != trt.TensorFormat.LINEAR:
             raise ValueError(f"tensor {tensor!r} of {name} is not laid out row by row, which is not served")
-        found = PlanTensor(tensor, DATATYPES[kind], tuple(engine.get_tensor_shape(tensor)))
+        found = PlanTensor(name=tensor, datatype=DATATYPES[kind], shape=tuple(engine.get_tensor_shape(tensor)))
         (inputs if engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT else outputs).append(found)
     return inputs, outputs
 
@@ -298,19 +299,6 @@ def _output_allocator(trt: Any, allocate: Callable[[str, int], int], tell: Calla
             tell(name, tuple(shape))
 
     return Allocator()
-
-
-def load_module() -> Any:
-    """The module ``tensorrt``, where there is a GPU.
-
-    Raises:
-        ValueError: it is not installed, or does not load.
-    """
-    try:
-        import tensorrt
-    except (ImportError, OSError) as error:
-        raise ValueError(f"TensorRT is not installed: {error}") from None
-    return tensorrt
 
 
 def read_plan(path: Path) -> bytes:

@@ -90,16 +90,3 @@ class TensorRTRtxEngine(TensorRTEngine):
         finally:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-
-
-def load_module() -> Any:
-    """The module ``tensorrt_rtx``, where there is a GPU.
-
-    Raises:
-        ValueError: it is not installed, or does not load.
-    """
-    try:
-        import tensorrt_rtx
-    except (ImportError, OSError) as error:
-        raise ValueError(f"TensorRT-RTX is not installed: {error}") from None
-    return tensorrt_rtx
