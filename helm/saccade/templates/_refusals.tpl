@@ -62,6 +62,9 @@
 {{- if and (or $values.redis.enabled $values.redis.existingSecret) (ne $values.cache.mode "redis") -}}
 {{- fail (printf "\n\nThere is a Redis, but cache.mode is %s; expected redis: nothing else uses it.\n" $values.cache.mode) -}}
 {{- end -}}
+{{- if and $values.monitoring.rules.enabled (not $values.monitoring.podMonitor.enabled) -}}
+{{- fail "\n\nmonitoring.rules.enabled is true and monitoring.podMonitor.enabled false; expected both: the rules read what it collects, by labels that it gives.\n" -}}
+{{- end -}}
 {{- if and $values.redis.sealKey (not $values.redis.existingSecret) -}}
 {{- fail (printf "\n\nredis.sealKey is %s, but there is no redis.existingSecret; expected the Secret that holds it.\n" $values.redis.sealKey) -}}
 {{- end -}}
