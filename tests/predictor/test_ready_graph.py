@@ -16,7 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from saccade_predictor.build.graph import MAX_CANDIDATES, make_ready
-from saccade_predictor.build.source import GraphError, Head, read_layout
+from saccade_predictor.build.heads import Head
+from saccade_predictor.build.recognition import read_layout
+from saccade_predictor.build.source import GraphError
 
 ROOT = Path(__file__).parents[2]
 DETECTOR = ROOT / "examples" / "model-repository" / "detector"
@@ -320,8 +322,8 @@ def test_names_inside_the_branches_of_a_source_are_renamed_too() -> None:
 
 def test_the_layout_of_a_source_is_read_from_its_tensors() -> None:
     layout = read_layout(synthetic(anchors=40, classes=5, opset=18), Head.YOLOV8)
-    assert (layout.batch, layout.height, layout.width) == ("batch", 8, 8)
-    assert (layout.classes, layout.anchors, layout.opset) == (5, 40, 18)
+    assert (layout.input.batch, layout.input.height, layout.input.width) == ("batch", 8, 8)
+    assert (layout.head.classes, layout.head.anchors, layout.opset) == (5, 40, 18)
 
 
 @pytest.mark.parametrize("candidates", [0, -1, MAX_CANDIDATES + 1])
