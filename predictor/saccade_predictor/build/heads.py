@@ -356,7 +356,8 @@ def _read_classifier(outputs: Outputs, choices: Choices) -> HeadLayout:
     floats = output.type.tensor_type.elem_type == TensorProto.FLOAT
     if not floats or len(shape) < 2 or shape[2:] not in ([], [1, 1]) or not isinstance(shape[1], int) or shape[1] < 1:
         raise GraphError(what, found, expected)
-    activation = choices.activation or outputs.activation(output, Activation.SOFTMAX)
+    default = Activation.SOFTMAX if shape[1] > 1 else Activation.SIGMOID
+    activation = choices.activation or outputs.activation(output, default)
     if shape[1] == 1 and activation is Activation.SOFTMAX:
         raise GraphError(what, found, "at least two classes", "the softmax of one number is 1: --activation sigmoid")
     return HeadLayout(Head.CLASSIFIER, Form.CLASSES, (output.name,), shape[1], activation=activation)
