@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
+from typer.testing import CliRunner
 
 from onnx_heads import (
     HEIGHT,
@@ -33,6 +35,8 @@ from onnx_heads import (
     yolov8,
     yolov10,
 )
+from plan_support import needs_rtx
+from saccade_predictor.build.__main__ import app
 from saccade_predictor.build.graph import make_ready
 from saccade_predictor.build.heads import Activation, Background, Choices, Head
 from saccade_predictor.build.recognition import read_layout
@@ -237,6 +241,17 @@ def test_a_ready_graph_says_what_it_is(name: str) -> None:
     added = [node for node in ready.graph.node if node.name.startswith("saccade/")]
     assert len(added) == len(ready.graph.node) - len(source.graph.node)
     assert {node.op_type for node in added} <= TENSORRT_OPERATORS
+
+
+@needs_rtx
+@pytest.mark.parametrize("name", CASES)
+def test_tensorrt_builds_a_plan_of_every_head(name: str, tmp_path: Path) -> None:
+    ready, model = tmp_path / "ready.onnx", tmp_path / "m"
+    onnx.save(make_ready(CASES[name].make(), CASES[name].head, 1000, 0.05, "d", CASES[name].choices), ready)
+    options = ["--kind", "trt-rtx", "--precision", "fp32", "--batch", "1,2,4", "--compute-capability", "8.9"]
+    done = CliRunner().invoke(app, ["plan", str(ready), str(model), *options])
+    assert done.exit_code == 0, done.output
+    assert (model / "1" / "model.plan").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].is_found])
