@@ -100,14 +100,16 @@ def test_what_stays_unclear_is_refused_with_the_heads_it_could_be(model: onnx.Mo
         ({"a": [Part(table(1, 7, 3))]}, "'a' FP32 [batch, 7, 3]"),
         ({"a": [Part(table(1, 3, 8, 8))]}, "'a' FP32 [batch, 3, 8, 8]"),
         # YOLOv5 with rows and columns exchanged.
-        ({"a": [Part(table(1, 10, 126))]}, "'a' FP32 [batch, 10, 126]"),
+        ({"a": [Part(table(1, 10, 504))]}, "'a' FP32 [batch, 10, 504]"),
         ({"a": [Part(table(1, 42, 116))], "b": [Part(table(1, 32, 8, 8))]}, "'b' FP32 [batch, 32, 8, 8]"),
+        # YOLOv8 likewise, in a size at which it has as many boxes as others have queries.
+        ({"a": [Part(table(1, 168, 84))]}, "'a' FP32 [batch, 168, 84]"),
         ({"a": np.zeros((5,), np.int64)}, "'a' INT64 [batch, 5]"),
     ],
 )
 def test_outputs_of_no_head_are_refused_with_the_heads_there_are(outputs: dict[str, Any], found: str) -> None:
     with pytest.raises(GraphError) as caught:
-        read_layout(head_model(outputs))
+        read_layout(head_model(outputs, image=["batch", 3, 64, 128]))
     assert found in str(caught.value)
     assert "one of the heads yolov5, yolov8, yolov10, rtdetr, ssd, classifier (saccade-build ready --help" in str(
         caught.value
@@ -155,6 +157,7 @@ def test_boxes_that_are_not_decoded_are_refused_with_the_export_that_decodes_the
             Head.SSD,
             "--activation is none; expected no such option for this ssd",
         ),
+        (Choices(background=Background.LAST), tensorflow(), Head.SSD, "--background is last; expected none, where"),
         (Choices(), separate(columns=1), Head.SSD, "scores of at least one class (with a background class"),
     ],
 )

@@ -138,6 +138,15 @@ CASES: Mapping[str, Case] = {
     "rtdetr": Case(Head.RTDETR, rtdetr, decode_rtdetr, 300, 5, True),
     "rtdetr, two classes": Case(Head.RTDETR, lambda **more: rtdetr(2, **more), decode_rtdetr, 300, 2, True),
     "rtdetr, told sizes": Case(Head.RTDETR, rtdetr_sizes, decode_in_pixels, 300, 0, True),
+    "rtdetr, told sizes, classes from 1": Case(
+        Head.RTDETR,
+        rtdetr_sizes,
+        lambda answers: decode_in_pixels({**answers, "labels": answers["labels"] - 1}),
+        300,
+        0,
+        True,
+        choices=Choices(background=Background.FIRST),
+    ),
     "rtdetr, boxes and logits": Case(
         Head.RTDETR,
         lambda **more: separate(300, 6, names=("pred_boxes", "logits"), **more),

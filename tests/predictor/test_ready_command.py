@@ -123,6 +123,21 @@ def test_a_classifier_may_end_in_a_map_of_one_pixel() -> None:
     np.testing.assert_allclose(answer, [softmax(logits * np.float32(1.5))] * 2, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("image", "output"), [("image", "probabilities"), ("saccade/flat", "image")])
+def test_a_classifier_may_use_our_names(image: str, output: str) -> None:
+    plain = head_model({"logits": [Part(table(1, 7))]})
+    source = head_model({"logits": [Part(table(1, 7))]})
+    names = {"images": image, "logits": output}
+    for node in source.graph.node:
+        node.input[:] = [names.get(each, each) for each in node.input]
+        node.output[:] = [names.get(each, each) for each in node.output]
+    source.graph.input[0].name, source.graph.output[0].name = image, output
+    feed = {"image": np.full((2, HEIGHT, WIDTH, 3), 200, np.uint8)}
+    answer = run(make_ready(source, None, 1000, 0.05, "d"), feed)
+    expected = run(make_ready(plain, None, 1000, 0.05, "d"), feed)
+    np.testing.assert_array_equal(answer["probabilities"], expected["probabilities"])
+
+
 def test_one_number_is_no_softmax() -> None:
     source = head_model({"logits": [Part(table(1, 1))]})
     assert read_layout(source).head.activation is Activation.SIGMOID

@@ -166,6 +166,9 @@ def read_head(head: Head, outputs: Outputs, choices: Choices) -> HeadLayout:
     for option, value in asked.items():
         if value is not None and option not in _OPTIONS.get(layout.form, ()):
             raise GraphError(option, value, f"no such option for this {head} head", f"its form is {layout.form.value}")
+    if layout.form is Form.LISTED and layout.background is Background.LAST:
+        expected = "none, where class numbers count from 0, or first, where from 1"
+        raise GraphError("--background", Background.LAST, expected)
     if outputs.takes_sizes and not (head is Head.RTDETR and layout.form is Form.LISTED):
         raise GraphError("the list of inputs", "the picture and its size", f"the picture alone for the head {head}")
     return layout
@@ -228,7 +231,10 @@ def _read_rtdetr(outputs: Outputs, choices: Choices) -> HeadLayout:
             expected = "one or two outputs, or a second input orig_target_sizes [batch, 2]"
             raise GraphError("the list of outputs", found, expected)
         names, anchors = _read_listed(outputs)
-        return HeadLayout(Head.RTDETR, Form.LISTED, names, 0, anchors, Box.CORNERS, nms_done=True)
+        background = choices.background or Background.NONE
+        return HeadLayout(
+            Head.RTDETR, Form.LISTED, names, 0, anchors, Box.CORNERS, background=background, nms_done=True
+        )
     if len(outputs.values) == 2:
         boxes, scores, anchors, columns = _read_separate(outputs)
         background = choices.background or Background.NONE

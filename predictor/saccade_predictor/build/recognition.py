@@ -177,8 +177,8 @@ def _is_possible(layout: HeadLayout, outputs: Outputs, takes: InputLayout) -> bo
         case Form.OBJECTNESS:
             return (anchored or layout.anchors > MAX_QUERIES) and _NUMBERS not in tail
         case Form.COLUMNS:
-            # YOLOv8, transposed or not, has a box for each cell.
-            cells = not {layout.anchors, layout.classes + 4}.isdisjoint(_counts(takes, 1))
+            # YOLOv8 transposed has a box for each cell.
+            cells = layout.anchors in _counts(takes, 1)
             return queries and not anchored and not cells and _NUMBERS not in tail
         case Form.NUMBERED:
             return not anchored and (_NUMBERS in tail or "Sigmoid" not in tail)
