@@ -18,9 +18,11 @@ from typer.testing import CliRunner, Result
 
 import onnx_graphs
 from saccade_predictor.build.__main__ import app
+from saccade_predictor.build.heads import HEADS
 from saccade_serving import __version__
 
 Shape = list[str | int | None]
+THREE = "one number, or three for red, green and blue such as 0.485,0.456,0.406"
 
 
 def write_model(
@@ -55,6 +57,12 @@ def write_model(
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
     return path
+
+
+def write_ready(path: Path) -> Path:
+    """Write a graph that has been through the command."""
+    assert build(write_model(path), path.with_name("ready.onnx"), "--head", "yolov8").exit_code == 0
+    return path.with_name("ready.onnx").rename(path)
 
 
 def build(*arguments: object) -> Result:
@@ -148,7 +156,7 @@ def test_a_failed_build_leaves_the_older_file_as_it_was(tmp_path: Path, monkeypa
             lambda path: write_model(path, ["batch", 1, 64, 64]),
             ["FP32 [batch, 1, 64, 64];", "[batch, 3, height, width]"],
         ),
-        (lambda path: write_model(path, ["batch", 64, 64, 3]), ["FP32 [batch, 64, 64, 3];"]),
+        (lambda path: write_model(path, ["batch", 64, 3, 64]), ["FP32 [batch, 64, 3, 64];"]),
         (
             lambda path: write_model(path, ["batch", 3, "height", "width"]),
             ["[batch, 3, height, width];", "a fixed height and width", "--size"],
@@ -158,8 +166,12 @@ def test_a_failed_build_leaves_the_older_file_as_it_was(tmp_path: Path, monkeypa
             ["in.onnx: the batch is fixed at 1; export with a dynamic batch", "FP32 [1, 3, 64, 64];", "dynamic_axes"],
         ),
         (
-            lambda path: write_model(path, input_type=TensorProto.UINT8, input_shape=["batch", 64, 64, 3]),
+            lambda path: write_ready(path),
             ["UINT8 [batch, 64, 64, 3];", "ready already?"],
+        ),
+        (
+            lambda path: write_model(path, input_type=TensorProto.UINT8),
+            ["UINT8 [batch, 3, 64, 64];", "UINT8 or FP32 [batch, height, width, 3]"],
         ),
         (
             lambda path: write_model(path, output_shape=["batch", 4, 40]),
@@ -212,7 +224,9 @@ def test_several_inputs_or_outputs_are_refused_by_name(tmp_path: Path) -> None:
     model.graph.output.append(helper.make_tensor_value_info("shape", TensorProto.INT64, [4]))
     onnx.save(model, source)
     line = error_line(build(source, tmp_path / "out.onnx", "--head", "yolov8"))
-    assert "the list of outputs is 'output0', 'shape'; expected exactly one output" in line
+    assert (
+        "the list of outputs is 'output0' FP32 [batch, 9, 40], 'shape' INT64 [4]; expected exactly one output" in line
+    )
 
 
 def test_a_graph_that_is_not_valid_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -248,6 +262,10 @@ def test_weights_in_separate_files_are_refused_with_a_way_out(tmp_path: Path) ->
         (["--min-score", "-0.1"], "min-score is -0.1; expected 0..1"),
         (["--min-score", "2"], "min-score is 2.0; expected 0..1"),
         (["--min-score", "nan"], "min-score is nan; expected 0..1"),
+        (["--std", "0"], "--std is '0'; expected numbers above 0"),
+        (["--std", "1,2"], f"--std is '1,2'; expected {THREE}"),
+        (["--mean", "inf"], f"--mean is 'inf'; expected {THREE}"),
+        (["--mean", "grey"], f"--mean is 'grey'; expected {THREE}"),
     ],
 )
 def test_an_option_out_of_range_is_refused_in_one_line(tmp_path: Path, options: list[str], expected: str) -> None:
@@ -260,8 +278,9 @@ def test_an_option_out_of_range_is_refused_in_one_line(tmp_path: Path, options: 
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ([], ["--head"]),
-        (["--head", "ssd"], ["--head", "ssd", "yolov8"]),
+        (["--head", "yolov3"], ["--head", "yolov3", "'yolov5', 'yolov8', 'yolov10', 'rtdetr', 'ssd', 'classifier'"]),
+        (["--activation", "relu"], ["--activation", "relu", "softmax"]),
+        (["--background", "0"], ["--background", "first"]),
         (["--head", "yolov8", "--candidates", "many"], ["--candidates"]),
         (["--head", "yolov8", "--classes", "3"], ["--classes"]),
     ],
@@ -326,10 +345,10 @@ def test_help_says_what_goes_in_and_what_comes_out() -> None:
         "--min-score",
         "--labels",
         "UINT8 [batch, H, W, 3]",
-        "FP32 [batch, 4 + classes, anchors]",
         "[default: 1000]",
         "1..3840",
-        "saccade-build ready yolov8m.onnx ready.onnx --head yolov8",
+        "saccade-build ready yolov8m.onnx ready.onnx",
+        *(f"{head}: {told}" for head, told in HEADS.items()),
     ):
         assert part in text
 

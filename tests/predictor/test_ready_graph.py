@@ -16,13 +16,16 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from saccade_predictor.build.graph import MAX_CANDIDATES, make_ready
-from saccade_predictor.build.source import GraphError, Head, read_layout
+from saccade_predictor.build.heads import Head
+from saccade_predictor.build.recognition import read_layout
+from saccade_predictor.build.source import GraphError
 
 ROOT = Path(__file__).parents[2]
 DETECTOR = ROOT / "examples" / "model-repository" / "detector"
 VENDORED = DETECTOR / "1" / "model.onnx"
 PHOTOS = ROOT / "examples" / "images"
 SOURCE = ROOT.parent / "shared" / "models" / "nanodet_g_416.onnx"
+SSD = ROOT.parent / "shared" / "models" / "ssd_mnv2_oidv4_300.onnx"
 needs_source = pytest.mark.skipif(not SOURCE.is_file(), reason="needs ../shared/models/nanodet_g_416.onnx")
 
 #: Operators TensorRT's ONNX parser has; what is put around a source may use no others.
@@ -166,6 +169,52 @@ def test_the_vendored_model_is_a_fresh_build() -> None:
     fresh = make_ready(onnx.load_model_from_string(content), Head.YOLOV8, 1000, 0.05, digest)
     assert fresh.SerializeToString(deterministic=True) == VENDORED.read_bytes()
     assert digest in (DETECTOR / "README.md").read_text()
+
+
+def as_ssd(source: onnx.ModelProto, size: int, classes: int) -> onnx.ModelProto:
+    """A model of the YOLOv8 layout with the outputs of an SSD: boxes [b, N, 1, 4] in 0..1 and a background column."""
+    model = onnx.ModelProto()
+    model.CopyFrom(source)
+    graph = model.graph
+    half = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [-0.5, 0, 0.5, 0], [0, -0.5, 0, 0.5]], np.float32) / size
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(half, "corners_of"),
+            numpy_helper.from_array(np.array([4, classes], np.int64), "parts_of"),
+            numpy_helper.from_array(np.array([2], np.int64), "third"),
+            numpy_helper.from_array(np.array([0], np.int64), "begin"),
+            numpy_helper.from_array(np.array([1], np.int64), "end"),
+        ]
+    )
+    graph.node.extend(
+        [
+            helper.make_node("Transpose", [graph.output[0].name], ["columns"], perm=[0, 2, 1]),
+            helper.make_node("Split", ["columns", "parts_of"], ["centred", "chances"], axis=2),
+            helper.make_node("MatMul", ["centred", "corners_of"], ["flat_boxes"]),
+            helper.make_node("Unsqueeze", ["flat_boxes", "third"], ["boxes"]),
+            helper.make_node("Slice", ["chances", "begin", "end", "third"], ["nothing"]),
+            helper.make_node("Concat", ["nothing", "chances"], ["confs"], axis=2),
+        ]
+    )
+    anchors = graph.output[0].type.tensor_type.shape.dim[2].dim_value
+    graph.ClearField("output")
+    graph.output.append(helper.make_tensor_value_info("boxes", TensorProto.FLOAT, ["batch", anchors, 1, 4]))
+    graph.output.append(helper.make_tensor_value_info("confs", TensorProto.FLOAT, ["batch", anchors, classes + 1]))
+    return model
+
+
+@pytest.mark.skipif(not SSD.is_file(), reason="needs ../shared/models/ssd_mnv2_oidv4_300.onnx")
+def test_a_real_ssd_gives_what_it_gives_in_the_yolov8_layout() -> None:
+    source = onnx.load(SSD)
+    assert read_layout(source).head.head is Head.YOLOV8
+    images = np.stack([letterbox(name, 300) for name in ("astronaut.png", "chelsea.png", "grace_hopper.jpg")])
+    expected = run(make_ready(source, None, 300, 0.05, "d"), {"image": images})
+    separate = as_ssd(source, 300, 23)
+    ready = make_ready(separate, None, 300, 0.05, "d")
+    assert properties(ready)["saccade.head"] == "ssd"
+    table = run(ready, {"image": images})
+    assert (expected[:, 0, 4] > 0.4).all()
+    np.testing.assert_allclose(table, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_vendored_model_is_the_one_its_readme_names() -> None:
@@ -320,8 +369,8 @@ def test_names_inside_the_branches_of_a_source_are_renamed_too() -> None:
 
 def test_the_layout_of_a_source_is_read_from_its_tensors() -> None:
     layout = read_layout(synthetic(anchors=40, classes=5, opset=18), Head.YOLOV8)
-    assert (layout.batch, layout.height, layout.width) == ("batch", 8, 8)
-    assert (layout.classes, layout.anchors, layout.opset) == (5, 40, 18)
+    assert (layout.input.batch, layout.input.height, layout.input.width) == ("batch", 8, 8)
+    assert (layout.head.classes, layout.head.anchors, layout.opset) == (5, 40, 18)
 
 
 @pytest.mark.parametrize("candidates", [0, -1, MAX_CANDIDATES + 1])

@@ -34,7 +34,7 @@ from saccade_transformers.shadow.mirror import Shadow, ShadowLimits
 from saccade_transformers.shadow.sampling import Sampler
 from saccade_transformers.shadow.store import WorstStore
 from saccade_transformers.target import Target
-from saccade_transformers.tasks.detection import DetectionTask
+from saccade_transformers.tasks.detection import CANDIDATES, DetectionTask
 from saccade_transformers.tasks.task import Task
 from saccade_transformers.variants import Variants
 from saccade_transformers.workers import ImageWorkers
@@ -240,13 +240,24 @@ def _shadow(
 
 
 def _detection(contract: PredictorContract, settings: TransformerSettings) -> Task[Any, Any]:
-    """Build the detection task from the ready graph's metadata."""
+    """Build the detection task from the ready graph's metadata.
+
+    Raises:
+        ValueError: the graph is no detector's.
+    """
+    output = contract.properties.get("saccade.output", CANDIDATES)
+    if output != CANDIDATES:
+        raise ValueError(
+            f"its graph ends in {output!r}; expected {CANDIDATES!r}, a detector's: send pixels to the predictor itself"
+        )
+    # Boxes that the graph itself has made unique are left as they are, unless a request asks for less overlap.
+    is_unique = contract.properties.get("saccade.nms") == "done"
     return DetectionTask(
         labels=contract.labels,
         candidates=int(contract.properties["saccade.candidates"]),
         min_score=float(contract.properties["saccade.min_score"]),
         score_threshold=settings.score_threshold,
-        iou_threshold=settings.iou_threshold,
+        iou_threshold=1.0 if is_unique else settings.iou_threshold,
         max_detections=settings.max_detections,
     )
 

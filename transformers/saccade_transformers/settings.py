@@ -37,7 +37,11 @@ class TransformerSettings(ServiceSettings):
     )
     score_threshold: float = Field(0.4, ge=0, le=1, description="least score of a detection, unless a request says")
     iou_threshold: float = Field(
-        0.5, gt=0, le=1, description="overlap (IoU) above which the weaker of two boxes of a class is dropped"
+        0.5,
+        gt=0,
+        le=1,
+        description="overlap (IoU) above which the weaker of two boxes of a class is dropped, unless a request says;"
+        " not for models that need no such suppression",
     )
     max_detections: int = Field(100, ge=1, le=3840, description="most detections per image, unless a request says")
     max_image_bytes: int = Field(20 * 2**20, ge=1024, le=2**30, description="largest encoded image (bytes)")
