@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from saccade_transformers.cache.blocks import regions
 from saccade_transformers.cache.perceptual import Look
-from saccade_transformers.cache.policy import Reference
+from saccade_transformers.cache.policy import Reference, Refusal
 from saccade_transformers.tasks.task import Options, Task
 
 Mode: TypeAlias = Literal["use", "bypass", "refresh"]
@@ -47,6 +47,7 @@ class Frame:
         is_new: its bytes are not those of its camera's frame before.
         is_owned: the owner of its camera has been asked about it; else nothing is known of that camera.
         answer: to the same bytes, if there is one; whether it holds is another question.
+        refusals: why it was not given earlier answers, so far.
     """
 
     scope: Scope
@@ -58,6 +59,7 @@ class Frame:
     is_new: bool = True
     is_owned: bool = True
     answer: Kept | None = None
+    refusals: set[Refusal] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
