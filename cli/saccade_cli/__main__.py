@@ -122,8 +122,7 @@ def demo(
     with _reporting():
         host = "127.0.0.1"
         pair = Pair(model_repository, name, host, Ports.choose(host), log_dir=out / "logs")
-        count = asyncio.run(_run_demo(pair, photos, out))
-    console.print(demo_run.verdict(count), highlight=False)
+        asyncio.run(_run_demo(pair, photos, out))
     console.print(f"Pictures with boxes: {out}/  ({time.monotonic() - begun:.1f} s in all)")
 
 
@@ -207,8 +206,10 @@ def cache_report_command(
         console.print(cache_command.tell(found), highlight=False, soft_wrap=True, markup=False)
         if plot is not None:
             cache_command.plot(found, plot)
+            console.print(f"Curves: {plot}", highlight=False, soft_wrap=True, markup=False)
         if as_json is not None:
             as_json.write_bytes(cache_command.as_json(found))
+            console.print(f"Report: {as_json}", highlight=False, soft_wrap=True, markup=False)
 
 
 async def _run_cache_report(
@@ -251,8 +252,8 @@ async def _run_up(pair: Pair) -> None:
         console.print("stopping")
 
 
-async def _run_demo(pair: Pair, photos: list[Path], out: Path) -> int:
-    """Run it and show the table; returns the number of answers that were compared."""
+async def _run_demo(pair: Pair, photos: list[Path], out: Path) -> None:
+    """Run it and show the tables."""
     table = Table("photo", "protocol", "detections", "ms")
     table.columns[3].justify = "right"
 
@@ -264,11 +265,11 @@ async def _run_demo(pair: Pair, photos: list[Path], out: Path) -> int:
         with console.status("sending the photos"):
             await demo_run.run(pair, photos, out, add)
         console.print(table)
+        console.print(demo_run.verdict(table.row_count), highlight=False)
         with console.status("watching a still camera"):
             frames = await demo_run.watch(pair, photos)
     console.print(_frames_table(frames))
     console.print(still_camera.tell(frames), highlight=False)
-    return table.row_count
 
 
 def _frames_table(frames: Sequence[still_camera.Frame]) -> Table:

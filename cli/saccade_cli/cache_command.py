@@ -126,6 +126,7 @@ def tell(report: Report) -> str:
 
 def plot(report: Report, path: Path) -> None:
     """Draw F1 of the hits against their share, into a PNG, SVG or PDF file."""
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # the first time, it tells of its work
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 CAMERA: Final = "demo"
 #: Frames of the scene as it is, with the thing in it, and as it is again.
-EMPTY, FULL, AFTER = 8, 5, 5
-#: The thing's height, as a share of the picture's.
-_HEIGHT: Final = 0.2
+BEFORE, DURING, AFTER = 8, 5, 5
+#: Most of the picture's height and of its width that the thing takes: as small as the example model still finds it.
+_HEIGHT, _WIDTH = 0.3, 0.6
 #: Standard deviation of the sensor's noise, grey levels.
 _NOISE: Final = 2.0
 
@@ -45,17 +45,19 @@ class Frame:
 
 
 def frames(scene: Path, thing: Path) -> list[tuple[str, bytes]]:
-    """What the camera sees: a photo, no two frames of it equal, into which another one is put for a while.
+    """What the camera sees: a photo, no two frames of it equal, with another one in its corner for a while.
 
     Returns:
         What is to be seen, and the JPEG.
     """
-    empty, other = _read(scene), _read(thing)
-    height = max(8, round(_HEIGHT * empty.shape[0]))
-    width = max(8, round(height * other.shape[1] / other.shape[0]))
-    full = empty.copy()
-    full[8 : 8 + height, 8 : 8 + width] = cv2.resize(other, (width, height), interpolation=cv2.INTER_AREA)
-    shown = [("empty", empty)] * EMPTY + [(f"with {thing.stem}", full)] * FULL + [("empty", empty)] * AFTER
+    alone, other = _read(scene), _read(thing)
+    scale = min(_HEIGHT * alone.shape[0] / other.shape[0], _WIDTH * alone.shape[1] / other.shape[1])
+    height, width = (max(1, round(scale * side)) for side in other.shape[:2])
+    both = alone.copy()
+    top, right = alone.shape[0] // 64, alone.shape[1] - alone.shape[1] // 64
+    both[top : top + height, right - width : right] = cv2.resize(other, (width, height), interpolation=cv2.INTER_AREA)
+    one, two = (scene.stem, alone), (f"{scene.stem} and {thing.stem}", both)
+    shown = [one] * BEFORE + [two] * DURING + [one] * AFTER
     drawn = np.random.default_rng(0)
     return [(what, _shoot(picture, drawn)) for what, picture in shown]
 
@@ -86,7 +88,8 @@ def tell(seen: Sequence[Frame]) -> str:
     saved = fmean(misses) - fmean(hits)
     return (
         f"The frame cache answered {len(hits)} of {len(seen)} frames, {fmean(hits):.1f} ms each instead of "
-        f"{fmean(misses):.1f}: {saved * len(hits):.0f} ms saved. What appeared and what left was seen at once."
+        f"{fmean(misses):.1f}: {saved * len(hits):.0f} ms saved. What appeared and what left was "
+        "noticed in the first frame."
     )
 
 

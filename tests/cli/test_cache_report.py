@@ -124,6 +124,8 @@ def test_a_still_scene_is_answered_at_every_threshold(transformer: Transformer, 
     assert result.exit_code == 0, result.output
     assert "Most hits at F1 0.95 or better: 97%" in result.output
     assert "So it is set already: there is nothing to change." in result.output, "of equal ones the present one"
+    assert f"Curves: {picture}" in result.output
+    assert f"Report: {file}" in result.output
     assert len(transformer.asked) == 62, "each frame twice, and twice it was busy"
     assert set(transformer.asked) == {"/detect?cache=bypass"}
     told = json.loads(file.read_text())

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from saccade_cli.still_camera import AFTER, EMPTY, FULL, Frame, NotNoticed, frames, tell, watch
+from saccade_cli.still_camera import AFTER, BEFORE, DURING, Frame, NotNoticed, frames, tell, watch
 
 IMAGES = Path(__file__).parents[2] / "examples" / "images"
 
@@ -25,12 +25,22 @@ def answers(*outcomes: str) -> Any:
 
 def test_no_two_frames_are_equal_and_the_thing_is_in_some_of_them() -> None:
     shown = frames(IMAGES / "coffee.jpg", IMAGES / "chelsea.jpg")
-    assert [what for what, _ in shown] == ["empty"] * EMPTY + ["with chelsea"] * FULL + ["empty"] * AFTER
+    assert [what for what, _ in shown] == ["coffee"] * BEFORE + ["coffee and chelsea"] * DURING + ["coffee"] * AFTER
     assert len({image for _, image in shown}) == len(shown)
     pictures = [cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE) for _, image in shown]
-    first, same, other = (np.asarray(pictures[at], np.float32) for at in (0, 1, EMPTY))
+    first, same, other = (np.asarray(pictures[at], np.float32) for at in (0, 1, BEFORE))
     assert np.abs(cv2.blur(first - same, (16, 16))).max() < 4
     assert np.abs(cv2.blur(first - other, (16, 16))).max() > 30
+
+
+@pytest.mark.parametrize(("scene", "thing"), [((40, 400), (400, 40)), ((400, 40), (40, 400)), ((1, 1), (300, 300))])
+def test_photos_of_any_shape_fit(tmp_path: Path, scene: tuple[int, int], thing: tuple[int, int]) -> None:
+    for name, (height, width) in (("scene", scene), ("thing", thing)):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((height, width, 3), 90, np.uint8))
+    shown = frames(tmp_path / "scene.png", tmp_path / "thing.png")
+    picture = cv2.imdecode(np.frombuffer(shown[BEFORE][1], np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    assert picture.shape[:2] == scene
 
 
 async def test_it_counts_what_was_saved() -> None:

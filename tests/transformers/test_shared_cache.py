@@ -651,6 +651,8 @@ async def test_without_redis_everything_is_inferred_and_nothing_waits(tmp_path: 
         assert [(await replica.answer(source)).cache for _ in range(2)] == ["miss", "exact"], (
             "nobody's frames: as ever"
         )
+        assert (await replica.answer(source, "gate")).cache == "miss"
+        assert replica.refused("unknown") == 4, "counted once, though there are two answers that it might have had"
         server.start()
         await replica.is_up()
         assert [(await replica.answer(frame(scene()), "gate")).cache for _ in range(2)] == ["miss", "near"]

@@ -58,8 +58,8 @@ class TransformerSettings(ServiceSettings):
     )
     cache: Literal["off", "local", "redis"] = Field(
         "local",
-        description="answer frames from the frame cache where that is safe: this process's own, or one in Redis that "
-        "all replicas share; or never",
+        description="whether frames are answered from the frame cache where that is safe: from this process's own "
+        "(local), from one that all replicas share (redis), or never (off)",
     )
     cache_hash_distance: int = Field(
         10, ge=0, le=64, description="bits in which the hashes of two frames of a camera may differ for a near hit"
@@ -95,7 +95,7 @@ class TransformerSettings(ServiceSettings):
         64 * 2**20,
         ge=2**20,
         le=2**36,
-        description="memory for what is kept of cameras; each some 100 kB (bytes)",
+        description="memory for what is kept of cameras; each some 150 to 200 kB (bytes)",
     )
     cache_audit_share: float = Field(
         0.02, ge=0, le=1, description="share of near hits that are inferred all the same, and compared"
@@ -209,10 +209,13 @@ class TransformerSettings(ServiceSettings):
     def _redis_that_can_be_asked(self) -> Self:
         url = self.cache_redis_url.get_secret_value()
         if self.cache == "redis" and not url:
-            raise ValueError("cache is 'redis' without one; expected SACCADE_TRANSFORMER_CACHE_REDIS_URL")
+            raise ValueError(
+                "cache is 'redis', but cache_redis_url is empty; expected SACCADE_TRANSFORMER_CACHE_REDIS_URL, for "
+                "example redis://host:6379/0"
+            )
         if self.cache == "redis" and not self.cache_redis_namespace:
             raise ValueError(
-                "cache is 'redis' without a name for who shares it; expected "
+                "cache is 'redis', but nothing says which transformers share it; expected "
                 "SACCADE_TRANSFORMER_CACHE_REDIS_NAMESPACE, for example namespace/name of the InferenceService"
             )
         if self.cache != "redis" and url:

@@ -31,7 +31,7 @@ def build(
         raise typer.Exit
 
 
-@app.command(no_args_is_help=True)
+@app.command(no_args_is_help=True, short_help="Measure what batches take on this machine, for the autoscaler.")
 def profile(
     directory: Annotated[
         Path,
@@ -76,12 +76,24 @@ def profile(
         typer.echo(line)
 
 
-app.command("ready", no_args_is_help=True, help=ready_command.HELP)(ready_command.ready)
-app.command("calibrate", no_args_is_help=True)(calibrate_command.calibrate)
-app.command("plan", no_args_is_help=True)(plan_command.plan)
-app.command("inspect", no_args_is_help=True)(file_commands.inspect)
-app.command("parity", no_args_is_help=True)(parity_command.parity)
-app.command("manifest", no_args_is_help=True)(file_commands.manifest)
+app.command(
+    "ready", no_args_is_help=True, help=ready_command.HELP, short_help="Turn an export into the graph served."
+)(ready_command.ready)
+app.command("calibrate", no_args_is_help=True, short_help="Write an INT8 graph, scaled by a folder of pictures.")(
+    calibrate_command.calibrate
+)
+app.command("plan", no_args_is_help=True, short_help="Build a TensorRT plan into a model repository.")(
+    plan_command.plan
+)
+app.command("inspect", no_args_is_help=True, short_help="Say what an ONNX graph or a plan holds.")(
+    file_commands.inspect
+)
+app.command("parity", no_args_is_help=True, short_help="Compare a plan or a graph with the graph it is from.")(
+    parity_command.parity
+)
+app.command("manifest", no_args_is_help=True, short_help="List or check the digests of a model repository.")(
+    file_commands.manifest
+)
 
 
 def main() -> None:

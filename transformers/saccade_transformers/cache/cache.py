@@ -160,7 +160,7 @@ class FrameCache:
         else:
             refusal = in_time(known.reference, since, frame.came, live, self.rules)
         if refusal is not None or known is None:
-            self._refused(refusal or "first")
+            self._refused(frame, refusal or "first")
             return None
         return known, since
 
@@ -196,7 +196,7 @@ class FrameCache:
         camera.rate += _SMOOTHING * (verdict.is_hit - camera.rate)
         if not verdict.is_hit:
             assert verdict.refusal
-            self._refused(verdict.refusal)
+            self._refused(frame, verdict.refusal)
             return None
         change = verdict.change.outside if verdict.change is not None else None
         return await self._give(frame, "near", known.kept, verdict.distance, change)
@@ -264,7 +264,7 @@ class FrameCache:
             if objection is None:
                 objection = await self._owner.give(frame, camera, kept, outcome == "near")
             if objection is not None:
-                self._refused(objection)
+                self._refused(frame, objection)
                 return None
             if outcome != "near" and frame.is_new:
                 camera.health.repeated()
@@ -296,8 +296,11 @@ class FrameCache:
         frame.camera = camera
         return camera
 
-    def _refused(self, why: Refusal) -> None:
-        self._metrics.refused.add((why,))
+    def _refused(self, frame: Frame, why: Refusal) -> None:
+        """Count it, once for a frame: its exact answer and the near one may be refused for one reason."""
+        if why not in frame.refusals:
+            frame.refusals.add(why)
+            self._metrics.refused.add((why,))
 
     def _tell(self, camera: Camera) -> None:
         conditions = camera.health.conditions

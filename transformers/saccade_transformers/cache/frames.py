@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from saccade_transformers.cache.blocks import regions
 from saccade_transformers.cache.perceptual import Look
-from saccade_transformers.cache.policy import Reference
+from saccade_transformers.cache.policy import Reference, Refusal
 from saccade_transformers.tasks.task import Options, Task
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Frame:
         is_owned: the owner of its camera has been asked about it; else nothing is known of that camera.
         answer: to the same bytes, if there is one; whether it holds is another question.
         camera: its camera's, once the cache has looked it up.
+        refusals: why it was not given earlier answers, so far.
     """
 
     scope: Scope
@@ -63,6 +64,7 @@ class Frame:
     is_owned: bool = True
     answer: Kept | None = None
     camera: Camera | None = None
+    refusals: set[Refusal] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
