@@ -40,6 +40,7 @@ from saccade_transformers.tasks.detection import Detections
 #: Long enough that a busy machine is not taken for a slow Redis.
 PATIENT_S = 2.0
 NO_AUDITS = CacheLimits(audit_share=0.0)
+LIFETIMES = Lifetimes(60, 960, 30, 60)
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +70,11 @@ class Replica(Bench):
         secret: bytes = b"",
         namespace: str = "predictor/detector",
         connections: int = 2,
+        lifetimes: Lifetimes = LIFETIMES,
     ) -> None:
         self.redis_metrics = RedisMetrics()
         self.connections = Connections(url, connections, timeout_s, self.redis_metrics, PREFIX + b"probe")
-        self.owner = RedisOwner(
-            self.connections, Codec(secret), namespace, Lifetimes(60, 960, 30, 60), self.redis_metrics
-        )
+        self.owner = RedisOwner(self.connections, Codec(secret), namespace, lifetimes, self.redis_metrics)
         super().__init__(client, rules, limits, self.owner)
         self.metrics.add(*self.redis_metrics.families)
 
@@ -230,6 +230,16 @@ def wandering(request: InferRequest) -> InferResponse:
 
 
 # What is never given
+
+
+async def test_nothing_older_is_given_after_a_silence(redis: RedisServer) -> None:
+    async with fleet(redis.url, lifetimes=replace(LIFETIMES, camera_s=0.1, record_s=0.2)) as (one, other):
+        former = frame(scene())
+        await one.answer(former, "gate")
+        await one.answer(frame(scene(1)), "gate")
+        await eventually(lambda: not keys(redis, b"r"), "what is large is forgotten")
+        answered = await other.answer(former, "gate")
+        assert (answered.cache, number_of(answered)) == ("miss", 3)
 
 
 async def test_nothing_older_is_given_after_something_newer(redis: RedisServer) -> None:
@@ -544,6 +554,33 @@ async def test_what_audits_say_cannot_be_written_by_others(redis: RedisServer) -
         assert one.rejected("seal") + other.rejected("seal") >= 5
         told = [await one.answer(frame(scene()), "gate") for _ in range(2)]
         assert {answer.cache for answer in told} <= {"near", "miss"}
+
+
+async def test_a_pause_is_kept_though_somebody_deletes_it(redis: RedisServer) -> None:
+    limits = CacheLimits(audit_share=1.0, audit_pause_s=30)
+    client = numbered()
+    async with fleet(redis.url, 1, client, limits=limits, secret=b"ours") as (one,):
+        one.drawn = 0.0
+        await one.answer(frame(scene()), "gate")
+        [camera] = keys(redis, b"c")
+
+        async def elsewhere(request: InferRequest) -> InferResponse:
+            return wandering(request)
+
+        client.answer = elsewhere
+        before = None
+        for _ in range(3):
+            before = redis.client.hget(camera, "t")
+            assert (await one.answer(frame(scene()), "gate")).cache == "near"
+            await eventually(partial(has_changed, redis, camera, before), "Redis is told of the audit")
+        assert before
+        assert (await one.answer(frame(scene()), "gate")).cache == "miss"
+        redis.client.hdel(camera, "t")
+        assert (await one.answer(frame(scene()), "gate")).cache == "miss"
+        redis.client.hset(camera, "t", before)  # from before it was switched off, and well sealed
+        assert (await one.answer(frame(scene()), "gate")).cache == "miss"
+        assert one.refused("off") == 3
+        assert one.rejected("seal") == 0
 
 
 async def test_the_heartbeat_is_kept_though_somebody_sets_its_count_back(redis: RedisServer) -> None:

@@ -14,7 +14,9 @@ from saccade_transformers.cache.policy import Rules
 #: A metric label and a header's value.
 _VARIANT_NAME: Final = r"^[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9])?$"
 #: What the URL of a Redis may say.
-_REDIS_OPTION: Final = re.compile(r"host|port|db|username|password|path|connection_class|ssl_\w+")
+_REDIS_OPTION: Final = re.compile(r"host|port|db|username|password|connection_class|ssl_\w+")
+#: And how: a database that is no number would be number 0.
+_REDIS_URL: Final = re.compile(r"rediss?://[^/?#]+(/[0-9]*)?(\?[^#]*)?")
 
 
 class TransformerSettings(ServiceSettings):
@@ -214,14 +216,25 @@ class TransformerSettings(ServiceSettings):
         if self.cache != "redis" and url:
             raise ValueError(f"cache_redis_url is set, but cache is {self.cache!r}; expected 'redis'")
         if url:
-            from redis.asyncio.connection import parse_url  # takes a while, and is not wanted without a Redis
+            from redis.asyncio.connection import Connection, parse_url  # takes a while, and is not wanted without
+            from redis.exceptions import RedisError
 
             try:
                 options = parse_url(url)
             except ValueError:  # its text may have the password in it
-                raise ValueError("cache_redis_url is no URL of a Redis; expected redis://host:6379/0") from None
+                options = {}
+            if not options or not _REDIS_URL.fullmatch(url):
+                raise ValueError("cache_redis_url is no URL of a Redis; expected redis://host:6379/0")
             if strange := sorted(name for name in options if not _REDIS_OPTION.fullmatch(name)):
                 raise ValueError(f"cache_redis_url has {', '.join(strange)}; expected no options but ssl_...")
+            kind = options.pop("connection_class", Connection)
+            try:
+                kind(**options)  # does not connect yet
+            except (RedisError, TypeError, ValueError):
+                names = ", ".join(sorted(name for name in options if name.startswith("ssl_"))) or "options"
+                raise ValueError(
+                    f"cache_redis_url has {names} that cannot be used; expected those of redis-py, and rediss:// for them"
+                ) from None
         return self
 
     @model_validator(mode="after")
