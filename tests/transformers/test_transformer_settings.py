@@ -52,7 +52,8 @@ def test_what_cannot_work_is_refused(settings: dict[str, Any], words: str) -> No
     ],
 )
 def test_urls_of_a_redis(url: str) -> None:
-    TransformerSettings(**SHARED, cache_redis_url=url)
+    settings: dict[str, Any] = {**SHARED, "cache_redis_url": url}
+    assert TransformerSettings(**settings).cache_redis_url.get_secret_value() == url
 
 
 def test_several_hosts_are_told_apart() -> None:

@@ -23,13 +23,13 @@ from saccade_serving.lines import LineWriter
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
 from saccade_transformers import standing as standing_module
 from saccade_transformers import variants as variants_module
+from saccade_transformers.cache.cache import CacheLimits, FrameCache
+from saccade_transformers.cache.owner import LocalOwner
+from saccade_transformers.cache.policy import Rules
 from saccade_transformers.image.decode import ImageLimits
 from saccade_transformers.ledger import Ledger, encode
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.model import TransformerModel, v1_answer
-from saccade_transformers.cache.cache import CacheLimits, FrameCache
-from saccade_transformers.cache.owner import LocalOwner
-from saccade_transformers.cache.policy import Rules
 from saccade_transformers.origin import Origin
 from saccade_transformers.pipeline import Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
