@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -19,14 +20,15 @@ from fakes import FakeV2Client, candidates, eventually, settle
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import DeadlineExceeded, PredictorUnavailable, SaccadeError
 from saccade_serving.oip.messages import InferRequest, InferResponse
-from saccade_transformers.cache.cache import CacheLimits
-from saccade_transformers.cache.frames import Frame, Scope
+from saccade_transformers.cache.cache import CacheLimits, size_of
+from saccade_transformers.cache.frames import Frame, Kept, Scope
 from saccade_transformers.cache.policy import compare
 from saccade_transformers.image.decode import ImageLimits, decode, decode_for_input, decode_grey
 from saccade_transformers.outcome import cache_line, hit_fields
 from saccade_transformers.predictor import PredictorContract
 from saccade_transformers.sources import Encoded, Raw
 from saccade_transformers.target import Known, Target
+from saccade_transformers.tasks.detection import Detections
 
 
 @pytest.fixture
@@ -605,3 +607,30 @@ async def test_the_same_picture_in_new_bytes_is_frozen_however_it_is_decoded(ben
     assert bench.value("saccade_cameras", condition="frozen") == 1
     bench.now += 61
     assert bench.value("saccade_cameras", condition="frozen") == 0, "nobody asks about a camera that is gone"
+
+
+async def test_cameras_that_are_never_answered_stay_within_their_memory() -> None:
+    limit = 2**20
+    bench = Bench(numbered(), limits=CacheLimits(camera_bytes=limit))
+    bench.client.answer = failing
+    for index in range(43):
+        with pytest.raises(PredictorUnavailable):
+            await bench.answer(frame(scene()), f"camera {index}")
+    kept = sum(camera.health.nbytes for camera in bench.cache._cameras.values())
+    assert 0 < kept <= bench.value("saccade_cache_bytes", kind="cameras") <= limit
+    await bench.close()
+
+
+@pytest.mark.parametrize("count", [0, 10, 300])
+def test_an_answer_counts_for_no_less_than_it_takes_with_what_is_told_of_it(count: int) -> None:
+    draw = np.random.default_rng(5)
+    tracemalloc.start()
+    kept = []
+    for number in range(100):
+        boxes, scores = draw.random((count, 4), np.float32), draw.random(count, np.float32)
+        answer = Detections(boxes, scores, draw.integers(0, 80, count, np.int32))
+        kept.append(Kept(answer, TASK, (640, 480), str(number), 1000.0 + number))
+        kept[-1].to_v1()
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0 < taken <= sum(size_of(one) for one in kept)

@@ -216,6 +216,19 @@ async def test_a_version_that_the_contract_does_not_name_makes_it_be_asked_again
     assert client.metadata_calls == 2, "once at first, once after the first surprise"
 
 
+async def test_a_version_that_was_withdrawn_makes_the_contract_be_asked_again() -> None:
+    client = detector_client(PERSON, version="4", metadata=detector_metadata(versions=["3", "4"]))
+    predictor = predictor_of(client)
+    for _ in range(2):
+        await predictor.infer(IMAGE, await predictor.contract(5), {}, exchange())
+    replacement = detector_client(PERSON, version="3", metadata=detector_metadata(versions=["3"]))
+    client.answer, client.describe = replacement.answer, replacement.describe
+    await predictor.infer(IMAGE, await predictor.contract(5), {}, exchange(), version="3")
+    assert (await predictor.contract(5)).versions == ("3", "4"), "it was asked for: that says nothing"
+    await predictor.infer(IMAGE, await predictor.contract(5), {}, exchange())
+    assert (await predictor.contract(5)).versions == ("3",)
+
+
 async def test_a_version_is_asked_for_by_name() -> None:
     client = detector_client(PERSON)
     predictor = predictor_of(client)

@@ -16,6 +16,8 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
+from redis import Redis as RedisClient
+from redis.exceptions import ResponseError
 
 from cache_support import OPTIONS, TASK, Bench, frame, number_of, numbered, scene
 from fakes import FakeV2Client, candidates, eventually
@@ -25,6 +27,7 @@ from saccade_serving.oip.messages import InferRequest, InferResponse
 from saccade_transformers.cache.cache import CacheLimits
 from saccade_transformers.cache.frames import Frame, Scope
 from saccade_transformers.cache.policy import Rules
+from saccade_transformers.cache.shared import connections
 from saccade_transformers.cache.shared.codec import SCHEMA, Codec
 from saccade_transformers.cache.shared.connections import Connections, RedisAway
 from saccade_transformers.cache.shared.limit import Limit
@@ -37,6 +40,7 @@ from saccade_transformers.tasks.detection import Detections
 #: Long enough that a busy machine is not taken for a slow Redis.
 PATIENT_S = 2.0
 NO_AUDITS = CacheLimits(audit_share=0.0)
+LIFETIMES = Lifetimes(60, 960, 30, 60)
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +70,11 @@ class Replica(Bench):
         secret: bytes = b"",
         namespace: str = "predictor/detector",
         connections: int = 2,
+        lifetimes: Lifetimes = LIFETIMES,
     ) -> None:
         self.redis_metrics = RedisMetrics()
         self.connections = Connections(url, connections, timeout_s, self.redis_metrics, PREFIX + b"probe")
-        self.owner = RedisOwner(
-            self.connections, Codec(secret), namespace, Lifetimes(60, 960, 30, 60), self.redis_metrics
-        )
+        self.owner = RedisOwner(self.connections, Codec(secret), namespace, lifetimes, self.redis_metrics)
         super().__init__(client, rules, limits, self.owner)
         self.metrics.add(*self.redis_metrics.families)
 
@@ -227,6 +230,16 @@ def wandering(request: InferRequest) -> InferResponse:
 
 
 # What is never given
+
+
+async def test_nothing_older_is_given_after_a_silence(redis: RedisServer) -> None:
+    async with fleet(redis.url, lifetimes=replace(LIFETIMES, camera_s=0.1, record_s=0.2)) as (one, other):
+        former = frame(scene())
+        await one.answer(former, "gate")
+        await one.answer(frame(scene(1)), "gate")
+        await eventually(lambda: not keys(redis, b"r"), "what is large is forgotten")
+        answered = await other.answer(former, "gate")
+        assert (answered.cache, number_of(answered)) == ("miss", 3)
 
 
 async def test_nothing_older_is_given_after_something_newer(redis: RedisServer) -> None:
@@ -492,6 +505,18 @@ async def test_a_camera_whose_fields_are_no_numbers_is_begun_anew(
         assert not one.calls("refused") + other.calls("refused")
 
 
+async def test_what_audits_say_at_length_is_not_fetched(redis: RedisServer) -> None:
+    async with fleet(redis.url) as (one, other):
+        await one.answer(frame(scene()), "gate")
+        [camera] = keys(redis, b"c")
+        redis.client.hset(camera, "t", bytes(8 * 2**20))
+        before = redis.client.info("stats")["total_net_output_bytes"]
+        assert (await other.answer(frame(scene()), "gate")).cache == "miss"
+        assert other.rejected("content") == 1
+        assert redis.client.info("stats")["total_net_output_bytes"] - before < 2**20
+        assert (await one.answer(frame(scene()), "gate")).cache == "near"
+
+
 async def test_keys_of_another_kind_are_begun_anew(redis: RedisServer) -> None:
     async with fleet(redis.url) as (one, other):
         source = frame(scene())
@@ -529,6 +554,33 @@ async def test_what_audits_say_cannot_be_written_by_others(redis: RedisServer) -
         assert one.rejected("seal") + other.rejected("seal") >= 5
         told = [await one.answer(frame(scene()), "gate") for _ in range(2)]
         assert {answer.cache for answer in told} <= {"near", "miss"}
+
+
+async def test_a_pause_is_kept_though_somebody_deletes_it(redis: RedisServer) -> None:
+    limits = CacheLimits(audit_share=1.0, audit_pause_s=30)
+    client = numbered()
+    async with fleet(redis.url, 1, client, limits=limits, secret=b"ours") as (one,):
+        one.drawn = 0.0
+        await one.answer(frame(scene()), "gate")
+        [camera] = keys(redis, b"c")
+
+        async def elsewhere(request: InferRequest) -> InferResponse:
+            return wandering(request)
+
+        client.answer = elsewhere
+        before = None
+        for _ in range(3):
+            before = redis.client.hget(camera, "t")
+            assert (await one.answer(frame(scene()), "gate")).cache == "near"
+            await eventually(partial(has_changed, redis, camera, before), "Redis is told of the audit")
+        assert before
+        assert (await one.answer(frame(scene()), "gate")).cache == "miss"
+        redis.client.hdel(camera, "t")
+        assert (await one.answer(frame(scene()), "gate")).cache == "miss"
+        redis.client.hset(camera, "t", before)  # from before it was switched off, and well sealed
+        assert (await one.answer(frame(scene()), "gate")).cache == "miss"
+        assert one.refused("off") == 3
+        assert one.rejected("seal") == 0
 
 
 async def test_the_heartbeat_is_kept_though_somebody_sets_its_count_back(redis: RedisServer) -> None:
@@ -736,6 +788,49 @@ async def test_a_redis_that_may_only_be_read_is_left_alone(tmp_path: Path) -> No
             server.client.replicaof("NO", "ONE")
             await one.is_up()
             assert [(await one.answer(frame(scene()), "gate")).cache for _ in range(2)] == ["miss", "near"]
+
+
+async def test_a_redis_that_a_script_keeps_busy_is_left_alone(tmp_path: Path) -> None:
+    with redis_server(tmp_path, "--lua-time-limit", "20") as server:
+        async with fleet(server.url) as (one, _):
+            endless = asyncio.create_task(asyncio.to_thread(server.client.eval, "while true do end", 0))
+            for _ in range(6):
+                assert (await one.answer(frame(scene()), "gate")).cache == "miss"
+            assert one.calls("refused") >= 1
+            assert not one.connections.is_up
+            RedisClient.from_url(server.url).script_kill()
+            with pytest.raises(ResponseError):
+                await endless
+            await one.is_up()
+            assert [(await one.answer(frame(scene()), "gate")).cache for _ in range(2)] == ["miss", "near"]
+
+
+async def test_a_cluster_is_told_of_and_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with redis_server(tmp_path, "--cluster-enabled", "yes") as server:
+        server.client.execute_command("CLUSTER ADDSLOTS", *range(16_384))
+        await eventually(lambda: server.client.cluster("INFO")["cluster_state"] == "ok", "a cluster of one")
+        replica = Replica(numbered(), server.url)
+        replica.pipeline.start()
+        await eventually(lambda: any(one.msg == "redis_away" for one in caplog.records), "it is told of")
+        assert not replica.connections.is_up
+        [said] = [vars(one)["why"] for one in caplog.records if one.msg == "redis_away"]
+        assert "hash to the same slot" in said
+        assert (await replica.answer(frame(scene()), "gate")).cache == "miss"
+        await replica.close()
+
+
+@pytest.mark.parametrize("is_frozen", [False, True], ids=["slow", "frozen"])
+async def test_why_a_redis_that_does_not_answer_is_away(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_frozen: bool
+) -> None:
+    monkeypatch.setattr(connections, "_CONNECT_S", 0.1 if is_frozen else 30.0)
+    async with delaying(redis.port, lambda: 60.0 if is_frozen else 0.2) as port:
+        replica = Replica(numbered(), f"redis://127.0.0.1:{port}", timeout_s=0.05)
+        replica.pipeline.start()
+        await eventually(lambda: any(one.msg == "redis_away" for one in caplog.records), "it is told of")
+        [said] = [vars(one)["why"] for one in caplog.records if one.msg == "redis_away"]
+        assert said == ("no connection within 0.1 s" if is_frozen else "no answer within 50 ms")
+        await replica.close()
 
 
 async def test_a_call_that_was_cancelled_leaves_no_answer_to_another(redis: RedisServer) -> None:

@@ -23,6 +23,9 @@ from saccade_serving.lines import LineWriter
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
 from saccade_transformers import standing as standing_module
 from saccade_transformers import variants as variants_module
+from saccade_transformers.cache.cache import CacheLimits, FrameCache
+from saccade_transformers.cache.owner import LocalOwner
+from saccade_transformers.cache.policy import Rules
 from saccade_transformers.image.decode import ImageLimits
 from saccade_transformers.ledger import Ledger, encode
 from saccade_transformers.metrics import TransformerMetrics
@@ -32,6 +35,7 @@ from saccade_transformers.pipeline import Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
 from saccade_transformers.sources import Encoded
 from saccade_transformers.split import is_candidates, place, salt_digest
+from saccade_transformers.standing import MAX_FAILURES
 from saccade_transformers.target import Target
 from saccade_transformers.tasks.detection import DetectionTask
 from saccade_transformers.variants import Assigned, Variants
@@ -93,10 +97,12 @@ class Served:
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.variants, self.metrics)
 
-    async def ask(self, parameters: dict[str, Any] | None = None, **headers: str) -> tuple[InferResponse, Exchange]:
+    async def ask(
+        self, parameters: dict[str, Any] | None = None, image: bytes = PNG, **headers: str
+    ) -> tuple[InferResponse, Exchange]:
         exchange = Exchange.begin("rest", {name.replace("_", "-"): value for name, value in headers.items()}, 10)
         exchange.model = "detector"
-        request = InferRequest("detector", [Tensor.of_bytes("image", (1,), [PNG])], parameters=parameters or {})
+        request = InferRequest("detector", [Tensor.of_bytes("image", (1,), [image])], parameters=parameters or {})
         return await self.model.infer(request, exchange), exchange
 
     async def variant_of(self, camera: str) -> str:
@@ -135,6 +141,7 @@ async def serve() -> AsyncIterator[Serve]:
         share: float = 0.5,
         by_header: bool = False,
         draw: Callable[[], float] = lambda: 0.25,
+        cached: bool = False,
     ) -> Served:
         metrics = TransformerMetrics()
         workers = ImageWorkers(2, 64)
@@ -144,7 +151,8 @@ async def serve() -> AsyncIterator[Serve]:
             for client, name in zip(clients, ("stable", "candidate"), strict=True)
         )
         variants = Variants(first, second, share, "spring", by_header, metrics, draw)
-        pipeline = Pipeline(workers, ImageLimits(100_000, 10_000), metrics)
+        cache = FrameCache(Rules(), CacheLimits(), metrics.cache, LocalOwner()) if cached else None
+        pipeline = Pipeline(workers, ImageLimits(100_000, 10_000), metrics, cache)
         model = TransformerModel("detector", variants, pipeline, workers, 4, 40_000)
         served = Served(model, variants, metrics, *clients)
         made.append(served)
@@ -322,6 +330,22 @@ async def test_what_a_candidate_fails_to_answer_stable_answers(serve: Serve, err
         assert exchange.version == "3"
         assert exchange.notes.fell_back
     assert served.fallbacks() == 12
+
+
+async def test_cached_answers_do_not_keep_a_candidate_in_service_that_has_failed(serve: Serve) -> None:
+    served = await serve(share=1, cached=True)
+    await served.in_service()
+    await served.ask()
+    failing(served.candidate, ConnectionFailed("gone"))
+    for shade in range(MAX_FAILURES):
+        assert served.variants._standing.in_service
+        answer, _ = await served.ask()
+        assert answer.parameters["variant"] == "candidate"
+        assert str(answer.parameters["cache"]).startswith("exact")
+        image = cv2.imencode(".png", np.full((48, 64, 3), shade, np.uint8))[1].tobytes()
+        answer, _ = await served.ask(image=image)
+        assert answer.parameters["variant"] == "stable"
+    assert not served.variants._standing.in_service
 
 
 @pytest.mark.parametrize("priority", ["abc", "-1", 1.5, True, ""])

@@ -25,6 +25,7 @@ from saccade_transformers.image.decode import ImageLimits
 from saccade_transformers.image.letterbox import Letterbox
 from saccade_transformers.image.request_pixels import RequestPixels
 from saccade_transformers.metrics import TransformerMetrics
+from saccade_transformers.predictor import PREDICT
 from saccade_transformers.preparation import Preparation, Prepared, Work
 from saccade_transformers.shadow.sample import Sample
 from saccade_transformers.sources import Raw, Source, digest
@@ -244,7 +245,7 @@ class Pipeline:
                     prepared = await self._prepare(replace(work, pixels=None, before=None, grey_first=False), exchange)
         tensor = prepared.tensor
         assert tensor is not None
-        with exchange.stage("predict"):
+        with exchange.stage(PREDICT):
             outputs, version = await target.predictor.infer(
                 tensor, contract, parameters, exchange, self._reserve_s(exchange), model_version
             )
@@ -252,7 +253,7 @@ class Pipeline:
             # It is another model's answer than the one that was asked about: its class names may be others, too.
             contract, task = await self._renewed(target, known, version, exchange)
         if version in contract.versions:
-            seconds = exchange.stages["predict"]
+            seconds = exchange.stages[PREDICT]
             self._metrics.statistics.of(exchange.model, version).executed(1, 0, int(seconds * 1e9), 0)
         with exchange.stage("postprocess"):
             try:

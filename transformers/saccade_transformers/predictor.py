@@ -30,6 +30,8 @@ log = logging.getLogger("saccade.predictor")
 
 #: The one wire layout this transformer writes; the ready graph names its own.
 WIRE_LAYOUT = "rgb_nhwc"
+#: The stage of a request in which its predictor is asked.
+PREDICT = "predict"
 #: Shortest time between two looks at the metadata because an unknown version answered: in a canary the metadata
 #: route answers for either version at random.
 _ASK_AGAIN_S = 10.0
@@ -113,6 +115,7 @@ class Predictor:
         self._former: PredictorContract | None = None
         self._asking = asyncio.Lock()
         self._ask_again_at = 0.0
+        self._chosen = ""  # the version that the predictor has chosen last
 
     async def contract(self, timeout_s: float) -> PredictorContract:
         """What the model expects; asked once, then remembered.
@@ -183,7 +186,10 @@ class Predictor:
         finally:
             self._seconds.observe(time.monotonic() - begun, (self.model,))
         self._took(time.monotonic() - begun)
-        if answer.model_version not in contract.versions:
+        former = self._chosen
+        if not version:
+            self._chosen = answer.model_version
+        if answer.model_version not in contract.versions or (former and self._chosen != former):
             self._ask_again()
         return {
             tensor.name: tensor.array for tensor in answer.outputs if tensor.datatype != "BYTES"
@@ -200,7 +206,10 @@ class Predictor:
         self._is_warm = True
 
     def _ask_again(self) -> None:
-        """Forget the contract now and then while versions it does not name answer, as in a roll-out or a canary."""
+        """Forget the contract now and then while versions answer that it does not name, or that did not answer before.
+
+        As in a roll-out or a canary, or where a version was withdrawn.
+        """
         now = time.monotonic()
         if now >= self._ask_again_at:
             self._ask_again_at = now + _ASK_AGAIN_S

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -14,7 +15,9 @@ from saccade_transformers.cache.policy import Rules
 #: A metric label and a header's value.
 _VARIANT_NAME: Final = r"^[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9])?$"
 #: What the URL of a Redis may say.
-_REDIS_OPTION: Final = re.compile(r"host|port|db|username|password|path|connection_class|ssl_\w+")
+_REDIS_OPTION: Final = re.compile(r"host|port|db|username|password|connection_class|ssl_\w+")
+#: And how: a database that is no number would be number 0.
+_REDIS_URL: Final = re.compile(r"rediss?://[^/?#]+(/[0-9]*)?(\?[^#]*)?")
 
 
 class TransformerSettings(ServiceSettings):
@@ -221,14 +224,7 @@ class TransformerSettings(ServiceSettings):
         if self.cache != "redis" and url:
             raise ValueError(f"cache_redis_url is set, but cache is {self.cache!r}; expected 'redis'")
         if url:
-            from redis.asyncio.connection import parse_url  # takes a while, and is not wanted without a Redis
-
-            try:
-                options = parse_url(url)
-            except ValueError:  # its text may have the password in it
-                raise ValueError("cache_redis_url is no URL of a Redis; expected redis://host:6379/0") from None
-            if strange := sorted(name for name in options if not _REDIS_OPTION.fullmatch(name)):
-                raise ValueError(f"cache_redis_url has {', '.join(strange)}; expected no options but ssl_...")
+            _check_redis_url(url)
         return self
 
     @model_validator(mode="after")
@@ -270,3 +266,25 @@ def check_hosts(what: str, text: str) -> list[str]:
     if not hosts or any("/" in host or not host.isascii() for host in hosts):
         raise ValueError(f"{what} is {text!r}; expected host:port, several by commas, without http:// and path")
     return hosts
+
+
+def _check_redis_url(url: str) -> None:
+    """Refuse what redis-py would fail with at every connection, or take for something else. Names no value of it."""
+    from redis.asyncio.connection import Connection, parse_url  # takes a while, and is not wanted without a Redis
+    from redis.exceptions import RedisError
+
+    options: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):  # its text may have the password in it
+        options.update(parse_url(url))
+    if not options or not _REDIS_URL.fullmatch(url):
+        raise ValueError("cache_redis_url is no URL of a Redis; expected redis://host:6379/0")
+    if strange := sorted(name for name in options if not _REDIS_OPTION.fullmatch(name)):
+        raise ValueError(f"cache_redis_url has {', '.join(strange)}; expected no options but ssl_...")
+    connection = options.pop("connection_class", Connection)
+    try:
+        connection(**options)  # does not connect yet
+    except (RedisError, TypeError, ValueError):
+        names = ", ".join(sorted(name for name in options if name.startswith("ssl_"))) or "options"
+        raise ValueError(
+            f"cache_redis_url has {names} that cannot be used; expected those of redis-py, and rediss:// for them"
+        ) from None

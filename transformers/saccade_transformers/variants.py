@@ -21,7 +21,7 @@ from saccade_serving.errors import DeadlineExceeded, InvalidRequest, PredictorUn
 from saccade_serving.oip.messages import Parameters
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.origin import NOBODY, Origin, read_origin
-from saccade_transformers.predictor import is_fault, is_predictors
+from saccade_transformers.predictor import PREDICT, is_fault, is_predictors
 from saccade_transformers.split import is_candidates, place
 from saccade_transformers.standing import Standing
 from saccade_transformers.target import Known, Target
@@ -210,7 +210,8 @@ class Variants:
             if waited_s >= _PATIENCE_S:
                 self._failed("clients leave before it answers", waited_s)
             raise
-        self._standing.succeeded()
+        if PREDICT in exchange.stages:  # else a cache has answered, which says nothing of the candidate
+            self._standing.succeeded()
         return answer
 
     def _failed(self, why: str, given_s: float | None) -> None:

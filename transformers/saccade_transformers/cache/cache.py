@@ -32,15 +32,13 @@ _SMOOTHING: Final = 0.1
 _LIKELY: Final = 0.6
 #: Beside its pictures and its answer, a camera takes about so many bytes; an answer beside its arrays likewise.
 _CAMERA_BYTES: Final = 3000
-#: Thumbnails by which a frozen camera is seen.
-_HEALTH_BYTES: Final = 70_000
 #: Of the memory for cameras, this part is for what is small of each.
 _SHARE_OF_CAMERAS: Final = 8
 #: Time without a frame after which nobody wants to know what is wrong with a camera, seconds.
 _OF_LATE_S: Final = 60.0
 _ANSWER_BYTES: Final = 1000
-#: An answer with what is told of it in JSON, in multiples of its arrays.
-_AS_JSON: Final = 12
+#: An answer with what is told of it in JSON, in multiples of its arrays (measured: 14 to 20).
+_AS_JSON: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,7 @@ class FrameCache:
                 self._account(frame, camera)
             if found is not None:
                 frame.answer = found
-                self._answers.put(key, found, _size_of(found))
+                self._answers.put(key, found, size_of(found))
         if camera is not None:
             frame.is_new = not camera.health.saw(frame.digest, frame.came)
             self._tell(camera)
@@ -206,6 +204,7 @@ class FrameCache:
         camera = self._camera(frame)
         if camera is not None and frame.is_new:
             camera.health.looked(look, frame.came)
+            self._account(frame, camera)  # whatever becomes of the frame
             self._tell(camera)
 
     async def keep(self, frame: Frame, look: Look | None, kept: Kept, is_given: bool = True) -> None:
@@ -220,7 +219,7 @@ class FrameCache:
         if frame.mode == "bypass":
             return
         if frame.digest:
-            self._answers.put((frame.scope, frame.digest), kept, _size_of(kept))
+            self._answers.put((frame.scope, frame.digest), kept, size_of(kept))
         camera = self._camera(frame)
         known: Known | None = None
         if camera is not None and look is not None:
@@ -273,12 +272,14 @@ class FrameCache:
     def _account(self, frame: Frame, camera: Camera) -> None:
         """Make room for what is large of a camera."""
         key = frame.scope, frame.camera_id
-        if camera.known is None:
+        taken = camera.health.nbytes
+        if camera.known is not None:
+            reference = camera.known.reference
+            taken += reference.look.thumbnail.nbytes + reference.found.nbytes + size_of(camera.known.kept)
+        if taken:
+            self._pictures.put(key, camera, taken)
+        else:
             self._pictures.drop(key)
-            return
-        reference = camera.known.reference
-        taken = reference.look.thumbnail.nbytes + reference.found.nbytes + _size_of(camera.known.kept)
-        self._pictures.put(key, camera, taken + _HEALTH_BYTES)
 
     def _camera(self, frame: Frame) -> Camera | None:
         if not frame.camera_id or frame.mode == "bypass":
@@ -333,6 +334,6 @@ def _forget(camera: Camera) -> None:
     camera.health.forget()
 
 
-def _size_of(kept: Kept) -> int:
+def size_of(kept: Kept) -> int:
     """About how many bytes an answer takes."""
     return _AS_JSON * kept.task.nbytes(kept.answer) + _ANSWER_BYTES

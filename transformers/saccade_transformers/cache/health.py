@@ -65,6 +65,11 @@ class Health:
             on.append("black")
         return tuple(on)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of what is large."""
+        return sum(thumbnail.nbytes for thumbnail in self._thumbnails.values())
+
     def saw(self, digest: bytes, now: float) -> bool:
         """Take in the digest of a frame's bytes; returns whether they are those of the frame before.
 

@@ -28,7 +28,7 @@ SCHEMA: Final = 1
 #: No record, no answer, and nothing that audits say is larger (bytes).
 MOST_RECORD_BYTES: Final = 2**20
 MOST_ANSWER_BYTES: Final = 2**17
-_MOST_TRUST_BYTES: Final = 1024
+MOST_TRUST_BYTES: Final = 1024
 
 _TAG_BYTES: Final = 16
 _MOST_SIDE: Final = 4096
@@ -72,7 +72,7 @@ class Codec:
 
     def pack_trust(self, key: bytes, trust: Trust) -> bytes:
         """Pack what audits say of a camera."""
-        return self._seal(key, [list(trust.seen), trust.factor, stamp_of(trust.until)], _MOST_TRUST_BYTES)
+        return self._seal(key, [list(trust.seen), trust.factor, stamp_of(trust.until)], MOST_TRUST_BYTES)
 
     def unpack_answer(self, key: bytes, value: bytes, task: Task[Any, Any]) -> Kept:
         """Unpack an answer.
@@ -102,7 +102,7 @@ class Codec:
 
     def unpack_trust(self, key: bytes, value: bytes, into: Trust) -> None:
         """Unpack what audits say of a camera; as ``unpack_answer``."""
-        seen, factor, until = self._open(key, value, 3, _MOST_TRUST_BYTES)
+        seen, factor, until = self._open(key, value, 3, MOST_TRUST_BYTES)
         if not (isinstance(seen, list) and all(isinstance(one, float) and 0 <= one <= 1 for one in seen)):
             raise Rejected("content")
         if not (_is_int(factor, Trust.MOST_PAUSES) and factor and _is_int(until, 2**60)):

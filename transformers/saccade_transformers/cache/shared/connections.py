@@ -58,7 +58,7 @@ _STALE_S: Final = 1.0
 _MOST_TOGETHER: Final = 64
 #: Errors that say that the server can do nothing for us, whatever it is asked.
 _USELESS: Final = (ReadOnlyError, OutOfMemoryError, AuthenticationError, NoPermissionError, BusyLoadingError)
-_DOWN: Final = ("MASTERDOWN", "OOM", "READONLY", "NOPERM", "NOAUTH", "LOADING", "MISCONF", "NOREPLICAS")
+_DOWN: Final = ("MASTERDOWN", "OOM", "READONLY", "NOPERM", "NOAUTH", "LOADING", "MISCONF", "NOREPLICAS", "BUSY ")
 
 
 class RedisAway(Exception):
@@ -86,7 +86,7 @@ class Connections:
         count: connections.
         timeout_s: time of a call, waiting for a connection included.
         metrics: counts.
-        probe_key: written when it is tried out.
+        probe_key: written when it is tried out; others that begin so are named.
         clock: seconds, monotonic.
     """
 
@@ -102,6 +102,7 @@ class Connections:
         self._url = url
         self._count = count
         self._timeout_s = timeout_s
+        self._late = f"no answer within {timeout_s * 1e3:g} ms"
         self._metrics = metrics
         self._probe_key = probe_key
         self._clock = clock
@@ -229,8 +230,7 @@ class Connections:
             if not late:
                 self._metrics.calls.add(("failed",), sum(not call.answer.done() for call in calls))
                 _fail(calls, RedisAway())  # else their time is over, too
-            why = f"no answer within {self._timeout_s * 1e3:g} ms" if late else str(error) or type(error).__name__
-            self._failed(permit, why)
+            self._failed(permit, self._late if late else str(error) or type(error).__name__)
             return False
         useless = ""
         for call, answer in zip(calls, answers, strict=True):
@@ -309,6 +309,7 @@ class Connections:
 
     async def _connect(self) -> Redis:
         """Open a connection on which Redis does what is asked of it, in the time that requests give it."""
+        probe = [self._probe_key + end for end in (b"", b":answer", b":record")]  # as many as other scripts take
         redis = Redis.from_url(
             self._url,
             max_connections=1,
@@ -319,11 +320,17 @@ class Connections:
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
         try:
-            async with asyncio.timeout(_CONNECT_S):
-                for script in SCRIPTS:
-                    await redis.script_load(script.text)
-            async with Limit(self._timeout_s):
-                await redis.evalsha(PROBE.sha, 1, self._probe_key)
+            try:
+                async with asyncio.timeout(_CONNECT_S):
+                    for script in SCRIPTS:
+                        await redis.script_load(script.text)
+            except TimeoutError:
+                raise RedisAway(f"no connection within {_CONNECT_S:g} s") from None
+            try:
+                async with Limit(self._timeout_s):
+                    await redis.evalsha(PROBE.sha, len(probe), *probe)
+            except TimeoutError:
+                raise RedisAway(self._late) from None
         except BaseException:
             await _close(redis)
             raise

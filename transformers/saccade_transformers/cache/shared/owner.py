@@ -105,7 +105,9 @@ class RedisOwner:
         self._connections = connections
         self._codec = codec
         self._lifetimes = lifetimes
-        self._expire_ms = math.ceil(lifetimes.camera_s * 1e3), math.ceil(lifetimes.record_s * 1e3)
+        # What was given has to be known for as long as there may be something older.
+        camera_s = max(lifetimes.camera_s, lifetimes.given_s)
+        self._expire_ms = math.ceil(camera_s * 1e3), math.ceil(lifetimes.record_s * 1e3)
         self._metrics = metrics
         self._monotonic = clock
         self._offset = time.time() - clock()  # from this process's clock to Redis's; a guess until it has been heard
@@ -240,7 +242,10 @@ class RedisOwner:
         else:
             camera.own = _NEVER, _NEVER
         if trust != camera.told_trust:
+            until = camera.trust.until
             self._trust(camera, keys, trust)
+            if until <= frame.came + self._lifetimes.camera_s:  # nobody ends a pause that this process knows of
+                camera.trust.until = max(camera.trust.until, until)
 
     def _trust(self, camera: Camera, keys: Keys, told: bytes) -> None:
         """Take over what others have found in audits; what is unreadable says nothing."""

@@ -23,6 +23,8 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Final
 
+from saccade_transformers.cache.shared.codec import MOST_TRUST_BYTES
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -63,6 +65,7 @@ local function camera(key, record, now)
     for i = 1, 3 do
       if good and found[i] ~= '' and tonumber(found[i]) - now > {MOST_BACK_US} then good = false end
     end
+    if #found[5] > {MOST_TRUST_BYTES} then good = false end
   end
   if good then return found, false end
   redis.call('DEL', key, record)
@@ -150,7 +153,8 @@ if known[1] ~= '' then redis.call('HSET', KEYS[1], 't', ARGV[2]) end
 return ''
 """)
 
-#: KEYS: any. Does what the others do: a server that is full, read-only or refuses scripts does not pass.
+#: KEYS: one that is written, and others. Does what the others do: a server that is full, read-only, refuses scripts or
+#: keys of which each may be at another one (a cluster) does not pass.
 PROBE: Final = Script("""
 redis.call('SET', KEYS[1], redis.call('TIME')[1], 'PX', 1000)
 return 1
