@@ -98,7 +98,7 @@ class TransformerSettings(ServiceSettings):
         64 * 2**20,
         ge=2**20,
         le=2**36,
-        description="memory for what is kept of cameras; each some 150 to 200 kB (bytes)",
+        description="memory for what is kept of cameras; each some 100 to 180 kB (bytes)",
     )
     cache_audit_share: float = Field(
         0.02, ge=0, le=1, description="share of near hits that are inferred all the same, and compared"
