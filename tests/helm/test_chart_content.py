@@ -240,8 +240,9 @@ def test_prometheus_finds_our_port_and_queue_proxys() -> None:
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     found = {}
     for endpoint in monitor["spec"]["podMetricsEndpoints"]:
-        keep, address = endpoint["relabelings"]
+        keep, address, *labels = endpoint["relabelings"]
         found[keep["regex"]] = address["replacement"].partition(":")[2]
+        assert {one["targetLabel"] for one in labels} == {"inferenceservice", "component", "revision"}
     assert found == {"kserve-container": "9095", "queue-proxy": "9091"}
 
 

@@ -16,7 +16,7 @@ from helm_support import CHART, EXAMPLES, HELM, MINIMAL, ROOT, Object, helm, onl
 from saccade_serving import __version__
 
 CRDS = ROOT.parent / "shared" / "cluster" / "crds" / "kserve.yaml"
-OTHERS = {"InferenceService", "PodMonitor"}
+OTHERS = {"InferenceService", "PodMonitor", "PrometheusRule"}
 
 every_example = pytest.mark.parametrize("values", EXAMPLES, ids=lambda path: path.stem.removesuffix("-values"))
 every_helm = pytest.mark.parametrize("which", HELM)
