@@ -103,6 +103,16 @@ def test_a_model_that_is_no_ready_graph_is_named_with_what_is_expected(changes: 
     assert "saccade.input=rgb_nhwc, as saccade-build writes them" in str(caught.value)
 
 
+@pytest.mark.parametrize(("height", "width"), [(100_000, 100_000), (4096, 4097)])
+def test_a_model_that_states_a_giant_input_is_not_believed(height: int, width: int) -> None:
+    """Or the transformer would make images of 30 GB for it, and end."""
+    giant = TensorMetadata("a", "UINT8", (-1, height, width, 3))
+    with pytest.raises(PredictorUnavailable, match=f"takes images of {width}x{height}; expected at most 16777216"):
+        PredictorContract.of(detector_metadata(inputs=[giant]))
+    large = TensorMetadata("a", "UINT8", (-1, 4096, 4096, 3))
+    assert PredictorContract.of(detector_metadata(inputs=[large])).input_size == (4096, 4096)
+
+
 async def test_the_contract_is_asked_once_however_many_want_it() -> None:
     answered = asyncio.Event()
 

@@ -30,6 +30,8 @@ log = logging.getLogger("saccade.predictor")
 
 #: The one wire layout this transformer writes; the ready graph names its own.
 WIRE_LAYOUT = "rgb_nhwc"
+#: A model that states a larger input than 4096 x 4096 is not believed: each image would be made that large for it.
+_MAX_INPUT_PIXELS = 2**24
 #: Shortest time between two looks at the metadata because an unknown version answered: in a canary the metadata
 #: route answers for either version at random.
 _ASK_AGAIN_S = 10.0
@@ -85,7 +87,13 @@ class PredictorContract:
                 f"the predictor's model {metadata.name!r} takes {tensor.datatype} {list(tensor.shape)}; "
                 f"expected {expected}"
             )
-        return cls(tensor.name, (tensor.shape[2], tensor.shape[1]), tuple(metadata.versions), metadata.properties)
+        height, width = tensor.shape[1:3]
+        if height * width > _MAX_INPUT_PIXELS:
+            raise PredictorUnavailable(
+                f"the predictor's model {metadata.name!r} takes images of {width}x{height}; expected at most "
+                f"{_MAX_INPUT_PIXELS} pixels"
+            )
+        return cls(tensor.name, (width, height), tuple(metadata.versions), metadata.properties)
 
     @cached_property
     def labels(self) -> list[str]:
