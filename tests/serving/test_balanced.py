@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -170,6 +171,32 @@ async def test_a_dead_server_costs_one_failed_call_per_pause_and_no_request() ->
     for _ in range(100):
         await stage.client.infer(request(), 5)
     assert stage.asked == [2, 200]
+
+
+async def test_a_broken_server_that_is_quick_to_say_500_does_not_draw_the_calls() -> None:
+    clock = FakeClock()
+    stage = Stage(failing(*[Refused(500, "the GPU is gone")] * 1000), good, balance=Balance(2, clock))
+    failed = 0
+    for _ in range(100):
+        try:
+            await stage.client.infer(request(), 5)
+        except Refused:
+            failed += 1
+    assert (failed, stage.asked) == (1, [1, 99]), "not repeated, but set aside"
+    clock.now += 0.11
+    for _ in range(100):
+        with contextlib.suppress(Refused):
+            await stage.client.infer(request(), 5)
+    assert stage.asked == [2, 198]
+
+
+async def test_what_is_wrong_with_a_request_sets_no_server_aside() -> None:
+    stage = Stage(*[failing(*[Refused(400, "wrong")] * 100) for _ in range(2)])
+    for _ in range(100):
+        with pytest.raises(Refused):
+            await stage.client.infer(request(), 5)
+    assert stage.asked == [50, 50]
+    assert stage.client.balance.states() == (2, 0)
 
 
 async def test_a_cancelled_call_is_neither_a_success_nor_a_failure() -> None:

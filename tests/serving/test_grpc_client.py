@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fakes import eventually
-from saccade_serving.client import ConnectionFailed, GrpcClient, Refused
+from saccade_serving.client import BadAnswer, ConnectionFailed, GrpcClient, Refused
 from saccade_serving.errors import SaccadeError
 from saccade_serving.oip import grpc_codec, proto
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
@@ -278,6 +278,35 @@ async def test_an_answer_that_cannot_be_read_is_a_failed_connection(answer: Any)
         with pytest.raises(ConnectionFailed, match="cannot be read"):
             await client.infer(request(), 5)
         assert await client.is_ready("m", 5) is False
+
+
+async def test_an_answer_that_cannot_be_read_does_not_name_the_servers_address() -> None:
+    async def reply(_message: Any, _context: Any) -> Any:
+        return b"\xff\xff\xff"
+
+    async with client_of(reply) as (client, _):
+        with pytest.raises(BadAnswer) as caught:
+            await client.infer(request(), 5)
+    assert HOST not in str(caught.value), "its sentence reaches the transformer's clients"
+
+
+@pytest.mark.parametrize(("model", "identifier"), [("other", "r1"), ("m", "r2")])
+async def test_an_answer_to_another_request_is_none(model: str, identifier: str) -> None:
+    async def reply(message: Any, _context: Any) -> Any:
+        asked = grpc_codec.decode_request(message)
+        return grpc_codec.encode_response(InferResponse(model, asked.inputs, "7", identifier), asked)
+
+    async with client_of(reply) as (client, _):
+        with pytest.raises(BadAnswer, match="belongs to another request"):
+            await client.infer(request(id="r1"), 5)
+
+
+@pytest.mark.parametrize("said", ["-5", "nan", "inf", "soon"])
+async def test_a_time_to_retry_that_is_none_is_not_believed(said: str) -> None:
+    async with client_of(refusing("UNAVAILABLE", saccade_reason="overloaded", retry_after=said)) as (client, _):
+        with pytest.raises(Refused) as caught:
+            await client.infer(request(), 5)
+    assert caught.value.retry_after_s is None
 
 
 async def test_metadata_comes_back_as_it_was_said() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from saccade_serving.errors import InvalidImage, UnsupportedMedia
-from saccade_transformers.image.header import MAX_SCANS, ImageHeader, check_complete, read_header
+from saccade_transformers.image.header import MAX_SCANS, MAX_TEXTS, ImageHeader, check_complete, read_header
 
 
 def picture(width: int = 64, height: int = 48) -> Image.Image:
@@ -196,6 +196,20 @@ def test_countless_empty_segments_and_chunks_are_refused() -> None:
     many = png(ihdr(8, 8), *[chunk(b"IDAT")] * 100_000, chunk(b"IEND"))
     with pytest.raises(InvalidImage, match="chunks"):
         check_complete(many, read_header(many))
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
+def test_a_png_of_countless_compressed_texts_is_refused(kind: bytes) -> None:
+    """Each may cost the decoder as much as a picture of 8 MB, whatever size the header gives."""
+    texts = [chunk(kind, b"Comment\0\0" + zlib.compress(bytes(2**20)))] * MAX_TEXTS
+    picture_data, end = chunk(b"IDAT", zlib.compress(bytes(9 * 8))), chunk(b"IEND")
+    few = png(ihdr(8, 8), *texts, picture_data, *texts, end)
+    check_complete(few, read_header(few))
+    with pytest.raises(InvalidImage, match="more than 16 chunks of compressed text"):
+        read_header(png(ihdr(8, 8), *texts, texts[0], picture_data, end))
+    behind = png(ihdr(8, 8), picture_data, *texts, texts[0], end)
+    with pytest.raises(InvalidImage, match="more than 16 chunks of compressed text"):
+        check_complete(behind, read_header(behind))
 
 
 def jpeg_with(marker: int, bits: int = 8, width: int = 64, height: int = 48) -> bytes:

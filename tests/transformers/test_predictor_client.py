@@ -103,6 +103,16 @@ def test_a_model_that_is_no_ready_graph_is_named_with_what_is_expected(changes: 
     assert "saccade.input=rgb_nhwc, as saccade-build writes them" in str(caught.value)
 
 
+@pytest.mark.parametrize(("height", "width"), [(100_000, 100_000), (4096, 4097)])
+def test_a_model_that_states_a_giant_input_is_not_believed(height: int, width: int) -> None:
+    """Or the transformer would make images of 30 GB for it, and end."""
+    giant = TensorMetadata("a", "UINT8", (-1, height, width, 3))
+    with pytest.raises(PredictorUnavailable, match=f"takes images of {width}x{height}; expected at most 16777216"):
+        PredictorContract.of(detector_metadata(inputs=[giant]))
+    large = TensorMetadata("a", "UINT8", (-1, 4096, 4096, 3))
+    assert PredictorContract.of(detector_metadata(inputs=[large])).input_size == (4096, 4096)
+
+
 async def test_the_contract_is_asked_once_however_many_want_it() -> None:
     answered = asyncio.Event()
 
@@ -189,6 +199,77 @@ async def test_one_that_never_said_is_given_up_after_a_short_time(monkeypatch: p
     monkeypatch.setattr(predictor_module, "_ASK_S", 0.05)
     with pytest.raises(DeadlineExceeded):
         await asyncio.wait_for(predictor_of(FakeV2Client(never, never)).contract(10), 5)
+
+
+async def test_a_model_that_was_replaced_by_one_of_the_same_version_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(predictor_module, "_BELIEVED_S", 0.0)
+    client = detector_client(PERSON)
+    predictor = predictor_of(client)
+    before = await predictor.contract(10)
+    other = detector_metadata(properties={**before.properties, "saccade.labels": '["screw", "nut"]'})
+    client.describe = detector_client(metadata=other).describe
+    assert await predictor.contract(10) is before, "no request waits for it"
+    await settle()
+    assert (await predictor.contract(10)).labels == ["screw", "nut"]
+
+
+async def test_a_model_that_says_the_same_again_stays_the_same_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor_module, "_BELIEVED_S", 0.0)
+    client = detector_client(PERSON)
+    predictor = predictor_of(client)
+    before = await predictor.contract(10)
+    for asked in range(2, 5):
+        assert await predictor.contract(10) is before
+        await settle()
+        assert client.metadata_calls == asked
+
+
+async def test_what_a_model_says_is_believed_for_a_while() -> None:
+    client = detector_client(PERSON)
+    predictor = predictor_of(client)
+    for _ in range(5):
+        await predictor.contract(10)
+        await settle()
+    assert client.metadata_calls == 1
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [ConnectionFailed("gone"), Refused(404, "gone"), TimeoutError(), None],
+    ids=["no connection", "refused", "late", "no ready graph"],
+)
+async def test_what_was_known_holds_where_asking_again_does_not_help(
+    monkeypatch: pytest.MonkeyPatch, trouble: Exception | None
+) -> None:
+    monkeypatch.setattr(predictor_module, "_BELIEVED_S", 0.0)
+    client = detector_client(PERSON)
+    predictor = predictor_of(client)
+    before = await predictor.contract(10)
+
+    async def describe() -> ModelMetadata:
+        if trouble is not None:
+            raise trouble
+        return detector_metadata(properties={})
+
+    client.describe = describe
+    for asked in range(2, 4):
+        assert await predictor.contract(10) is before
+        await settle()
+        assert client.metadata_calls == asked, "asked in vain, and asked again"
+
+
+async def test_closing_ends_what_is_asked_beside_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor_module, "_BELIEVED_S", 0.0)
+    client = detector_client(PERSON)
+    predictor = predictor_of(client)
+    await predictor.contract(10)
+    client.describe = never
+    await predictor.contract(10)
+    await settle()
+    await predictor.close()
+    assert len(asyncio.all_tasks()) == 1, "the test's own"
 
 
 # One image.

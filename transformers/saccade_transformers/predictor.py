@@ -32,9 +32,14 @@ log = logging.getLogger("saccade.predictor")
 WIRE_LAYOUT = "rgb_nhwc"
 #: The stage of a request in which its predictor is asked.
 PREDICT = "predict"
+#: A model that states a larger input than 4096 x 4096 is not believed: each image would be made that large for it.
+_MAX_INPUT_PIXELS = 2**24
 #: Shortest time between two looks at the metadata because an unknown version answered: in a canary the metadata
 #: route answers for either version at random.
 _ASK_AGAIN_S = 10.0
+#: What was said is believed for this time, then asked beside the next request: a model may be replaced by one of the
+#: same version and shape, of which nothing but the metadata tells (other class names, another ``min_score``).
+_BELIEVED_S = 10.0
 #: Time of one look at the metadata: a predictor that does not say must not hold up requests that it could answer.
 _ASK_S = 2.0
 #: Weight of the newest call in the running mean of the time calls take.
@@ -84,7 +89,13 @@ class PredictorContract:
                 f"the predictor's model {metadata.name!r} takes {tensor.datatype} {list(tensor.shape)}; "
                 f"expected {expected}"
             )
-        return cls(tensor.name, (tensor.shape[2], tensor.shape[1]), tuple(metadata.versions), metadata.properties)
+        height, width = tensor.shape[1:3]
+        if height * width > _MAX_INPUT_PIXELS:
+            raise PredictorUnavailable(
+                f"the predictor's model {metadata.name!r} takes images of {width}x{height}; expected at most "
+                f"{_MAX_INPUT_PIXELS} pixels"
+            )
+        return cls(tensor.name, (width, height), tuple(metadata.versions), metadata.properties)
 
     @cached_property
     def labels(self) -> list[str]:
@@ -116,9 +127,11 @@ class Predictor:
         self._asking = asyncio.Lock()
         self._ask_again_at = 0.0
         self._chosen = ""  # the version that the predictor has chosen last
+        self._believed_until = 0.0
+        self._renewing: asyncio.Task[None] | None = None
 
     async def contract(self, timeout_s: float) -> PredictorContract:
-        """What the model expects; asked once, then remembered.
+        """What the model expects; asked once, then remembered, and now and then asked again beside the requests.
 
         Where it is to be asked anew and does not say, what it said before is taken.
 
@@ -132,12 +145,32 @@ class Predictor:
             try:
                 async with asyncio.timeout(ask_s), self._asking:
                     if self._contract is None:
-                        self._contract = PredictorContract.of(await self._client.metadata(self.model, ask_s))
+                        self._contract = await self._ask(ask_s)
             except (ConnectionFailed, Refused, TimeoutError) as error:
                 if self._former is not None and timeout_s > ask_s:
                     return self._former  # most likely it still holds; whether it does, the answer will show
                 raise _translate(error, ask_s) from error
+        elif self._renewing is None and time.monotonic() >= self._believed_until:
+            self._renewing = asyncio.create_task(self._renew())
         return self._contract
+
+    async def _ask(self, timeout_s: float) -> PredictorContract:
+        contract = PredictorContract.of(await self._client.metadata(self.model, timeout_s))
+        self._believed_until = time.monotonic() + _BELIEVED_S
+        return contract
+
+    async def _renew(self) -> None:
+        """Ask again while requests go on with what is known; where that does not help, it holds as before."""
+        try:
+            async with asyncio.timeout(_ASK_S), self._asking:
+                told = await self._ask(_ASK_S)
+            if told != self._contract:  # else the same object stays, by which others tell that nothing has changed
+                self._contract = told
+                log.info("predictor_model_changed", extra={"model": self.model, "versions": list(told.versions)})
+        except (ConnectionFailed, Refused, TimeoutError, PredictorUnavailable):
+            self._believed_until = time.monotonic() + _BELIEVED_S
+        finally:
+            self._renewing = None
 
     async def infer(
         self,
@@ -221,6 +254,9 @@ class Predictor:
 
     async def close(self) -> None:
         """Close the connections."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
         await self._client.close()
 
 

@@ -81,7 +81,8 @@ class Balance:
             return 0 if besides is None else None
         now = self._clock()
         count = len(self._servers)
-        self._turn = (self._turn + 1) % count
+        if besides is None:  # looking for another one is no call: two failing servers would not take turns
+            self._turn = (self._turn + 1) % count
         order = [(self._turn + step) % count for step in range(count)]
         able = [index for index in order if index != besides and self._is_able(self._servers[index], now)]
         if able:

@@ -54,6 +54,18 @@ def cut(sentence: str) -> str:
     return begin + "..." if len(sentence) > MAX_SENTENCE else begin
 
 
+def check_belongs(response: InferResponse, request: InferRequest) -> None:
+    """Check that an answer is one to this request, as far as it says.
+
+    Raises:
+        BadAnswer: it has another id, or names another model.
+    """
+    if response.id and request.id and response.id != request.id:
+        raise BadAnswer("the server's answer belongs to another request: it has another id")
+    if response.model_name and response.model_name != request.model_name:
+        raise BadAnswer("the server's answer belongs to another request: it names another model")
+
+
 class V2Client(Protocol):
     """A client of one server. Every call may raise ConnectionFailed (BadAnswer), Refused or TimeoutError."""
 

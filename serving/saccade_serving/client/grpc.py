@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
 import grpc
 import grpc.aio
 
-from saccade_serving.client.client import BadAnswer, ConnectionFailed, Refused, cut
+from saccade_serving.client.client import BadAnswer, ConnectionFailed, Refused, check_belongs, cut
 from saccade_serving.errors import InvalidRequest
 from saccade_serving.oip import grpc_codec, proto
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata
@@ -56,9 +57,11 @@ class GrpcClient:
         """Send one inference request; see ``V2Client``."""
         answer = await self._call("ModelInfer", grpc_codec.encode_request(request), timeout_s, headers)
         try:
-            return grpc_codec.decode_response(answer)
+            response = grpc_codec.decode_response(answer)
         except InvalidRequest as error:
             raise BadAnswer(f"the server's answer cannot be read: {error}") from error
+        check_belongs(response, request)
+        return response
 
     async def metadata(self, model: str, timeout_s: float) -> ModelMetadata:
         """Ask what the model's tensors are; see ``V2Client``."""
@@ -90,7 +93,7 @@ class GrpcClient:
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from error
         if answer is None:  # grpcio's way to say that it is no such message
-            raise BadAnswer(f"the answer of {self._address} cannot be read")
+            raise BadAnswer("the server's answer cannot be read: it is no message of the protocol")
         return answer
 
     def _translate(self, error: Any) -> Exception:
@@ -124,8 +127,9 @@ class GrpcClient:
 
 
 def _seconds(text: str | None) -> float | None:
-    """The server's ``retry-after``, None if it is missing or no number."""
+    """The server's ``retry-after``, None if it is missing or no number of seconds."""
     try:
-        return float(text or "")
+        seconds = float(text or "")
     except ValueError:
         return None
+    return seconds if 0 <= seconds < math.inf else None

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from saccade_serving.client.answer import Answer
-from saccade_serving.client.client import BadAnswer, ConnectionFailed, Refused, cut
+from saccade_serving.client.client import BadAnswer, ConnectionFailed, Refused, check_belongs, cut
 from saccade_serving.client.pool import Pool, Result
 from saccade_serving.errors import InvalidRequest, PayloadTooLarge
 from saccade_serving.oip import binary_codec, json_codec
@@ -202,10 +202,7 @@ def _response(answer: Answer, request: InferRequest) -> InferResponse:
         response = binary_codec.decode_response(answer.body, answer.headers.get(HEADER_LENGTH), limit)
     except (InvalidRequest, PayloadTooLarge) as error:
         raise BadAnswer(f"the server's answer cannot be read: {error}") from error
-    if response.id and request.id and response.id != request.id:
-        raise BadAnswer("the server's answer belongs to another request: it has another id")
-    if response.model_name and response.model_name != request.model_name:
-        raise BadAnswer("the server's answer belongs to another request: it names another model")
+    check_belongs(response, request)
     return response
 
 

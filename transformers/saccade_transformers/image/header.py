@@ -19,7 +19,7 @@ import codecs
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, NoReturn, TypeAlias
 
@@ -31,6 +31,10 @@ ImageFormat: TypeAlias = Literal["JPEG", "PNG", "WebP", "BMP"]
 ACCEPTED: Final = "accepted are JPEG, PNG, still WebP and BMP"
 #: Segments of a JPEG or chunks of a PNG. 20 MB of empty ones would keep this reader busy for seconds.
 MAX_PARTS: Final = 65_536
+#: Chunks of compressed text of a PNG, before its picture and again behind it. Each may be 8 MB inflated, which takes
+#: the decoder 40 ms, for 8 kB in the file.
+MAX_TEXTS: Final = 16
+_COMPRESSED_TEXT: Final = (b"zTXt", b"iTXt")
 #: Scans of a JPEG. Encoders write about 10; each one costs the decoder a pass over all pixels, however few
 #: bytes it has.
 MAX_SCANS: Final = 100
@@ -206,29 +210,41 @@ def _read_png(view: memoryview) -> ImageHeader:
         damaged("PNG", "its first chunk is not IHDR")
     if zlib.crc32(view[12:29]) != checksum:
         damaged("PNG", "the checksum of its header is wrong")
-    position = 33
-    for _ in range(MAX_PARTS):
-        length, kind = struct.unpack_from(">I4s", view, position)
+    for kind, position, _ in _chunks(view, 33):
         if kind == b"IDAT":
             return ImageHeader("PNG", width, height, data_at=position)
         if kind == b"acTL":
             raise UnsupportedMedia(f"the image is an animated PNG; {ACCEPTED}")
         if kind == b"IEND":
             damaged("PNG", "it has no picture data")
-        position += 12 + length
     damaged("PNG", f"it has more than {MAX_PARTS} chunks")
 
 
 def _end_png(view: memoryview, header: ImageHeader) -> None:
-    position = header.data_at
-    for _ in range(MAX_PARTS):
-        length, kind = struct.unpack_from(">I4s", view, position)
-        position += 12 + length
-        if position > len(view):
+    for kind, _, after in _chunks(view, header.data_at):
+        if after > len(view):
             damaged("PNG", "its end is missing")
         if kind == b"IEND":
             return
     damaged("PNG", f"it has more than {MAX_PARTS} chunks")
+
+
+def _chunks(view: memoryview, position: int) -> Iterator[tuple[bytes, int, int]]:
+    """Walk a PNG's chunks from a position: kind, offset, offset behind it; ``MAX_PARTS`` at most.
+
+    Raises:
+        InvalidImage: there are more than ``MAX_TEXTS`` of compressed text.
+        struct.error: the file ends.
+    """
+    texts = 0
+    for _ in range(MAX_PARTS):
+        length, kind = struct.unpack_from(">I4s", view, position)
+        texts += kind in _COMPRESSED_TEXT
+        if texts > MAX_TEXTS:
+            raise InvalidImage(f"the PNG has more than {MAX_TEXTS} chunks of compressed text (zTXt, iTXt), the limit")
+        after = position + 12 + int(length)
+        yield kind, position, after
+        position = after
 
 
 def _read_webp(view: memoryview) -> ImageHeader:

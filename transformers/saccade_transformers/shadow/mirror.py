@@ -52,8 +52,6 @@ log = logging.getLogger("saccade.shadow")
 _LOG_EVERY_S: Final = 60.0
 #: Time that calls in flight have to notice that they were called off.
 _CLOSE_S: Final = 2.0
-#: A candidate that states a larger input than 4096 x 4096 is not believed: images would be made that large for it.
-_MAX_INPUT_PIXELS: Final = 2**24
 #: Longer parameters are no option of a task, and are not kept for a candidate.
 _MAX_PARAMETER_CHARS: Final = 256
 _SUFFIXES: Final = {"JPEG": "jpg", "PNG": "png", "WebP": "webp", "BMP": "bmp"}
@@ -135,8 +133,6 @@ class Shadow:
         self._drawn += 1
         known = self._target.last
         size = known.contract.input_size if known is not None else None
-        if size is not None and size[0] * size[1] > _MAX_INPUT_PIXELS:
-            size = None  # nothing is made for it: incomparable
         keeps_image = self._limits.keeps_images and self._store is not None
         few = {k: v for k, v in parameters.items() if not isinstance(v, str) or len(v) <= _MAX_PARAMETER_CHARS}
         return Sample(self._end_of_request, camera_digest(camera), exchange.request_id, few, size, keeps_image)
@@ -282,10 +278,10 @@ def _prepare(sample: Sample, input_size: tuple[int, int]) -> None:
     """Make the tensor of a candidate whose input has another size, from the copy of the encoded image; in the thread.
 
     Raises:
-        _Incomparable: there is no copy, or the input is too large.
+        _Incomparable: there is no copy.
     """
     width, height = input_size
-    if not sample.image or width * height > _MAX_INPUT_PIXELS:
+    if not sample.image:
         raise _Incomparable(f"the candidate takes {width}x{height}, which was not prepared for")
     # Its own request has decoded it: it is within the limits.
     picture = decode_for_input(sample.image, ImageLimits(len(sample.image), 2**30), input_size)
