@@ -17,9 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from saccade_cli import ab_command, cache_command, cache_report, still_camera
+from saccade_cli import ab_command, cache_command, cache_report, shadow_command, shadow_report, still_camera
 from saccade_cli import demo as demo_run
-from saccade_cli import shadow_report as report
 from saccade_cli.curl_lines import curl_lines
 from saccade_cli.detect import DetectFailed, detect, summary, with_scheme
 from saccade_cli.experiment import UnreadableInput
@@ -40,7 +39,7 @@ _FAILURES: Final = (
     PairFailed,
     demo_run.DemoFailed,
     still_camera.NotNoticed,
-    report.ReportFailed,
+    shadow_report.ReportFailed,
     cache_report.CacheReportFailed,
     ConnectionFailed,
     Refused,
@@ -150,21 +149,25 @@ def ab_report_command(
 
 
 @app.command("shadow-report")
-def shadow_report(
+def shadow_report_command(
     directory: Annotated[Path, typer.Argument(help="The transformer's SHADOW_DIR, or a copy.", show_default=False)],
     limit: Annotated[int, typer.Option(min=1, help="Frames to list, the least agreement first.")] = 20,
     save: Annotated[Path | None, typer.Option(help="Write both answers, drawn side by side, into this.")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the report into this file, too.")] = None,
 ) -> None:
     """Show the frames on which a candidate disagreed most with the model that serves."""
     with _reporting():
-        frames = report.read_frames(directory)
+        frames = shadow_report.read_frames(directory)
+        found, listed = shadow_report.summarise(frames), frames[:limit]
+        if as_json is not None:
+            shadow_command.write_json(found, listed, as_json)
         if not frames:
             _note(f"no frame in {directory}: nothing was compared yet, or all answers agree")
             return
-        console.print(report.frames_table(frames[:limit]), report.classes_table(frames))
-        console.print(report.tell(frames), highlight=False, soft_wrap=True, markup=False)
+        console.print(shadow_command.frames_table(listed), shadow_command.classes_table(found.classes))
+        console.print(shadow_command.tell(found), highlight=False, soft_wrap=True, markup=False)
         if save is not None:
-            saved = report.save_pairs(directory, frames[:limit], save, _note)
+            saved = shadow_report.save_pairs(directory, listed, save, _note)
             told = f"{saved} pictures, served left and candidate right: {save}/"
             console.print(told, highlight=False, soft_wrap=True, markup=False)
 

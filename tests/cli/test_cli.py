@@ -62,7 +62,7 @@ def test_without_a_command_the_help_is_shown() -> None:
         (("detect",), ["--url", "--save", "--json", "--threshold", "--timeout"]),
         (("demo",), ["--model-repository", "--images", "--out"]),
         (("ab-report",), ["--log", "--outcomes", "--candidate", "--json"]),
-        (("shadow-report",), ["SHADOW_DIR", "--limit", "--save"]),
+        (("shadow-report",), ["SHADOW_DIR", "--limit", "--save", "--json"]),
         (
             ("cache-report",),
             ["--url", "--model-repository", "--frames", "--every", "--fps", "--f1", "--quality", "--plot", "--json"],
