@@ -138,7 +138,10 @@ def ab_report_command(
     candidate: Annotated[str, typer.Option(help="The candidate's name in the log.")] = "candidate",
     as_json: Annotated[Path | None, typer.Option("--json", help="Write the report into this file, too.")] = None,
 ) -> None:
-    """Compare the two variants of an A/B test."""
+    """Compare the two variants of an A/B test.
+
+    Ends with 1 if nothing could be compared, or outcomes were given and none of them could.
+    """
     try:
         report = ab_command.read_report(log, outcomes, candidate)
         if as_json is not None:
@@ -146,6 +149,7 @@ def ab_report_command(
     except (UnreadableInput, OSError) as error:
         _fail(str(error))
     ab_command.show(report, console)
+    raise typer.Exit(0 if report.has_compared else 1)
 
 
 @app.command("shadow-report")
