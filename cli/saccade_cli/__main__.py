@@ -11,20 +11,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
-import orjson
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from saccade_cli import ab_command, cache_command, cache_report, still_camera
+from saccade_cli import (
+    ab_command,
+    cache_command,
+    cache_report,
+    detect_command,
+    shadow_command,
+    shadow_report,
+    still_camera,
+)
 from saccade_cli import demo as demo_run
-from saccade_cli import shadow_report as report
 from saccade_cli.curl_lines import curl_lines
-from saccade_cli.detect import DetectFailed, detect, summary, with_scheme
+from saccade_cli.detect import DetectFailed, summary, with_scheme
 from saccade_cli.experiment import UnreadableInput
 from saccade_cli.pair import Pair, PairFailed, Ports
-from saccade_cli.terminal import literal, printable
+from saccade_cli.terminal import complain, literal, note
 from saccade_serving import __version__
 from saccade_serving.client import ConnectionFailed, Refused, RestClient
 from saccade_transformers.cache.policy import Rules
@@ -40,13 +45,13 @@ _FAILURES: Final = (
     PairFailed,
     demo_run.DemoFailed,
     still_camera.NotNoticed,
-    report.ReportFailed,
+    shadow_report.ReportFailed,
     cache_report.CacheReportFailed,
+    DetectFailed,
     ConnectionFailed,
     Refused,
 )
 console = Console()
-errors = Console(stderr=True)
 
 #: Set where the command runs from a source checkout, which holds the example model and photos.
 _EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
@@ -85,8 +90,14 @@ def up(
 
 
 @app.command("detect")
-def detect_command(
-    images: Annotated[list[Path], typer.Argument(help="Pictures: JPEG, PNG, WebP or BMP.", show_default=False)],
+def detect_in_pictures(
+    pictures: Annotated[
+        list[Path],
+        typer.Argument(
+            help="JPEG, PNG, WebP or BMP files, and directories, whose images are taken in the order of their names.",
+            show_default=False,
+        ),
+    ],
     url: Annotated[str, typer.Option(help="The transformer; http:// may be left out.")] = "http://127.0.0.1:8080",
     save: Annotated[Path | None, typer.Option(help="Write pictures with boxes into this directory.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture.")] = False,
@@ -102,8 +113,10 @@ def detect_command(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for each answer.")] = 30.0,
 ) -> None:
     """Ask a running transformer what is in some pictures."""
-    failed = asyncio.run(_run_detect(images, with_scheme(url), save, as_json, threshold, timeout))
-    raise typer.Exit(1 if failed else 0)
+    with _reporting():
+        images = detect_command.images_of(pictures)
+    asking = detect_command.run(images, with_scheme(url), save, as_json, threshold, timeout, console)
+    raise typer.Exit(1 if asyncio.run(asking) else 0)
 
 
 @app.command()
@@ -138,7 +151,10 @@ def ab_report_command(
     candidate: Annotated[str, typer.Option(help="The candidate's name in the log.")] = "candidate",
     as_json: Annotated[Path | None, typer.Option("--json", help="Write the report into this file, too.")] = None,
 ) -> None:
-    """Compare the two variants of an A/B test."""
+    """Compare the two variants of an A/B test.
+
+    Ends with 1 if nothing could be compared, or outcomes were given and none of them could.
+    """
     try:
         report = ab_command.read_report(log, outcomes, candidate)
         if as_json is not None:
@@ -146,24 +162,29 @@ def ab_report_command(
     except (UnreadableInput, OSError) as error:
         _fail(str(error))
     ab_command.show(report, console)
+    raise typer.Exit(0 if report.has_compared else 1)
 
 
 @app.command("shadow-report")
-def shadow_report(
+def shadow_report_command(
     directory: Annotated[Path, typer.Argument(help="The transformer's SHADOW_DIR, or a copy.", show_default=False)],
     limit: Annotated[int, typer.Option(min=1, help="Frames to list, the least agreement first.")] = 20,
     save: Annotated[Path | None, typer.Option(help="Write both answers, drawn side by side, into this.")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the report into this file, too.")] = None,
 ) -> None:
     """Show the frames on which a candidate disagreed most with the model that serves."""
     with _reporting():
-        frames = report.read_frames(directory)
+        frames = shadow_report.read_frames(directory)
+        found, listed = shadow_report.summarise(frames), frames[:limit]
+        if as_json is not None:
+            shadow_command.write_json(found, listed, as_json)
         if not frames:
-            _note(f"no frame in {directory}: nothing was compared yet, or all answers agree")
+            note(f"no frame in {directory}: nothing was compared yet, or all answers agree")
             return
-        console.print(report.frames_table(frames[:limit]), report.classes_table(frames))
-        console.print(report.tell(frames), highlight=False, soft_wrap=True, markup=False)
+        console.print(shadow_command.frames_table(listed), shadow_command.classes_table(found.classes))
+        console.print(shadow_command.tell(found), highlight=False, soft_wrap=True, markup=False)
         if save is not None:
-            saved = report.save_pairs(directory, frames[:limit], save, _note)
+            saved = shadow_report.save_pairs(directory, listed, save, note)
             told = f"{saved} pictures, served left and candidate right: {save}/"
             console.print(told, highlight=False, soft_wrap=True, markup=False)
 
@@ -294,46 +315,6 @@ async def _start(pair: Pair) -> None:
         await pair.wait_ready(step)
 
 
-async def _run_detect(
-    images: list[Path], url: str, save: Path | None, as_json: bool, threshold: float | None, timeout_s: float
-) -> bool:
-    client = RestClient(url)
-    failed = 0
-    table = Table("picture", "detections", "cache")
-    for column in table.columns:
-        column.overflow = "fold"  # a narrow terminal gets more lines, never less text
-    try:
-        for path in images:
-            try:
-                found = await detect(client, url.rstrip("/"), path, threshold, save is not None, timeout_s)
-            except DetectFailed as error:
-                failed += 1
-                _complain(str(error))
-                continue
-            _save(save, path, found.picture)
-            if as_json:
-                print(orjson.dumps({"file": str(path), **found.answer}).decode())
-            else:
-                answer = found.answer
-                table.add_row(literal(path.name), literal(summary(answer["detections"])), literal(answer["cache"]))
-    finally:
-        await client.close()
-    if table.row_count:
-        console.print(table)
-    answered = len(images) - failed
-    if save is not None and answered and not as_json:
-        console.print(f"Pictures with boxes: {save}/", highlight=False, soft_wrap=True, markup=False)
-    if failed and answered:
-        _note(f"{failed} of {len(images)} pictures failed; the others were answered")
-    return failed > 0
-
-
-def _save(directory: Path | None, path: Path, picture: bytes | None) -> None:
-    if directory is not None and picture is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / f"{path.stem}-{path.suffix.lstrip('.')}.jpg").write_bytes(picture)
-
-
 @contextlib.contextmanager
 def _stopped_at_the_end(pair: Pair) -> Iterator[None]:
     """Stop both processes whatever happens; an unclean end of theirs is an error."""
@@ -368,21 +349,8 @@ def _model_name(repository: Path, model: str) -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    _complain(message)
+    complain(message)
     sys.exit(1)
-
-
-def _note(message: str) -> None:
-    errors.print(_lines(message), highlight=False, soft_wrap=True, markup=False)
-
-
-def _complain(message: str) -> None:
-    errors.print(f"[red]error:[/red] {escape(_lines(message))}", highlight=False, soft_wrap=True)
-
-
-def _lines(message: str) -> str:
-    """A message of ours, which may have several lines, with names in it that are not."""
-    return "\n".join(map(printable, message.split("\n")))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ stands in ``bootstrap``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,7 +21,8 @@ from saccade_cli.bootstrap import (
     compare_quantiles,
     split_p_value,
 )
-from saccade_cli.experiment import Experiment, Joined, Request
+from saccade_cli.experiment import MOST, Experiment, Joined, Request
+from saccade_serving.errors import short
 
 _QUANTILES: Final = {"latency p50": 0.5, "latency p90": 0.9, "latency p99": 0.99}
 #: A split less probable than this is none by chance.
@@ -64,6 +65,7 @@ class Measure:
         stable_count: values of stable.
         candidate_count: values of the candidate.
         sentence: what it says, in words.
+        is_outcome: it was fed back.
     """
 
     name: str
@@ -72,6 +74,30 @@ class Measure:
     candidate_count: int
     compared: Compared
     sentence: str
+    is_outcome: bool = False
+
+
+@dataclass(frozen=True)
+class OutcomeCounts:
+    """What became of the outcomes that were fed back.
+
+    Attributes:
+        given: lines of the file.
+        counted: values that belong to an answer of the experiment.
+        unreadable: without an id, or with a value that is no number.
+        unmatched: of requests that are not in the log.
+        left_out: of requests that no variant of the experiment has answered itself.
+        ambiguous: of ids that several requests have.
+        compared: names of the outcomes that both variants have values of.
+    """
+
+    given: int
+    counted: int
+    unreadable: int
+    unmatched: int
+    left_out: int
+    ambiguous: int
+    compared: list[str]
 
 
 @dataclass(frozen=True)
@@ -82,6 +108,7 @@ class Report:
         share: the candidate's, as it was configured.
         observed_share: of the units that were split: keys, and requests without one.
         split_p: how probable that is by chance; None where there are too few to say.
+        outcomes: what became of them; None where none were given.
         warnings: why the measures may mislead.
         notes: how they were made, and what was left out.
         verdict: a sentence for each measure.
@@ -93,9 +120,15 @@ class Report:
     observed_share: float
     split_p: float | None
     measures: Sequence[Measure] = ()
+    outcomes: OutcomeCounts | None = None
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     verdict: list[str] = field(default_factory=list)
+
+    @property
+    def has_compared(self) -> bool:
+        """Whether anything could be compared; where outcomes were given, any of them."""
+        return bool(self.measures) and (self.outcomes is None or bool(self.outcomes.compared))
 
 
 def make_report(experiment: Experiment, outcomes: Joined | None = None) -> Report:
@@ -105,10 +138,13 @@ def make_report(experiment: Experiment, outcomes: Joined | None = None) -> Repor
     total = max(1, sum(units))
     split_p = split_p_value(units[1], total, experiment.share)
     measures = _measures(experiment, outcomes)
-    report = Report(arms[0], arms[1], experiment.share, units[1] / total, split_p, measures)
+    counts = None if outcomes is None else _outcome_counts(outcomes, measures)
+    report = Report(arms[0], arms[1], experiment.share, units[1] / total, split_p, measures, counts)
     report.verdict.extend(measure.sentence for measure in measures)
     _warn(report, units)
-    _note(report, experiment, outcomes)
+    if outcomes is not None and counts is not None:
+        report.warnings.extend(_warnings_of(outcomes, counts))
+    _note(report, experiment)
     return report
 
 
@@ -126,14 +162,56 @@ def _arm(name: str, requests: list[Request]) -> Arm:
     )
 
 
+def _outcome_counts(outcomes: Joined, measures: Sequence[Measure]) -> OutcomeCounts:
+    dropped = outcomes.unreadable, outcomes.unmatched, outcomes.left_out, outcomes.ambiguous
+    return OutcomeCounts(
+        given=outcomes.matched + sum(one.count for one in dropped),
+        counted=outcomes.matched,
+        unreadable=outcomes.unreadable.count,
+        unmatched=outcomes.unmatched.count,
+        left_out=outcomes.left_out.count,
+        ambiguous=outcomes.ambiguous.count,
+        compared=[measure.name for measure in measures if measure.is_outcome],
+    )
+
+
+def _warnings_of(outcomes: Joined, counts: OutcomeCounts) -> Iterator[str]:
+    """Say of which outcomes nothing comes, and why, each reason with the first of them."""
+    of = f"of {counts.given} outcomes cannot be used"
+    for dropped, why in (
+        (outcomes.unreadable, f"expected an id and a finite number of at most {MOST:g}, and"),
+        (outcomes.unmatched, "the log has no request of their id, such as"),
+        (outcomes.ambiguous, "several requests have their id, such as"),
+    ):
+        if dropped.count:
+            yield f"{dropped.count} {of}: {why} {dropped.example}."
+    if outcomes.left_out.count and not counts.counted:
+        yield (
+            f"{outcomes.left_out.count} {of}: their requests are left out, fell back or failed, such as "
+            f"{outcomes.left_out.example}."
+        )
+    for name, pairs in sorted(outcomes.by_name.items()):
+        if name not in counts.compared:
+            yield f"Outcome {short(name)} is not compared: all of its {len(pairs)} values are {pairs[0][0].variant}'s."
+    if not counts.compared:
+        yield f"No outcome could be compared: of {counts.given} given, {counts.counted} belong to an answer."
+
+
 def _measures(experiment: Experiment, outcomes: Joined | None) -> list[Measure]:
     names = experiment.stable, experiment.candidate
     measures: list[Measure] = []
 
-    def add(name: str, unit: str, samples: Pair, compared: Compared, lower_is_better: bool = False) -> None:
+    def add(
+        name: str,
+        unit: str,
+        samples: Pair,
+        compared: Compared,
+        lower_is_better: bool = False,
+        is_outcome: bool = False,
+    ) -> None:
         counts = [len(sample.values) for sample in samples]
         words = _sentence(name, unit, samples, compared, lower_is_better)
-        measures.append(Measure(name, unit, counts[0], counts[1], compared, words))
+        measures.append(Measure(name, unit, counts[0], counts[1], compared, words, is_outcome))
 
     judged = [[r for r in experiment.of(name) if r.is_answered or r.is_error] for name in names]
     if all(judged):
@@ -151,7 +229,7 @@ def _measures(experiment: Experiment, outcomes: Joined | None) -> list[Measure]:
         stable, candidate = ([(r, value) for r, value in pairs if r.variant == variant] for variant in names)
         if stable and candidate:
             samples = _sample(stable), _sample(candidate)
-            add(name, "", samples, compare_means(*samples))
+            add(name, "", samples, compare_means(*samples), is_outcome=True)
     return measures
 
 
@@ -226,7 +304,7 @@ def _warn(report: Report, units: Sequence[int]) -> None:
         )
 
 
-def _note(report: Report, experiment: Experiment, outcomes: Joined | None) -> None:
+def _note(report: Report, experiment: Experiment) -> None:
     note = report.notes.append
     keys = report.stable.keys + report.candidate.keys
     without = report.stable.without_key + report.candidate.without_key
@@ -242,8 +320,9 @@ def _note(report: Report, experiment: Experiment, outcomes: Joined | None) -> No
         note(f"Left out: {experiment.chosen} requests that chose their variant themselves.")
     if experiment.earlier:
         note(f"Left out: {experiment.earlier} requests from before the last change of the share or the salt.")
-    if outcomes is not None:
+    if (counts := report.outcomes) is not None:
         note(
-            f"Outcomes: {outcomes.matched} counted; {outcomes.unmatched} of unknown requests, {outcomes.left_out} of "
-            f"requests that are left out, fell back or failed, {outcomes.ambiguous} of ids that are not unique."
+            f"Outcomes: {counts.counted} counted; {counts.unreadable} unreadable, {counts.unmatched} of unknown "
+            f"requests, {counts.left_out} of requests that are left out, fell back or failed, {counts.ambiguous} of "
+            "ids that are not unique."
         )

@@ -15,6 +15,7 @@ from datetime import datetime
 from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
+from saccade_serving.errors import short
 from saccade_serving.lines import NotJson, read_lines
 
 _ANSWERED: Final = frozenset({"200", "OK"})
@@ -23,7 +24,7 @@ _ERRORS: Final = frozenset({"500", "502", "503", "504", "INTERNAL", "UNAVAILABLE
 _LEFT: Final = "499"
 DEFAULT_OUTCOME: Final = "outcome"
 #: The largest that a value may be, either way: squares of squares of it still are numbers.
-_MOST: Final = 1e15
+MOST: Final = 1e15
 
 
 class UnreadableInput(Exception):
@@ -91,7 +92,7 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "items": int,
 }
 #: Numbers are of 0 to these.
-_RANGES: Final[Mapping[str, float]] = {"share": 1.0, "latency_ms": _MOST, "items": _MOST}
+_RANGES: Final[Mapping[str, float]] = {"share": 1.0, "latency_ms": MOST, "items": MOST}
 #: What older records do not have.
 _DEFAULTS: Final = {"salt": ""}
 
@@ -144,35 +145,67 @@ class Outcome(NamedTuple):
     value: float
 
 
-def read_outcomes(lines: Iterable[str], name: str = "the outcomes") -> list[Outcome]:
+@dataclass
+class Dropped:
+    """Values that cannot be used, for one reason.
+
+    Attributes:
+        count: how many.
+        example: the first of them, as a person finds it in the file.
+    """
+
+    count: int = 0
+    example: str = ""
+
+    def add(self, example: str) -> None:
+        """Count one more."""
+        self.count += 1
+        self.example = self.example or example
+
+
+@dataclass
+class Outcomes:
+    """What a file of outcomes holds.
+
+    Attributes:
+        values: those that are numbers.
+        unreadable: lines without an id, or whose value is no number.
+    """
+
+    values: list[Outcome] = field(default_factory=list)
+    unreadable: Dropped = field(default_factory=Dropped)
+
+
+def read_outcomes(lines: Iterable[str], name: str = "the outcomes") -> Outcomes:
     """Read outcomes: CSV with a head line and the columns ``request_id``, ``value`` and perhaps ``name``.
+
+    A line whose value is no finite number, or one beyond 1e15, or that has no id, is counted and left out.
 
     Args:
         lines: of the file.
         name: of the file, for errors.
 
     Raises:
-        UnreadableInput: a column is missing, or a value is no finite number, or one beyond 1e15.
+        UnreadableInput: it is not CSV, or a column is missing.
     """
     reader = csv.DictReader(lines)
-    if not {"request_id", "value"} <= set(reader.fieldnames or ()):
-        raise UnreadableInput(
-            f"{name} has the columns {', '.join(reader.fieldnames or ()) or 'none'}; expected request_id, value and, "
-            "for several outcomes, name"
-        )
-    found = []
+    found = Outcomes()
     try:
+        if not {"request_id", "value"} <= set(reader.fieldnames or ()):
+            raise UnreadableInput(
+                f"{name} has the columns {', '.join(reader.fieldnames or ()) or 'none'}; expected request_id, value "
+                "and, for several outcomes, name"
+            )
         for row in reader:
             try:
                 value = float(row["value"])
             except (TypeError, ValueError):
                 value = math.nan
-            if not row["request_id"] or not abs(value) <= _MOST:
-                raise UnreadableInput(
-                    f"line {reader.line_num} of {name} has request_id {row['request_id']!r} and value "
-                    f"{row['value']!r}; expected an id and a finite number of at most {_MOST:g}"
-                )
-            found.append(Outcome(row["request_id"], row.get("name") or DEFAULT_OUTCOME, value))
+            if row["request_id"] and abs(value) <= MOST:
+                found.values.append(Outcome(row["request_id"], row.get("name") or DEFAULT_OUTCOME, value))
+            else:
+                request_id, sent = (short(row[column] or "") for column in ("request_id", "value"))
+                found.unreadable.add(f"line {reader.line_num} has request_id {request_id} and value {sent}")
     except csv.Error as error:
         raise UnreadableInput(f"line {reader.line_num} of {name} is not CSV: {error}") from None
     return found
@@ -243,15 +276,17 @@ class Joined:
 
     Attributes:
         by_name: of each outcome, the requests and its values, in pairs.
+        unreadable: lines that are no outcome.
         unmatched: values whose request is not in the record.
         left_out: values of requests that no variant of the experiment has answered itself.
         ambiguous: values whose request id several requests had.
     """
 
     by_name: dict[str, list[tuple[Request, float]]] = field(default_factory=dict)
-    unmatched: int = 0
-    left_out: int = 0
-    ambiguous: int = 0
+    unreadable: Dropped = field(default_factory=Dropped)
+    unmatched: Dropped = field(default_factory=Dropped)
+    left_out: Dropped = field(default_factory=Dropped)
+    ambiguous: Dropped = field(default_factory=Dropped)
 
     @property
     def matched(self) -> int:
@@ -259,7 +294,7 @@ class Joined:
         return sum(len(pairs) for pairs in self.by_name.values())
 
 
-def join(outcomes: Iterable[Outcome], experiment: Experiment, everything: Iterable[Request]) -> Joined:
+def join(outcomes: Outcomes, experiment: Experiment, everything: Iterable[Request]) -> Joined:
     """Join outcomes by request id.
 
     Args:
@@ -273,14 +308,14 @@ def join(outcomes: Iterable[Outcome], experiment: Experiment, everything: Iterab
         for variant in (experiment.stable, experiment.candidate)
         for request in experiment.own_answers(variant)
     }
-    joined = Joined()
-    for outcome in outcomes:
+    joined = Joined(unreadable=outcomes.unreadable)
+    for outcome in outcomes.values:
         if not (count := times[outcome.request_id]):
-            joined.unmatched += 1
+            joined.unmatched.add(short(outcome.request_id))
         elif count > 1:
-            joined.ambiguous += 1
+            joined.ambiguous.add(short(outcome.request_id))
         elif (request := own.get(outcome.request_id)) is None:
-            joined.left_out += 1
+            joined.left_out.add(short(outcome.request_id))
         else:
             joined.by_name.setdefault(outcome.name, []).append((request, outcome.value))
     return joined

@@ -17,10 +17,8 @@ import cv2
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from rich.table import Table
 
-from saccade_cli.detect import summary
-from saccade_cli.terminal import literal, printable
+from saccade_cli.terminal import printable
 from saccade_transformers.image.decode import ImageLimits, decode, encode_jpeg
 from saccade_transformers.shadow.store import FILE, IMAGE_NAME, IMAGES, MAX_FILE_BYTES, read_regular
 from saccade_transformers.tasks.detection import Detections, DetectionTask
@@ -35,6 +33,8 @@ _MAX_IMAGE_BYTES: Final = 64 * 2**20
 _MAX_PIXEL: Final = 1e6
 _MAX_CLASS: Final = 2**16 - 1
 _MAX_DIFFERENCE: Final = 1e9
+#: Of a frame's differences, those that are counts of objects.
+_SUMS: Final = ("matched", "class_changes", "only_in_a", "only_in_b")
 
 
 class ReportFailed(Exception):
@@ -115,23 +115,55 @@ class Contrast:
         )
 
 
-def frames_table(frames: Sequence[Frame]) -> Table:
-    """One row a frame: what the candidate missed, what it alone found, what it took for something else."""
-    table = Table("agreement", "request", "camera", "missed", "found alone", "other class", "image")
-    for column in table.columns:
-        column.overflow = "fold"
-    table.columns[0].justify = "right"
-    for frame in frames:
-        found = Contrast.of(frame)
-        changes = [f"{a['label']} {a['score']:.2f} -> {b['label']} {b['score']:.2f}" for a, b in found.changed]
-        contrasts = summary(found.missed), summary(found.alone), ", ".join(changes) or "-"
-        cells = frame.request_id, frame.camera[:8], *contrasts, Path(frame.image).name
-        table.add_row(f"{frame.agreement:.2f}", *map(literal, cells))
-    return table
+@dataclass(frozen=True, slots=True)
+class ClassCount:
+    """How the answers of all frames differ in one class, in objects.
+
+    Attributes:
+        served: in the answers that were given.
+        missed: of these, not found by the candidate, or taken for another class.
+        found_alone: by the candidate, and not served, or served as another class.
+    """
+
+    label: str
+    served: int
+    missed: int
+    found_alone: int
 
 
-def classes_table(frames: Sequence[Frame]) -> Table:
-    """The ten classes that the answers differ in most: objects of all frames."""
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What all frames have in common.
+
+    Attributes:
+        frames: how many.
+        first: time of the earliest; empty without any.
+        last: likewise.
+        served_versions: of the model that serves.
+        candidate_versions: of the candidate.
+        objects: sums of the counts of ``Task.differences``.
+        classes: the ones that the answers differ in most stand first.
+    """
+
+    frames: int
+    first: str
+    last: str
+    served_versions: list[str]
+    candidate_versions: list[str]
+    objects: dict[str, int]
+    classes: list[ClassCount]
+
+
+def summarise(frames: Sequence[Frame]) -> Summary:
+    """Sum up all frames."""
+    times = [frame.time for frame in frames]
+    served, candidate = (sorted({frame.versions[i] for frame in frames}) for i in (0, 1))
+    objects = {name: round(sum(frame.differences.get(name, 0) for frame in frames)) for name in _SUMS}
+    first, last = min(times, default=""), max(times, default="")
+    return Summary(len(frames), first, last, served, candidate, objects, _classes(frames))
+
+
+def _classes(frames: Sequence[Frame]) -> list[ClassCount]:
     counts: dict[str, Counter[str]] = {}
     for frame in frames:
         found = Contrast.of(frame)
@@ -142,28 +174,8 @@ def classes_table(frames: Sequence[Frame]) -> Table:
         ):
             for one in objects:
                 counts.setdefault(str(one["label"]), Counter())[name] += 1
-    table = Table("class, in all frames kept", "served", "missed", "found alone")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for label, count in sorted(counts.items(), key=lambda item: (-item[1]["missed"] - item[1]["alone"], item[0]))[:10]:
-        table.add_row(literal(label), *(str(count[name]) for name in ("served", "missed", "alone")))
-    return table
-
-
-def tell(frames: Sequence[Frame]) -> str:
-    """How many frames, of when, of which versions, in what way they differ."""
-    times = [frame.time for frame in frames]
-    versions, candidates = (", ".join(sorted({frame.versions[i] for frame in frames})) for i in (0, 1))
-    sums = {
-        name: round(sum(frame.differences.get(name, 0) for frame in frames))
-        for name in ("matched", "class_changes", "only_in_a", "only_in_b")
-    }
-    head = f"{len(frames)} frames, {min(times)} to {max(times)}; version {versions} served, candidate {candidates}"
-    return (
-        f"{printable(head)}\n"
-        f"{sums['matched']} objects in both, {sums['class_changes']} with another class, "
-        f"{sums['only_in_a']} missed by the candidate, {sums['only_in_b']} found by it alone"
-    )
+    found_counts = [ClassCount(label, c["served"], c["missed"], c["alone"]) for label, c in counts.items()]
+    return sorted(found_counts, key=lambda one: (-one.missed - one.found_alone, one.label))
 
 
 def save_pairs(directory: Path, frames: Sequence[Frame], save: Path, note: Callable[[str], None]) -> int:

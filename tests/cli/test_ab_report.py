@@ -131,17 +131,28 @@ def test_a_last_line_that_was_cut_off_is_left_out() -> None:
     [
         ([], "the outcomes has the columns none; expected request_id, value"),
         (["id,value\n", "1,2\n"], "has the columns id, value; expected request_id"),
-        (["request_id,value\n", "a,1\n", "b,good\n"], "line 3 of the outcomes has request_id 'b' and value 'good'"),
-        (["request_id,value\n", "a,nan\n"], "expected an id and a finite number"),
-        (["request_id,value\n", "a,1\n", "b,-1e308\n"], "line 3 of .* value '-1e308'; expected .* at most 1e.15"),
-        (["request_id,value\n", "a,inf\n"], "line 2 of .* expected an id and a finite number"),
-        (["request_id,value\n", "a\n"], "expected an id and a finite number"),
-        (["request_id,value\n", ",1\n"], "expected an id and a finite number"),
     ],
 )
 def test_outcomes_that_are_none_are_named_with_what_is_expected(rows: list[str], sentence: str) -> None:
     with pytest.raises(UnreadableInput, match=sentence):
         read_outcomes(rows)
+
+
+@pytest.mark.parametrize(
+    ("row", "example"),
+    [
+        ("b,good", "line 3 has request_id 'b' and value 'good'"),
+        ("b,nan", "line 3 has request_id 'b' and value 'nan'"),
+        ("b,-1e308", "line 3 has request_id 'b' and value '-1e308'"),
+        ("b,inf", "line 3 has request_id 'b' and value 'inf'"),
+        ("b", "line 3 has request_id 'b' and value ''"),
+        (",1", "line 3 has request_id '' and value '1'"),
+    ],
+)
+def test_a_line_without_id_or_number_is_counted_and_the_first_is_the_example(row: str, example: str) -> None:
+    found = read_outcomes(["request_id,value\n", "a,1\n", f"{row}\n", "c,2\n", "d,bad\n"])
+    assert [one.value for one in found.values] == [1, 2]
+    assert (found.unreadable.count, found.unreadable.example) == (2, example)
 
 
 @pytest.mark.parametrize(
@@ -297,12 +308,32 @@ def test_outcomes_that_cannot_be_joined_are_counted() -> None:
     ]
     rows = ["request_id,value,name\n", "0-0,1,confirmed\n", "nobody,1,confirmed\n"]
     rows += [f"{name},1,confirmed\n" for name in ("twice", "fell", "chose", "failed")]
+    rows += ["0-1,yes,confirmed\n"]
     found = report(lines, rows)
     assert found.notes[-1] == (
-        "Outcomes: 1 counted; 1 of unknown requests, 3 of requests that are left out, fell back or failed, "
-        "1 of ids that are not unique."
+        "Outcomes: 1 counted; 1 unreadable, 1 of unknown requests, 3 of requests that are left out, fell back or "
+        "failed, 1 of ids that are not unique."
     )
+    assert found.warnings == [
+        "1 of 7 outcomes cannot be used: expected an id and a finite number of at most 1e+15, and line 8 has "
+        "request_id '0-1' and value 'yes'.",
+        "1 of 7 outcomes cannot be used: the log has no request of their id, such as 'nobody'.",
+        "1 of 7 outcomes cannot be used: several requests have their id, such as 'twice'.",
+        "Outcome 'confirmed' is not compared: all of its 1 values are candidate's.",
+        "No outcome could be compared: of 7 given, 1 belong to an answer.",
+    ]
+    assert not found.has_compared
     assert "confirmed" not in [one.name for one in found.measures], "only one variant has any"
+
+
+def test_outcomes_of_requests_that_are_left_out_are_warned_of_where_no_other_is_there() -> None:
+    found = report([*traffic(), line(request_id="fell", fallback=True)], ["request_id,value\n", "fell,1\n"])
+    assert "1 of 1 outcomes cannot be used: their requests are left out, fell back or failed, such as 'fell'." in (
+        found.warnings
+    )
+    lines = [*traffic(), line(request_id="fell", fallback=True)]
+    rows = [*outcomes_of(traffic(), lambda one: one["items"]), "fell,1\n"]
+    assert report(lines, rows).warnings == [], "that some requests fall back is no fault of the outcomes"
 
 
 def test_each_outcome_is_a_measure_of_its_own() -> None:
@@ -352,6 +383,40 @@ def test_the_command_shows_tables_and_sentences_and_writes_json(tmp_path: Path) 
         "confirmed",
     }
     assert set(content["measures"][1]["compared"]["difference"]) == {"value", "low", "high", "detectable"}
+
+
+@pytest.mark.parametrize(
+    ("value", "request_id", "code", "sentence"),
+    [
+        ("{}", "{}", 0, None),
+        ("yes", "{}", 1, "2400 of 2400 outcomes cannot be used: expected an id and a finite number"),
+        ("{}", "x{}", 1, "2400 of 2400 outcomes cannot be used: the log has no request of their id, such as 'x"),
+        ("", "", 1, "No outcome could be compared: of 0 given, 0 belong to an answer."),
+    ],
+)
+def test_outcomes_of_which_none_can_be_used_end_the_command_with_1_and_the_rest_is_shown(
+    tmp_path: Path, value: str, request_id: str, code: int, sentence: str | None
+) -> None:
+    log, outcomes, written = tmp_path / "ab", tmp_path / "outcomes.csv", tmp_path / "report.json"
+    lines = traffic()
+    log.write_bytes(text(lines))
+    rows = [f"{request_id.format(one['request_id'])},{value.format(one['items'])}\n" for one in lines if value]
+    outcomes.write_text("request_id,value\n" + "".join(rows))
+    result = run("--log", log, "--outcomes", outcomes, "--json", written)
+    assert result.exit_code == code, result.output
+    assert "latency p99 (ms)" in result.output
+    assert ("warning:" in result.output) is (sentence is not None)
+    assert (sentence or "") in result.output
+    counts = json.loads(written.read_text())["outcomes"]
+    assert counts["given"] == len(rows)
+    assert counts["counted"] == (len(rows) if code == 0 else 0)
+    assert counts["compared"] == ([] if code else ["outcome"])
+
+
+def test_a_log_without_any_answer_ends_the_command_with_1(tmp_path: Path) -> None:
+    log = tmp_path / "ab"
+    log.write_bytes(text({**one, "code": "400"} for one in traffic(cameras=20)))
+    assert run("--log", log).exit_code == 1
 
 
 def test_names_with_brackets_do_not_confuse_the_terminal(tmp_path: Path) -> None:

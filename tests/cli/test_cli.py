@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import socket
 import threading
@@ -62,7 +63,7 @@ def test_without_a_command_the_help_is_shown() -> None:
         (("detect",), ["--url", "--save", "--json", "--threshold", "--timeout"]),
         (("demo",), ["--model-repository", "--images", "--out"]),
         (("ab-report",), ["--log", "--outcomes", "--candidate", "--json"]),
-        (("shadow-report",), ["SHADOW_DIR", "--limit", "--save"]),
+        (("shadow-report",), ["SHADOW_DIR", "--limit", "--save", "--json"]),
         (
             ("cache-report",),
             ["--url", "--model-repository", "--frames", "--every", "--fps", "--f1", "--quality", "--plot", "--json"],
@@ -314,7 +315,51 @@ def test_a_file_that_cannot_be_read_is_named(stub: Stub, tmp_path: Path) -> None
     assert f"{tmp_path / 'nowhere.jpg'}: No such file or directory" in failed(
         "detect", tmp_path / "nowhere.jpg", "--url", stub.url
     )
-    assert f"{tmp_path}: Is a directory" in failed("detect", tmp_path, "--url", stub.url)
+
+
+#: What the four formats begin with.
+HEADS = {
+    "b.jpg": b"\xff\xd8\xff\xe0",
+    "a.png": b"\x89PNG\r\n\x1a\n",
+    "c.webp": b"RIFF\x24\0\0\0WEBPVP8 ",
+    "d.bmp": b"BM",
+}
+
+
+def test_a_directory_is_its_images_in_the_order_of_their_names_and_what_is_none_is_named(
+    stub: Stub, photo: Path, tmp_path: Path
+) -> None:
+    album = tmp_path / "album"
+    (album / "older").mkdir(parents=True)
+    for name, head in HEADS.items():
+        (album / name).write_bytes(head + name.encode())
+    (album / "notes.jpg").write_bytes(b"a text, whatever its name says")
+    (album / "empty.png").touch()
+    os.mkfifo(album / "pipe.jpg")
+    result = saccade("detect", photo, album, photo, "--url", stub.url, "--json")
+    assert result.exit_code == 0, result.output
+    asked = [Path(json.loads(line)["file"]) for line in result.stdout.splitlines()]
+    assert asked == [photo, *(album / name for name in ("a.png", "b.jpg", "c.webp", "d.bmp")), photo]
+    assert [body for _, _, body in stub.requests][1] == HEADS["a.png"] + b"a.png"
+    assert result.stderr.splitlines() == [f"{album}: skipped what is no image: empty.png, notes.jpg, older, pipe.jpg"]
+
+
+def test_the_list_of_skipped_files_is_bounded(stub: Stub, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(HEADS["b.jpg"])
+    for number in range(25):
+        (tmp_path / f"notes-{number:02}\x1b[2J.txt").write_text("text")
+    error = saccade("detect", tmp_path, "--url", stub.url).stderr
+    assert "and 15 more" in error
+    assert "notes-09" in error
+    assert "notes-10" not in error
+    assert "\x1b" not in error
+
+
+def test_a_directory_without_images_is_an_error(stub: Stub, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("text")
+    error = failed("detect", tmp_path, "--url", stub.url)
+    assert f"{tmp_path} holds no image among 1 files; accepted are JPEG, PNG, still WebP and BMP" in error
+    assert not stub.requests
 
 
 def test_a_picture_that_is_refused_does_not_stop_the_others(stub: Stub, photo: Path, tmp_path: Path) -> None:

@@ -63,18 +63,75 @@ def test_the_worst_frames_stand_first_with_both_answers_and_what_they_come_to(tm
     keep(tmp_path)
     result = report(tmp_path)
     assert result.exit_code == 0, result.output
-    worst, better = (line for line in result.output.splitlines() if "r-" in line)
-    assert "0.00" in worst
-    assert "person 0.90 -> cat 0.90" in worst
-    assert "0.67" in better
-    assert "cat 0.90" in better
-    assert "->" not in better
+    rows = [re.split(r"\s*[│┃]\s*", line)[1:-1] for line in result.output.splitlines()]
+    worst, better = (i for i, row in enumerate(rows) if row and row[0].startswith("agreement"))
+    assert rows[worst] == ["agreement 0.00", "other class: person 0.90 -> cat 0.90"]
+    assert [row[0] for row in rows[worst + 1 : worst + 4]] == ["r-0", "camera 01234567", f"{0:016x}.jpg"]
+    assert rows[better] == ["agreement 0.67", "found alone: cat 0.90"]
+    assert rows[better + 1] == ["r-1", ""]
     assert "2 frames, 2026-11-27T10:00:00.000+00:00 to 2026-11-27T10:01:00.000+00:00" in result.output
     assert "version 1 served, candidate 2" in result.output
     assert "1 objects in both, 1 with another class, 0 missed by the candidate, 1 found by it alone" in result.output
-    rows = [re.split(r"\s*[│┃]\s*", line)[1:-1] for line in result.output.splitlines()]
     assert ["cat", "0", "0", "2"] in rows
     assert ["person", "2", "1", "0"] in rows
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_in_a_narrow_terminal_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    keep(tmp_path)
+    identity = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
+    many = [found("traffic light", 9, (x, 0, x + 9, 9)) for x in range(0, 80, 10)]
+    rewrite(tmp_path, lambda line: line.update(request_id=identity, candidate={"version": "2", "answer": many}))
+    output = report(tmp_path).output
+    table = [line for line in output.splitlines() if line and line[0] in "│┃┏┡├└╇"]
+    assert max(map(len, table)) <= columns
+    cells = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in table]
+    frames = [row for row in cells if len(row) == 2]
+    assert identity in "".join(row[0] for row in frames)
+    assert " ".join(row[1] for row in frames).count("traffic light 0.90") == 8
+    if columns == 80:
+        assert identity in [row[0] for row in frames], "in one piece"
+        assert any(row[1].startswith("found alone: traffic light 0.90") for row in frames)
+
+
+def test_the_report_is_written_as_json_for_a_program(tmp_path: Path) -> None:
+    keep(tmp_path / "kept")
+    written = tmp_path / "report.json"
+    result = report(tmp_path / "kept", "--limit", "1", "--json", written)
+    assert result.exit_code == 0, result.output
+    assert "2 frames" in result.output, "it is shown, too"
+    content = orjson.loads(written.read_bytes())
+    [worst] = content.pop("worst")
+    assert content == {
+        "frames": 2,
+        "first": "2026-11-27T10:00:00.000+00:00",
+        "last": "2026-11-27T10:01:00.000+00:00",
+        "served_versions": ["1"],
+        "candidate_versions": ["2"],
+        "objects": {"matched": 1, "class_changes": 1, "only_in_a": 0, "only_in_b": 1},
+        "classes": [
+            {"label": "cat", "served": 0, "missed": 0, "found_alone": 2},
+            {"label": "person", "served": 2, "missed": 1, "found_alone": 0},
+        ],
+    }
+    assert (worst["request_id"], worst["agreement"], worst["image"]) == ("r-0", 0.0, f"images/{0:016x}.jpg")
+    assert worst["changed"] == [[found("person", 0), found("cat", 1)]]
+    assert worst["missed"] == worst["alone"] == []
+
+
+def test_the_json_of_a_directory_without_frames_says_so(tmp_path: Path) -> None:
+    WorstStore(tmp_path, 10, 10**6).close()
+    assert report(tmp_path, "--json", tmp_path / "report.json").exit_code == 0
+    content = orjson.loads((tmp_path / "report.json").read_bytes())
+    assert (content["frames"], content["worst"]) == (0, [])
+
+
+def test_json_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    keep(tmp_path)
+    result = report(tmp_path, "--json", tmp_path / "nowhere" / "report.json")
+    assert result.exit_code == 1
+    assert "nowhere" in result.stderr
 
 
 def test_a_limit_shortens_the_list_and_not_the_sums(tmp_path: Path) -> None:

@@ -204,4 +204,4 @@ def test_the_record_names_no_camera_and_the_report_reads_it(stage: Stage, tmp_pa
     fallbacks = sum(line["fallback"] for line in lines)
     assert content["candidate"]["fallbacks"] == fallbacks > 0
     assert [one["name"] for one in content["measures"]][-1] == "confirmed"
-    assert f"Outcomes: {len(ids)} counted; 0 of unknown requests" in " ".join(done.stdout.split())
+    assert f"Outcomes: {len(ids)} counted; 0 unreadable, 0 of unknown requests" in " ".join(done.stdout.split())

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner, Result
 
 import onnx_graphs
+from measuring.traced import profile as read_profile
 from saccade_predictor.build.__main__ import app
 from saccade_predictor.build.heads import HEADS
 from saccade_serving import __version__
@@ -452,6 +453,13 @@ def test_a_models_batches_are_measured_and_the_autoscalers_numbers_printed(tmp_p
     least = re.search(r"if there has to be a hard limit, at least (\d+)", done.output)
     assert least is not None
     assert int(least[1]) >= 15, "2 x 6 x 1 x 1.25, and what an SLO of so many batches lets in"
+    told = re.search(r"--profile (\S+)", done.output)
+    assert told is not None
+    shown = re.findall(r"^ +(\d+) +([\d.]+) +[\d.]+$", done.output, re.MULTILINE)
+    replayed = read_profile(told[1])
+    assert list(replayed) == [int(rows) for rows, _ in shown]
+    for (_, ms), seconds in zip(shown, replayed.values(), strict=True):
+        assert seconds * 1e3 == pytest.approx(float(ms), rel=1e-3, abs=0.006)
     done = CliRunner().invoke(app, ["profile", str(directory), "--threads", "1", "--slo-ms", "0.0001"])
     assert "note: one row alone takes longer than the SLO" in done.output
 

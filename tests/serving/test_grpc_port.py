@@ -156,6 +156,23 @@ async def test_a_call_whose_tensors_the_arena_has_no_room_for_is_refused(calling
     held.release()
 
 
+async def test_metadata_that_states_one_thing_is_refused_when_it_is_repeated(calling: Calling) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await calling._call(typed(1), timeout=10, metadata=(("x-camera-id", "hall"), ("x-camera-id", "yard")))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == "header x-camera-id is sent twice, as 'hall' and 'yard'; expected it once"
+    assert not calling.model.held
+
+
+async def test_other_metadata_that_is_repeated_is_a_list(calling: Calling) -> None:
+    call = calling._call(typed(1), timeout=10, metadata=(("x-a", "1"), ("x-a", "2"), ("x-camera-id", "hall, door 3")))
+    await calling.until_held()
+    [(_, exchange)] = calling.model.held
+    assert (exchange.headers["x-a"], exchange.headers["x-camera-id"]) == ("1, 2", "hall, door 3")
+    calling.model.answer()
+    await call
+
+
 @pytest.mark.parametrize("data", [b"\xff\xff", b"\x3a\xff\x01", b"\x0a\x01\xff"])
 async def test_what_is_no_message_is_the_clients_error(calling: Calling, data: bytes) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -48,6 +48,23 @@ def test_repeated_headers_become_a_list() -> None:
     assert head_of("Accept: a", "Accept: b").headers["accept"] == "a, b"
 
 
+@pytest.mark.parametrize("name", ["x-camera-id", "X-User-Key", "x-saccade-variant", "x-deadline-ms", "content-type"])
+def test_a_header_that_states_one_thing_is_refused_when_it_is_repeated(name: str) -> None:
+    error = refused(f"{name}: hall", f"{name.title()}: yard")
+    assert error.status == 400
+    assert str(error) == f"header {name.lower()} is sent twice, as 'hall' and 'yard'; expected it once"
+    assert len(str(refused(f"{name}: {'a' * 9000}", f"{name}: {'b' * 9000}"))) < 300
+
+
+def test_a_comma_in_one_header_is_a_part_of_it() -> None:
+    assert head_of("x-camera-id: hall, door 3").headers["x-camera-id"] == "hall, door 3"
+
+
+def test_a_secret_is_not_said_again() -> None:
+    error = refused("Authorization: Bearer one", "Authorization: Bearer two")
+    assert str(error) == "header authorization is sent twice; expected it once"
+
+
 def test_the_query_is_not_the_path() -> None:
     head = head_of(request="GET /v2/x?a=b?c&d HTTP/1.1")
     assert (head.path, head.query) == ("/v2/x", "a=b?c&d")

@@ -123,6 +123,13 @@ def test_v1_json_of_one_large_picture_is_read() -> None:
     ("path", "kind", "status", "sentence"),
     [
         ("/detect?" + "&".join(["a=1"] * 33), "image/jpeg", 400, "the query has over 32 fields, the limit"),
+        (
+            "/detect?camera_id=a&x=1&x=2&camera_id=b",
+            "image/jpeg",
+            400,
+            "the query has 'camera_id' twice, as 'a' and 'b'",
+        ),
+        ("/detect?x=1&x=2", "image/jpeg", 400, "the model never sees it"),
         ("/detect", "image/jpeg", 400, "the request body is empty"),
         ("/v1/models/m:predict", "image/jpeg", 400, "the model never sees it"),
     ],

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -229,3 +231,86 @@ def test_a_directory_that_somebody_deleted_is_made_again(tmp_path: Path) -> None
     store.close()
     assert [line["agreement"] for line in lines(tmp_path / "kept")] == [0.5]
     assert images(tmp_path / "kept") == {f"{1:016x}.jpg"}
+
+
+def other_process(code: str, *arguments: str | Path) -> subprocess.Popen[str]:
+    """Run some lines in a process of its own; ``store``, ``sys`` and ``frame`` are there."""
+    head = (
+        "import sys\nfrom pathlib import Path\nfrom test_shadow_store import frame\n"
+        "from saccade_transformers.shadow.store import WorstStore\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    return subprocess.Popen(
+        [sys.executable, "-c", head + code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+#: Keeps a frame, says so, and goes on until it is told to end.
+KEEPING = """
+store = WorstStore(Path(sys.argv[1]), 3, 10_000)
+store.offer(*frame(7, 0.2, b"theirs"))
+print("begun", flush=True)
+sys.stdin.readline()
+store.close()
+"""
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_a_second_process_is_refused_and_changes_nothing_and_may_have_it_afterwards(tmp_path: Path, end: str) -> None:
+    keep_all(tmp_path, frame(1, 0.5, b"one"))
+    with other_process(KEEPING, tmp_path) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "begun\n"
+        (tmp_path / "images" / f"{9:016x}.jpg").write_bytes(b"just written by the other, and not in its file yet")
+        with pytest.raises(OSError, match=r"another process keeps its frames there; expected a directory of its own"):
+            WorstStore(tmp_path, 3, 10_000)
+        assert f"{9:016x}.jpg" in images(tmp_path), "nothing of the other's is taken for litter"
+        if end == "kill":
+            other.kill()
+        else:
+            other.communicate("end\n")
+    keep_all(tmp_path, frame(2, 0.1, b"two"))
+    kept = {line["agreement"] for line in lines(tmp_path)}
+    assert {0.1, 0.5} <= kept
+    assert (0.2 in kept) or end == "kill", "a crash costs the last seconds"
+    assert images(tmp_path) == {Path(line["image"]).name for line in lines(tmp_path)}
+
+
+async def test_a_directory_that_was_deleted_and_is_another_processes_now_is_left_to_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = WorstStore(tmp_path / "kept", 3, 10_000, interval_s=0.001)
+    shutil.rmtree(tmp_path / "kept")
+    with other_process(KEEPING, tmp_path / "kept") as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "begun\n"
+        store.offer(*frame(1, 0.1, b"mine"))
+        await eventually(lambda: "shadow_store_failed" in caplog.messages, "it is said")
+        other.communicate("end\n")
+    assert [line["agreement"] for line in lines(tmp_path / "kept")] == [0.2]
+    assert images(tmp_path / "kept") == {f"{7:016x}.jpg"}
+    store.offer(*frame(2, 0.3))
+    await asyncio.to_thread(store.close)
+    assert [line["agreement"] for line in lines(tmp_path / "kept")] == [0.2, 0.3], "what the other left is taken up"
+    assert images(tmp_path / "kept") == {f"{7:016x}.jpg"}
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / ".lock").symlink_to(tmp_path / "theirs")
+    with pytest.raises(OSError, match="symbolic links"):
+        WorstStore(tmp_path / "kept", 3, 10_000)
+    assert not (tmp_path / "theirs").exists()
+
+
+def test_a_start_that_fails_leaves_the_directory_free(tmp_path: Path) -> None:
+    (tmp_path / "worst.jsonl").mkdir()
+    for _ in range(2):
+        with pytest.raises(OSError, match="regular file"):
+            WorstStore(tmp_path, 3, 10_000)
+    (tmp_path / "worst.jsonl").rmdir()
+    keep_all(tmp_path, frame(1, 0.5))

@@ -34,11 +34,50 @@ def test_an_answer_between_failures_keeps_it_in_service() -> None:
     assert standing.in_service
 
 
-def test_back_in_service_it_has_all_its_chances_again() -> None:
+def test_back_in_service_it_has_one_chance_and_all_of_them_after_an_answer() -> None:
     standing = Standing(max_failures=2)
+    standing.returned()
+    assert [standing.failed(), standing.failed()] == [False, True]
     for _ in range(3):
         standing.returned()
-        assert [standing.failed(), standing.failed()] == [False, True]
+        assert standing.failed(), "the first one was enough"
+    standing.returned()
+    standing.succeeded()
+    assert [standing.failed(), standing.failed()] == [False, True]
+
+
+def test_who_came_back_is_asked_by_one_request_at_a_time_until_it_answers_one() -> None:
+    standing = Standing(max_failures=1)
+    standing.returned()
+    standing.begins()
+    assert standing.admits, "nothing is held against it yet"
+    standing.failed()
+    assert not standing.admits
+    standing.returned()
+    for _ in range(2):
+        assert standing.admits
+        permit = standing.begins()
+        assert not standing.admits
+        standing.ended(permit)  # the client left, or the fault was not the candidate's
+    permit = standing.begins()
+    standing.succeeded()
+    standing.ended(permit)
+    standing.begins()
+    assert standing.admits
+
+
+def test_what_began_before_it_came_back_says_nothing_of_it_and_does_not_make_room() -> None:
+    standing = Standing(max_failures=1)
+    standing.returned()
+    old = standing.begins()
+    assert standing.hears(old)
+    standing.failed()
+    standing.returned()
+    assert not standing.hears(old)
+    new = standing.begins()
+    standing.ended(old)
+    assert not standing.admits
+    assert standing.hears(new)
 
 
 def test_each_time_it_falls_out_soon_it_is_left_alone_for_twice_as_long_up_to_a_minute() -> None:

@@ -514,10 +514,48 @@ async def test_one_that_answers_trials_alone_is_left_alone_for_longer_each_time(
         return response
 
     served.candidate.answer = trials_alone
-    for _ in range(8):
-        assert await ask_within(served, 9, 5) == ["stable"] * 5
+    assert await ask_within(served, 9, 5) == ["stable"] * 5
+    await served.in_service()
+    for _ in range(7):
+        assert await ask_within(served, 9, 1) == ["stable"]
         await served.in_service()
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+@pytest.mark.usefixtures("_not_left_alone")
+async def test_each_return_of_one_that_hangs_costs_one_request_however_many_come_at_once(serve: Serve) -> None:
+    served = await serve(share=1)
+    await served.in_service()
+    there, hangs, waiting, over = served.candidate.answer, True, 0, asyncio.Event()
+
+    async def trials_alone(request: InferRequest) -> InferResponse:
+        nonlocal waiting
+        if hangs and not (request.inputs[0].array == 114).all():
+            waiting += 1
+            await over.wait()
+            raise TimeoutError
+        response: InferResponse = await there(request)
+        return response
+
+    async def ask_at_once(count: int) -> list[str]:
+        nonlocal waiting
+        waiting = 0
+        over.clear()
+        asking = [asyncio.create_task(ask_within(served, 9, 1)) for _ in range(count)]
+        await eventually(lambda: waiting + sum(one.done() for one in asking) == count, "all others are answered")
+        over.set()
+        return sorted([answer for [answer] in await asyncio.gather(*asking)])
+
+    served.candidate.answer = trials_alone
+    assert await ask_at_once(5) == ["late"] * 5
+    for _ in range(3):
+        await served.in_service()
+        assert await ask_at_once(10) == ["late"] + ["stable"] * 9
+        assert not served.variants._standing.in_service
+    hangs = False
+    await served.in_service()
+    assert await ask_within(served, 9, 1) == ["candidate"]
+    assert await ask_at_once(5) == ["candidate"] * 5, "having answered one it has them all again"
 
 
 async def test_requests_in_a_hurry_do_not_take_the_candidate_from_the_others(serve: Serve) -> None:

@@ -56,9 +56,14 @@ def read_form(content_type: str, body: memoryview) -> tuple[memoryview, dict[str
             if content.nbytes > _MAX_FIELD_BYTES:
                 raise InvalidRequest(f"field {short(name)} of the form is over {_MAX_FIELD_BYTES} bytes, the limit")
             try:
-                fields[name] = str(content, "utf-8")
+                value = str(content, "utf-8")
             except UnicodeDecodeError:
                 raise InvalidRequest(f"field {short(name)} of the form is not UTF-8 text") from None
+            if name in fields:
+                raise InvalidRequest(
+                    f"the multipart form has {name!r} twice, as {short(fields[name])} and {short(value)}"
+                )
+            fields[name] = value
     if image is None:
         found = ", ".join(names) or "nothing"
         raise InvalidRequest(f"the multipart form has no file in a field 'file' (found: {found})")

@@ -180,7 +180,13 @@ def _query(text: str) -> dict[str, ParameterValue]:
         fields = parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FORM_FIELDS)
     except ValueError:
         raise InvalidRequest(f"the query has over {_MAX_FORM_FIELDS} fields, the limit") from None
-    return {name: value for name, value in fields if name in PARAMETERS}
+    parameters: dict[str, ParameterValue] = {}
+    for name, value in fields:
+        if name in parameters:
+            raise InvalidRequest(f"the query has {name!r} twice, as {short(str(parameters[name]))} and {short(value)}")
+        if name in PARAMETERS:
+            parameters[name] = value
+    return parameters
 
 
 def _parameters(content: Any) -> dict[str, ParameterValue]:

@@ -1,5 +1,8 @@
 """Whether a candidate may be asked: in service after it has answered a trial, out after several failures in a row.
 
+One that comes back has to answer a request first, and until then has one at a time: if that fails, it is out again,
+and only that request has paid for it. The very first time it has all its chances: nothing is held against it yet.
+
 Pure. What is a failure, and who tries again, is the caller's; when, and how long a trial may take, is said here.
 """
 
@@ -25,11 +28,11 @@ class Standing:
     """A candidate's standing; out of service until it has answered a trial.
 
     Args:
-        max_failures: in a row that put it out of service.
+        max_failures: in a row that put it out of service, where it has answered since it came back.
         clock: seconds, monotonic.
 
     Attributes:
-        in_service: whether requests may be sent to it.
+        in_service: whether it is taken for one that answers; see ``admits``.
         pause_s: how long it shall be left alone before it is tried.
         trial_s: the time that requests gave it whose answers were late, and that those give that now go past it;
             None where none was late. One that needs longer would come back to be late again.
@@ -45,12 +48,39 @@ class Standing:
         self._silent_since: float | None = None  # the first failure in a row, counted or not
         self._returned_at = 0.0
         self._has_answered = False
+        self._has_failed = False  # it has been put out of service before
+        self._era = 0  # counts returns: what began before the last one says nothing of what came back
+        self._is_asked = False  # in this era
+
+    @property
+    def admits(self) -> bool:
+        """Whether a request may be sent to it now."""
+        return self.in_service and not (self._on_probation and self._is_asked)
+
+    @property
+    def _on_probation(self) -> bool:
+        return self._has_failed and not self._has_answered
+
+    def begins(self) -> int:
+        """A request is sent to it. Returns what that shows at its end, which is told to ``ended`` in any case."""
+        self._is_asked = True
+        return self._era
+
+    def hears(self, permit: int) -> bool:
+        """Whether it is known by this request how the candidate is: it began since that came back."""
+        return permit == self._era
+
+    def ended(self, permit: int) -> None:
+        """A request has ended, one way or the other."""
+        if permit == self._era:
+            self._is_asked = False
 
     def returned(self) -> None:
         """It has answered a trial."""
         self.in_service = True
         self._returned_at = self._clock()
-        self._has_answered = False
+        self._has_answered = self._is_asked = False
+        self._era += 1
         self._begin_anew()
 
     def succeeded(self) -> None:
@@ -78,9 +108,10 @@ class Standing:
                 return False
             self.trial_s = max(self.trial_s or 0.0, given_s, fair_s)
         self._failures += 1
-        if self._failures < self._max_failures:
+        if self._failures < self._max_failures and not self._on_probation:
             return False
         self.in_service = False
+        self._has_failed = True
         first_s, longest_s = AGAIN_S
         is_soon = not self._has_answered or now - self._returned_at < _SOON_S
         self.pause_s = min(max(2 * self.pause_s, first_s), longest_s) if is_soon else 0.0

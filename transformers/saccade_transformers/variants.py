@@ -2,7 +2,8 @@
 
 Decides who answers a request, asks, and has the stable variant answer where the candidate cannot: a candidate must not
 cost a camera its answer, unless it is late. A candidate that fails several times in a row gets no requests until it
-has answered a trial, in the time that requests give, and is left alone for longer each time it fails soon after that.
+has answered a trial, in the time that requests give; then it gets one, and all others once it has answered that. It is
+left alone for longer each time it fails soon after it came back.
 Knows no protocol and no boxes; who is counted and recorded where stands in ``ledger``.
 """
 
@@ -154,7 +155,7 @@ class Variants:
         """
         if assigned.target is not self.candidate:
             return await ask(assigned.target, await assigned.target.known(exchange.remaining_s()))
-        if self._standing.in_service or assigned.is_chosen:
+        if self._standing.admits or assigned.is_chosen:
             try:
                 return await self._ask_candidate(assigned.target, exchange, ask)
             except SaccadeError as error:
@@ -199,22 +200,28 @@ class Variants:
 
     async def _ask_candidate(self, target: Target, exchange: Exchange, ask: Ask[T]) -> T:
         begun = time.monotonic()
+        permit = self._standing.begins()
         try:
             answer = await ask(target, await _known(target, exchange))
         except SaccadeError as error:
             if is_fault(error):
-                self._failed(str(error), error.given_s if isinstance(error, DeadlineExceeded) else None)
+                self._failed(permit, str(error), error.given_s if isinstance(error, DeadlineExceeded) else None)
             raise
         except asyncio.CancelledError:
             waited_s = time.monotonic() - begun
             if waited_s >= _PATIENCE_S:
-                self._failed("clients leave before it answers", waited_s)
+                self._failed(permit, "clients leave before it answers", waited_s)
             raise
-        if PREDICT in exchange.stages:  # else a cache has answered, which says nothing of the candidate
+        finally:
+            self._standing.ended(permit)
+        # An answer of the cache says nothing of the candidate.
+        if PREDICT in exchange.stages and self._standing.hears(permit):
             self._standing.succeeded()
         return answer
 
-    def _failed(self, why: str, given_s: float | None) -> None:
+    def _failed(self, permit: int, why: str, given_s: float | None) -> None:
+        if not self._standing.hears(permit):
+            return
         usual = [target.predictor.usual_s for target in self.targets if target.predictor.usual_s is not None]
         if self._standing.failed(given_s, _FAIR * min(usual, default=0.0)) and self.candidate is not None:
             log.warning("candidate_out_of_service", extra={"variant": self.candidate.name, "why": why})

@@ -53,6 +53,8 @@ class Measured:
         yield f"capacity of a replica: {found.capacity:.1f} rows per second"
         yield f"autoscaling target (concurrency, at {TARGET_LOAD:.0%} of capacity): {found.soft_target}"
         yield f"containerConcurrency: 0; if there has to be a hard limit, at least {found.hard_limit}"
+        profile = ",".join(f"{rows}:{seconds * 1e3:.4g}" for rows, seconds in self.times.items())
+        yield f"to replay recorded traffic on this: bench/replay.py --trace FILE --profile {profile}"
         if self.slo_ms and self.times[min(self.times)] * 1e3 > self.slo_ms:
             yield "note: one row alone takes longer than the SLO"
 

@@ -21,6 +21,7 @@ from saccade_serving.connection.exchange import AwaitedEnd, Exchange
 from saccade_serving.connection.failures import as_saccade_error
 from saccade_serving.connection.gate import CLIENT_LEFT, Gate
 from saccade_serving.connection.grpc_information import HealthService, InformationCalls, add_health
+from saccade_serving.connection.head import BadHead, joined
 from saccade_serving.connection.received import UNREADABLE, Received
 from saccade_serving.errors import InvalidRequest, PayloadTooLarge, SaccadeError
 from saccade_serving.listener import bind
@@ -92,7 +93,7 @@ class GrpcPort:
         error: SaccadeError | None = None
         code = CLIENT_LEFT
         try:
-            headers = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+            headers = _headers(context)
             exchange = gate.begin("grpc", headers)
             gate.enter(exchange)
             if (remaining_s := context.time_remaining()) is not None:
@@ -193,3 +194,19 @@ class GrpcPort:
         if request.parameters and model.timeout_is_deadline(request.model_version):
             exchange.tighten_by_parameter(request.parameters)
         model.start_infer(request, exchange)
+
+
+def _headers(context: Context) -> dict[str, str]:
+    """A call's metadata, as an HTTP request's headers.
+
+    Raises:
+        InvalidRequest: a key is sent twice that states one thing.
+    """
+    headers: dict[str, str] = {}
+    for key, value in context.invocation_metadata() or ():
+        name, text = str(key), str(value)
+        try:
+            headers[name] = joined(name, headers[name], text) if name in headers else text
+        except BadHead as error:
+            raise InvalidRequest(str(error)) from None
+    return headers

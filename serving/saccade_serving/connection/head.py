@@ -10,6 +10,8 @@ import re
 from typing import Final
 from urllib.parse import unquote
 
+from saccade_serving.errors import short
+
 #: Largest head, request line included.
 MAX_HEAD_BYTES: Final = 64 * 2**10
 END_OF_HEAD: Final = b"\r\n\r\n"
@@ -36,9 +38,15 @@ _SINGLE: Final = frozenset(
         "host",
         "inference-header-content-length",
         "transfer-encoding",
+        "x-camera-id",
         "x-deadline-ms",
+        "x-saccade-variant",
+        "x-user-key",
     }
 )
+#: Of these, one whose values are not said again.
+_UNSAID: Final = "authorization"
+_MAX_SAID: Final = 40
 #: Header names in lower case, so that each is decoded once. Clients send few different ones; others are not kept.
 _names: dict[bytes, str] = {}
 _MAX_NAMES: Final = 512
@@ -161,14 +169,29 @@ def read_fields(data: bytes, at: int) -> dict[str, str]:
         key = _names.get(name) or _name_of(name)
         text = value.decode("latin-1").strip(" \t")
         if key in headers:
-            if key in _SINGLE:
-                raise BadHead(f"header {key} is sent twice; expected it once")
-            text = f"{headers[key]}, {text}"
+            text = joined(key, headers[key], text)
         headers[key] = text
     # What the pattern passed over is no header: a space before a colon, a folded line, a control character.
     if at != len(data):
         raise BadHead("a header line is malformed; expected 'name: value' in printable characters")
     return headers
+
+
+def joined(name: str, first: str, second: str) -> str:
+    """The value of a header, or of a key of gRPC metadata, that is sent more than once: a list.
+
+    Args:
+        name: in lower case.
+        first: what came before.
+        second: what comes once more.
+
+    Raises:
+        BadHead: it states one thing, so that a second one is a contradiction.
+    """
+    if name in _SINGLE:
+        values = "" if name == _UNSAID else f", as {short(first, _MAX_SAID)} and {short(second, _MAX_SAID)}"
+        raise BadHead(f"header {name} is sent twice{values}; expected it once")
+    return f"{first}, {second}"
 
 
 def _name_of(name: bytes) -> str:

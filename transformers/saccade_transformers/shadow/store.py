@@ -1,15 +1,16 @@
 """Keeps the frames that disagree most in a directory: ``worst.jsonl``, and the images beside it in ``images/``.
 
 A thread of its own writes; whoever offers a frame never waits. What finds no room in memory, or fails on the disk, is
-lost and said now and then: requests never notice. One process owns a directory; what it finds there at the start it
-takes up, and what is taken from it meanwhile it makes again. Nothing is synced: a crash costs the last seconds, never
-the file's form.
+lost and said now and then: requests never notice. One process owns a directory, by a lock that ends with the process
+however that ends; another one is refused. What the owner finds there at the start it takes up, and what is taken from
+it meanwhile it makes again. Nothing is synced: a crash costs the last seconds, never the file's form.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import re
@@ -29,6 +30,7 @@ log = logging.getLogger("saccade.shadow")
 
 FILE: Final = "worst.jsonl"
 IMAGES: Final = "images"
+LOCK: Final = ".lock"
 #: Least time between two times the file is written; images are written as they come.
 _INTERVAL_S: Final = 2.0
 #: Frames that may wait for the thread, each with its image.
@@ -54,7 +56,8 @@ class WorstStore:
         interval_s: least time between two times the file is written.
 
     Raises:
-        OSError: it cannot be written there, or ``worst.jsonl`` is no regular file, or too large to be ours.
+        OSError: it cannot be written there, or another process writes there, or ``worst.jsonl`` is no regular file, or
+            too large to be ours.
     """
 
     def __init__(self, directory: Path, keep: int, max_bytes: int, interval_s: float = _INTERVAL_S) -> None:
@@ -64,9 +67,13 @@ class WorstStore:
         self._worst = Worst(keep, max_bytes)
         self._offered: deque[tuple[Kept, bytes]] = deque()
         self._seldom = Seldom(_LOG_EVERY_S)
-        self._images.mkdir(parents=True, exist_ok=True)
-        self._take_up()
-        self._write()
+        self._lock = _Lock(directory / LOCK)
+        try:
+            self._own()
+            self._write()
+        except OSError:
+            self._lock.release()
+            raise
         self._stopping = False
         self._wake = threading.Event()
         # A daemon: a disk that hangs shall not keep the process from ending.
@@ -97,6 +104,8 @@ class WorstStore:
             self._wake.clear()
             stopping = self._stopping
             try:
+                if self._offered or unwritten:
+                    self._own()
                 while self._offered:
                     unwritten |= self._keep(*self._offered[0])
                     self._offered.popleft()
@@ -107,6 +116,7 @@ class WorstStore:
             except OSError as error:
                 self._offered.clear()
                 self._complain(error)
+        self._lock.release()
 
     def _keep(self, frame: Kept, image: bytes) -> bool:
         """Take a frame in; returns whether that changed anything."""
@@ -122,12 +132,19 @@ class WorstStore:
     def _write(self) -> None:
         _replace(self._file, b"".join(frame.line + b"\n" for frame in self._worst.frames))
 
+    def _own(self) -> None:
+        """See to it that the directory is ours; one that comes to us is taken up with what is there."""
+        if self._lock.hold():
+            self._take_up()
+
     def _take_up(self) -> None:
         """Read what is there; lines that are not ours and images without a line go."""
+        self._images.mkdir(parents=True, exist_ok=True)
+        ids = {frame.id for frame in self._worst.frames}
         with contextlib.suppress(FileNotFoundError):
             for line in read_regular(self._file, MAX_FILE_BYTES).split(b"\n"):
                 frame = self._read(line)
-                if frame is not None:
+                if frame is not None and frame.id not in ids:
                     self._worst.add(frame)
         known = {frame.image for frame in self._worst.frames}
         for path in self._images.iterdir():
@@ -160,6 +177,52 @@ class WorstStore:
     def _complain(self, error: OSError) -> None:
         if self._seldom.due("store"):
             log.warning("shadow_store_failed", extra={"path": str(self._file), "why": str(error)})
+
+
+class _Lock:
+    """A file that says whose the directory is, for as long as the process that has locked it lives.
+
+    Args:
+        path: of the file, which stays there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held: int | None = None
+
+    def hold(self) -> bool:
+        """See to it that the directory is ours: where somebody removed it, another process may have begun there.
+
+        Returns:
+            Whether it was not ours before.
+
+        Raises:
+            OSError: it is another's, or there can be no such file.
+        """
+        if self._held is not None:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._held), os.lstat(self._path)):
+                    return False
+            self.release()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(self._path, flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                why = "another process keeps its frames there; expected a directory of its own for each transformer"
+                raise OSError(errno.EBUSY, why, str(self._path.parent)) from error
+            raise
+        self._held = descriptor
+        return True
+
+    def release(self) -> None:
+        """Let another process have the directory."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
 def read_regular(path: Path, max_bytes: int, folder: int | None = None) -> bytes:
