@@ -33,8 +33,7 @@ def watched(scratch: Path, program: str = PROGRAM) -> Iterator[Callable[[], floa
     if found is None:
         yield lambda: None
         return
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
-    query = [found, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", f"--id={visible}"]
+    query = [found, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", f"--id={first_visible()}"]
     with tempfile.TemporaryFile(dir=scratch) as told:
         process = subprocess.Popen(
             [*query, f"--loop-ms={_EVERY_MS}"], stdin=subprocess.DEVNULL, stdout=told, stderr=subprocess.DEVNULL
@@ -51,6 +50,11 @@ def watched(scratch: Path, program: str = PROGRAM) -> Iterator[Callable[[], floa
                 process.wait()
             told.seek(0)
             taken[0] = mean_of(told.read().decode(errors="replace"))
+
+
+def first_visible() -> str:
+    """The first GPU that CUDA shows this process, as CUDA_VISIBLE_DEVICES names it: an index or a UUID."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
 
 
 def mean_of(text: str) -> float | None:
