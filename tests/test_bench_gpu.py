@@ -22,6 +22,7 @@ import pytest
 from numpy.typing import NDArray
 
 import gpu
+import gpu_short_run
 import onnx_graphs as graphs
 from cuda_fake import FakeCuda
 from hazards import watch_host
@@ -511,3 +512,18 @@ def test_the_figure_is_drawn(tmp_path: Path) -> None:
     plot(SIZES, "a title", tmp_path / "figure.svg")
     drawn = (tmp_path / "figure.svg").read_text()
     assert drawn.count("<path") > 20
+
+
+# what compute-sanitizer watches on a GPU
+
+
+def test_the_short_run_runs_both_instances(tmp_path: Path) -> None:
+    cuda = FakeCuda()
+    trt = Trt(cuda, doubling())
+    put_version(tmp_path / "1", kind="trt")
+    arena = Arena(2**22)
+    gpus = Gpus(arena, lambda: cuda, modules={"trt": lambda: trt})
+    counts = gpu_short_run.run(gpus, arena, tmp_path / "1" / "model.plan")
+    assert counts == {1: 4 * gpu_short_run.BATCHES, 8: 4 * gpu_short_run.BATCHES}
+    assert (cuda.devices[0].used, len(cuda.registered), arena.leases) == (0, 0, 0)
+    arena.close()
