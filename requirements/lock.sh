@@ -33,3 +33,9 @@ printf 'imagehash\nscipy\nsimplejpeg\n' | compile bench-frames.txt --no-deps -
 grep -oE '^(pytest|pytest-asyncio|pytest-timeout|pytest-xdist)==[^ ]+' requirements/dev.txt |
     FOR="--python-version 3.12 --python-platform x86_64-manylinux_2_28" \
         compile gpu-kit.txt pyproject.toml - --extra predictor --constraint requirements/dev.txt
+# What the image predictor has beside predictor.txt. The bindings' version is that of TensorRT's libraries in the
+# Dockerfile. pycuda has no wheels: the image builds it from pycuda.txt with what pycuda-build.txt lists.
+printf 'pycuda==2026.1\ntensorrt-cu13-bindings==10.13.3.9\n' |
+    compile gpu.txt - --no-emit-package pycuda --constraint requirements/dev.txt
+printf 'pycuda==2026.1\n' | compile pycuda.txt --no-deps -
+printf 'numpy\nsetuptools\nwheel\n' | compile pycuda-build.txt - --constraint requirements/dev.txt

@@ -21,6 +21,7 @@ from saccade_predictor.engines.pagelocks import PageLocks
 from saccade_predictor.engines.planexecutor import Executor
 from saccade_predictor.engines.planinstance import PlanInstance
 from saccade_predictor.engines.planshapes import DATATYPES, PlanTensor, Profile, Shape
+from saccade_predictor.machine import import_tensorrt
 
 log = logging.getLogger("saccade.tensorrt")
 
@@ -294,16 +295,15 @@ def _output_allocator(trt: Any, allocate: Callable[[str, int], int], tell: Calla
 
 
 def load_module() -> Any:
-    """The module ``tensorrt``, where there is a GPU.
+    """TensorRT's module, the package or its bindings alone, where there is a GPU.
 
     Raises:
         ValueError: it is not installed, or does not load.
     """
     try:
-        import tensorrt
-    except (ImportError, OSError) as error:
+        return import_tensorrt("trt")
+    except ImportError as error:
         raise ValueError(f"TensorRT is not installed: {error}") from None
-    return tensorrt
 
 
 def read_plan(path: Path) -> bytes:

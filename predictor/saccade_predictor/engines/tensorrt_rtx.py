@@ -16,6 +16,7 @@ from typing import Any
 from saccade_predictor.engines.cuda import Device
 from saccade_predictor.engines.pagelocks import PageLocks
 from saccade_predictor.engines.tensorrt import TensorRTEngine
+from saccade_predictor.machine import import_tensorrt
 
 log = logging.getLogger("saccade.tensorrt")
 
@@ -91,13 +92,12 @@ class TensorRTRtxEngine(TensorRTEngine):
 
 
 def load_module() -> Any:
-    """The module ``tensorrt_rtx``, where there is a GPU.
+    """TensorRT-RTX's module, the package or its bindings alone, where there is a GPU.
 
     Raises:
         ValueError: it is not installed, or does not load.
     """
     try:
-        import tensorrt_rtx
-    except (ImportError, OSError) as error:
+        return import_tensorrt("trt-rtx")
+    except ImportError as error:
         raise ValueError(f"TensorRT-RTX is not installed: {error}") from None
-    return tensorrt_rtx
