@@ -12,7 +12,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,8 @@ async def test_latency_is_of_one_batch_and_throughput_of_a_full_lane() -> None:
     timed = await time_lane(lane, Effort(seconds=30.0, least=5, warmup=2), clock)
     assert (timed.rows, timed.batches, timed.p50_ms, timed.p99_ms) == (4, 10, 3000.0, 3000.0)
     # 15 are finished in 30 s; two are in flight then, and the last of them is alone: 2 s and 3 s more.
-    assert (timed.looped, timed.per_s) == (17, pytest.approx(17 * 4 / 35.0))
+    assert timed.looped == 17
+    assert timed.per_s == pytest.approx(17 * 4 / 35.0)
     assert lane.most == 2
     assert lane.open == []
     assert lane.given == 2 + timed.batches + timed.looped
@@ -132,7 +133,12 @@ async def test_the_limit_computes_what_the_network_is() -> None:
     seen: list[NDArray[Any]] = []
     network = doubling()
     compute = network.compute
-    network.compute = lambda inputs: (seen.append(np.array(inputs["x"])), compute(inputs))[1]
+
+    def watched(inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        seen.append(np.array(inputs["x"]))
+        return compute(inputs)
+
+    network.compute = watched
     with raw_lane(Trt(cuda, network), cuda.devices[0], b"plan", 4) as lane:
         await lane.finish(await lane.give())
     [row] = rows_of([TensorMetadata("x", "FP32", (-1, WIDTH))], 1)
@@ -373,7 +379,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Trt:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     monkeypatch.setattr(gpu, "load_cuda", lambda: cuda)
-    monkeypatch.setattr(gpu.tensorrt, "load_module", lambda: trt)
+    monkeypatch.setattr("saccade_predictor.engines.tensorrt.load_module", lambda: trt)
     monkeypatch.setattr(gpu, "end_as_ctrl_c_does", lambda: None)
     monkeypatch.setattr(gpu, "_QUICK", Effort(seconds=0.3, least=5, warmup=2))
     return trt

@@ -278,7 +278,7 @@ def test_the_predictor_runs_from_the_kit_in_an_empty_python_312(tmp_path: Path) 
     assert sum(path.stat().st_size for path in kit.rglob("*")) <= 61 * 2**20
     run(python, "-m", "venv", tmp_path / "bare")
     bare = tmp_path / "bare" / "bin" / "python"
-    installer = [bare, kit / "install.py", f"--target={tmp_path / 'target'}", f"--checkout={ROOT}"]
+    installer: list[str | Path] = [bare, kit / "install.py", f"--target={tmp_path / 'target'}", f"--checkout={ROOT}"]
     # No registry is reached from here on, but for what such a machine has.
     assert "numpy (needs 2.0 or later)" in run(*installer, code=1, PIP_INDEX_URL="http://127.0.0.1:9/")
     there = "".join(one.text for one in read_lock(LOCK.read_text(encoding="utf-8")) if one.name in LEFT_OUT)

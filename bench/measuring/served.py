@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from google.protobuf import text_format
+from google.protobuf import text_format  # type: ignore[import-untyped]  # it ships no types
 
 from measuring.client import Client
 from measuring.lanes import rows_of
