@@ -12,7 +12,7 @@ TESTS ?= tests
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test soak bench dev tools chart lint format lock clean
+.PHONY: help demo serve test soak bench gpu-kit dev tools chart lint format lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ bench: $(DEV) ## Measure what a request and batching cost, beside other servers 
 	$(BIN)/python bench/scheduler.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/hard_limit.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/replay.py --real-time $(filter --quick,$(FLAGS))
+	$(BIN)/python bench/gpu.py $(filter --quick,$(FLAGS))
+
+gpu-kit: $(DEV) ## Pack the wheels that a GPU machine without a network needs into .gpu-kit/ (docs/development.md).
+	$(BIN)/python bench/gpu_kit.py $(FLAGS)
 
 dev: $(DEV) ## Install the development environment: clients, linters, test tools.
 
@@ -65,7 +69,7 @@ lock: $(LOCK_VENV)/bin/uv ## Write requirements/*.txt from pyproject.toml (FLAGS
 	UV="$(LOCK_VENV)/bin/uv" FLAGS="$(FLAGS)" sh requirements/lock.sh
 
 clean: ## Remove everything that make created.
-	rm -rf $(VENV) .tools demo-out bench/results .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .tools .gpu-kit demo-out bench/results .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@echo "creating $(VENV) with $(PYTHON)"

@@ -7,7 +7,7 @@ compile() {
     out=$1
     shift
     echo "locking requirements/$out"
-    "$UV" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    "$UV" pip compile --quiet ${FOR:---universal --python-version 3.11} --generate-hashes --no-emit-index-url \
         --no-annotate --custom-compile-command "make lock" --output-file "requirements/$out" ${FLAGS:-} "$@" >/dev/null
 }
 compile dev.txt pyproject.toml --all-extras --group build --group dev
@@ -31,3 +31,13 @@ printf 'nvidia-pytriton==0.7.0\nnumpy<2\n' | compile bench.txt --no-deps -
 } | compile bench-batching.txt -
 # What bench/frames.py's baseline and bench/decoders.py need beyond dev.txt, whose numpy they use.
 printf 'imagehash\nscipy\nsimplejpeg\n' | compile bench-frames.txt --no-deps -
+# What a GPU machine of one kind gets by make gpu-kit: its predictor, and what runs tests/gpu.
+grep -oE '^(pytest|pytest-asyncio|pytest-timeout|pytest-xdist)==[^ ]+' requirements/dev.txt |
+    FOR="--python-version 3.12 --python-platform x86_64-manylinux_2_28" \
+        compile gpu-kit.txt pyproject.toml - --extra predictor --constraint requirements/dev.txt
+# What the image predictor has beside predictor.txt. The bindings' version is that of TensorRT's libraries in the
+# Dockerfile. pycuda has no wheels: the image builds it from pycuda.txt with what pycuda-build.txt lists.
+printf 'pycuda==2026.1\ntensorrt-cu13-bindings==10.13.3.9\n' |
+    compile gpu.txt - --no-emit-package pycuda --constraint requirements/dev.txt
+printf 'pycuda==2026.1\n' | compile pycuda.txt --no-deps -
+printf 'numpy\nsetuptools\nwheel\n' | compile pycuda-build.txt - --constraint requirements/dev.txt

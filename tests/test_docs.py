@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
 from saccade_predictor.__main__ import HELP as PREDICTOR_HELP
+from saccade_predictor.build.plan_command import INTERRUPTED, TERMINATED
+from saccade_predictor.build.saying import MODEL, USAGE
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.settings import PredictorSettings
 from saccade_predictor.tritonschema import HARMLESS, REFUSED
@@ -123,6 +126,14 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_exit_codes_of_a_build_are_documented() -> None:
+    _, _, section = read("tensorrt.md").partition("## In a Job")
+    documented = re.findall(r"^\| (\d+(?:, \d+)*) \|", section, re.MULTILINE)
+    codes = {int(code) for row in documented for code in row.split(", ")}
+    # 137 is the kernel's, for a process that it kills.
+    assert codes == {0, MODEL, USAGE, INTERRUPTED, TERMINATED, 128 + signal.SIGKILL}
 
 
 def test_the_readme_names_only_make_targets_that_exist() -> None:

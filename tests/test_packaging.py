@@ -20,6 +20,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,15 @@ DOCKERFILE = ROOT / "Dockerfile"
 REPOSITORY = ROOT / "examples" / "model-repository"
 PHOTO = ROOT / "examples" / "images" / "astronaut.jpg"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-TARGETS = ("transformer", "predictor")
+#: Targets of the Dockerfile that serve, with the service and the locks that each installs.
+LOCKS = {
+    "transformer": ("transformer", ["transformer"]),
+    "predictor-cpu": ("predictor", ["predictor"]),
+    "predictor": ("predictor", ["predictor", "gpu"]),
+}
+TARGETS = tuple(LOCKS)
+#: Services, which have a lock of their own each.
+SERVICES = ("transformer", "predictor")
 IN_CI = os.environ.get("CI") == "true"
 
 
@@ -123,7 +132,7 @@ def test_the_entry_point_is_a_declared_script_that_can_be_imported(target: str) 
     [entry] = [found for stage in ancestry(target) for found in stage.of("ENTRYPOINT")]
     [command] = json.loads(entry)
     script = Path(command).name
-    assert script == f"saccade-{target}"
+    assert script == f"saccade-{LOCKS[target][0]}"
     module, _, function = PROJECT["scripts"][script].partition(":")
     assert (ROOT / module.split(".")[0].removeprefix("saccade_") / (module.replace(".", "/") + ".py")).is_file()
     assert function == "main"
@@ -147,16 +156,24 @@ def test_an_image_does_not_run_as_root(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_image_installs_its_own_lock_with_hashes_and_nothing_else(target: str) -> None:
-    [(origin, sources, path)] = [found for found in copied(STAGES[target]) if found[0]]
+def test_an_image_installs_its_own_locks_with_hashes_and_nothing_else(target: str) -> None:
+    [(origin, sources, path)] = [found for found in copied(STAGES[target]) if found[2] == "/opt/saccade"]
     assert sources == [path]
-    stage = STAGES[origin]
-    locks = [source for _, found, _ in copied(stage) for source in found if source.startswith("requirements/")]
-    assert locks == [f"requirements/{target}.txt"]
-    installs = " && ".join(stage.of("RUN"))
-    assert "--require-hashes" in installs
-    assert "--no-deps --no-index" in installs, "the project's own wheel comes from the build stage alone"
-    assert not stage.of("ADD")
+    stages = [stage for stage in reversed(list(ancestry(origin))) if stage.name.endswith("environment")]
+    locks = [
+        source
+        for stage in stages
+        for _, found, _ in copied(stage)
+        for source in found
+        if source.startswith("requirements/")
+    ]
+    assert locks == [f"requirements/{name}.txt" for name in LOCKS[target][1]]
+    installs = [part for stage in stages for run in stage.of("RUN") for part in run.split(" && ") if "install" in part]
+    assert len(installs) == 2 * len(locks)
+    for install in installs:
+        # What is not locked comes from the build stages alone.
+        assert "--require-hashes" in install or "--no-deps --no-index" in install
+    assert not any(stage.of("ADD") for stage in stages)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -171,6 +188,99 @@ def test_an_image_states_the_ports_it_serves(target: str) -> None:
         "8081",
         "9095",
     ]
+
+
+def test_every_base_image_is_a_stage_or_pinned_to_a_version() -> None:
+    for stage in STAGES.values():
+        if stage.base not in STAGES:
+            _, _, tag = stage.base.partition(":")
+            assert re.match(r"\d+\.\d+", tag), f"{stage.name} is built from {stage.base}"
+
+
+def test_stages_are_built_from_what_stands_before_them() -> None:
+    seen: set[str] = set()
+    for stage in STAGES.values():
+        needed = {origin for origin, _, _ in copied(stage) if origin} | ({stage.base} & set(STAGES))
+        assert needed <= seen, f"{stage.name} needs {needed - seen}, which comes later"
+        seen.add(stage.name)
+
+
+def locked_version(lock: str, package: str) -> str:
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text(encoding="utf-8")
+    [version] = re.findall(rf"^{package}==(\S+)", text, re.MULTILINE)
+    return str(version)
+
+
+def test_tensorrts_libraries_have_the_version_of_its_bindings() -> None:
+    [version] = [text.partition("=")[2] for text in STAGES["cuda"].of("ARG") if text.startswith("TENSORRT_VERSION=")]
+    wanted, _, cuda = version.partition("-1+cuda")
+    assert locked_version("gpu", "tensorrt-cu13-bindings") == wanted
+    assert STAGES["cuda"].base.startswith(f"nvidia/cuda:{cuda}.")
+    [install] = STAGES["cuda"].of("RUN")
+    packages = re.findall(r"(\S+)=\"\$\{TENSORRT_VERSION\}\"", install)
+    assert packages == ["libnvinfer10", "libnvinfer-plugin10", "libnvonnxparsers10"]
+    # The toolkit that pycuda is built with is of the same CUDA.
+    [toolkit] = [sources for origin, sources, _ in copied(STAGES["pycuda"]) if origin == "cuda"]
+    assert toolkit == [f"/usr/local/cuda-{cuda}"]
+
+
+def test_pycuda_is_built_by_the_python_that_runs_it() -> None:
+    python = re.compile(r"python:(\d+\.\d+)-(?:slim-)?(\w+)$")
+    builder, runner = python.match(STAGES["pycuda"].base), python.match(STAGES["base"].base)
+    assert builder is not None
+    assert runner is not None
+    assert builder.groups() == runner.groups(), "another Python, or another libc"
+    [(_, locks, _)] = [found for found in copied(STAGES["pycuda"]) if not found[0]]
+    assert locks == ["requirements/pycuda-build.txt", "requirements/pycuda.txt"]
+    [built] = STAGES["pycuda"].of("RUN")
+    assert built.count("--require-hashes") == 2
+    assert "--no-build-isolation" in built
+    gpu = (ROOT / "requirements" / "gpu.txt").read_text(encoding="utf-8")
+    assert not re.search(r"^pycuda==", gpu, re.MULTILINE), (
+        "the wheel that is built here has another hash than the source"
+    )
+
+
+def test_what_is_installed_for_gpus_agrees_with_the_predictors_lock() -> None:
+    predictor = (ROOT / "requirements" / "predictor.txt").read_text(encoding="utf-8")
+    shared = 0
+    for lock in ("gpu", "pycuda-build"):
+        text = (ROOT / "requirements" / f"{lock}.txt").read_text(encoding="utf-8")
+        for name, version in re.findall(r"^(\S+)==(\S+)", text, re.MULTILINE):
+            if re.search(rf"^{name}==", predictor, re.MULTILINE):
+                shared += 1
+                assert re.search(rf"^{name}=={re.escape(version)}\s", predictor, re.MULTILINE), (lock, name)
+    assert shared >= 3
+
+
+def test_only_the_images_for_gpus_have_nvidias_libraries() -> None:
+    def lineage(name: str) -> set[str]:
+        found = {stage.name for stage in ancestry(name)}
+        for stage in list(found):
+            found |= {step for origin, _, _ in copied(STAGES[stage]) if origin for step in lineage(origin)}
+        return found
+
+    assert {target for target in (*TARGETS, "plan-builder") if "cuda" in lineage(target)} == {
+        "predictor",
+        "plan-builder",
+    }
+    assert environment("predictor")["LD_LIBRARY_PATH"] == "/opt/tensorrt/lib"
+    assert environment("predictor")["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
+
+
+def test_the_plan_builder_is_the_predictor_with_the_rest_of_tensorrt() -> None:
+    builder = STAGES["plan-builder"]
+    assert builder.base == "predictor"
+    assert list(copied(builder)) == [("cuda", ["/tensorrt/builder"], "/opt/tensorrt/lib")]
+    [command] = json.loads(builder.of("ENTRYPOINT")[0])
+    assert Path(command).name in PROJECT["scripts"]
+    assert Path(command).name == "saccade-build"
+    [install] = STAGES["cuda"].of("RUN")
+    copies = {part.split()[-1]: part.split()[2:-1] for part in install.split(" && ") if part.strip().startswith("cp ")}
+    assert copies.pop("/tensorrt/builder/") == ["libnvinfer_builder_resource*.so.10*"]
+    assert not any(
+        fnmatch("libnvinfer_builder_resource.so.10.13.3", one) for found in copies.values() for one in found
+    )
 
 
 def test_the_dockerfile_passes_hadolint() -> None:
@@ -221,7 +331,7 @@ def pip(environment: Path) -> list[str | Path]:
 def environments(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The bin folder of a clean environment per service, with its lock and the wheel and nothing else."""
     folders = {}
-    for target in TARGETS:
+    for target in SERVICES:
         folder = tmp_path_factory.mktemp(f"{target}-environment")
         run(sys.executable, "-m", "venv", "--without-pip", folder)
         # Compiling everything beforehand would take as long again; what is used is compiled when it is used.
@@ -250,7 +360,7 @@ def test_the_wheel_holds_the_four_packages_their_types_and_the_licences(wheel: P
 
 @pytest.mark.install
 @if_asked
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", SERVICES)
 def test_a_service_explains_itself_in_its_clean_environment(environments: dict[str, Path], target: str) -> None:
     shown = run(environments[target] / f"saccade-{target}", "--help", cwd=environments[target])
     assert f"SACCADE_{target.upper()}_METRICS_PORT" in shown

@@ -96,12 +96,25 @@ def load_tensorrt(kind: str) -> ModuleType | None:
 
     An import is safe without a driver; making a ``Builder`` or a ``Runtime`` is not.
     """
+    try:
+        return import_tensorrt(kind)
+    except ImportError:
+        return None
+
+
+def import_tensorrt(kind: str) -> ModuleType:
+    """Import the module of a kind of plan, by whichever of its names is installed.
+
+    Raises:
+        ImportError: it is not installed or does not load; the sentence says why, for each name.
+    """
+    reasons = []
     for name in MODULES[kind]:
         try:
             return importlib.import_module(name)
-        except (ImportError, OSError, RuntimeError):
-            continue
-    return None
+        except (ImportError, OSError, RuntimeError) as error:
+            reasons.append(str(error))
+    raise ImportError("; ".join(reasons))
 
 
 def _attribute(driver: Any, device: ctypes.c_int, number: int) -> int:

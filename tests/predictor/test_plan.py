@@ -13,6 +13,7 @@ import pytest
 from plan_support import H100, L4, NO_GPU, describe, put_version
 from saccade_predictor.batchingconfig import ModelConfigError
 from saccade_predictor.engines import plan as plans
+from saccade_predictor.engines.gpus import load_module
 from saccade_predictor.engines.plan import Plan, PlanTensor, Shapes, SidecarError, read_sidecar, write_sidecar
 from saccade_predictor.engines.plancheck import PlanRefused, admit, caution, refuse, same_version
 from saccade_predictor.machine import Gpu, Machine, find_gpus, load_tensorrt, look
@@ -336,3 +337,16 @@ def test_a_tensorrt_that_does_not_load_counts_as_none(monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("saccade_predictor.machine.MODULES", {"trt": ("tensorrt_of_a_test", "no_such_module_at_all")})
     assert load_tensorrt("trt") is None
+    with pytest.raises(ValueError, match=r"not installed: libnvinfer\.so\.11: cannot open; No module named 'no_such"):
+        load_module("trt")
+
+
+@pytest.mark.parametrize("kind", ["trt", "trt-rtx"])
+def test_the_bindings_alone_are_tensorrt_too(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    name = f"bindings_of_a_test_{kind.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text("__version__ = '10.13.3.9'")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("saccade_predictor.machine.MODULES", {kind: ("no_such_module_at_all", name)})
+    found = load_tensorrt(kind)
+    assert found is not None
+    assert load_module(kind) is found

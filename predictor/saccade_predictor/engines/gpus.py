@@ -19,7 +19,7 @@ from saccade_predictor.engines.pagelocks import PageLocks
 from saccade_predictor.engines.plan import NAMES, Plan
 from saccade_predictor.engines.tensorrt import TensorRTEngine, read_plan
 from saccade_predictor.engines.tensorrt_rtx import TensorRTRtxEngine
-from saccade_predictor.machine import MODULES, load_tensorrt
+from saccade_predictor.machine import MODULES, import_tensorrt
 from saccade_serving.memory.arena import Arena
 
 log = logging.getLogger("saccade.gpus")
@@ -51,7 +51,7 @@ class Gpus:
         self._arena = arena
         self._load = load
         self._graphs = graphs
-        self._modules = modules or {kind: partial(_module, kind) for kind in MODULES}
+        self._modules = modules or {kind: partial(load_module, kind) for kind in MODULES}
         self._lock = Lock()
         self._cuda: Cuda | None = None
         self._looked = False
@@ -142,9 +142,13 @@ class Gpus:
             yield (str(index), kind), size
 
 
-def _module(kind: str) -> Any:
-    """TensorRT's module for a kind of plan, where there is a GPU."""
-    module = load_tensorrt(kind)
-    if module is None:
-        raise ValueError(f"{NAMES[kind]} is not installed, or does not load")
-    return module
+def load_module(kind: str) -> Any:
+    """TensorRT's module for a kind of plan, to be asked only where there is a GPU.
+
+    Raises:
+        ValueError: it is not installed, or does not load; with the reason.
+    """
+    try:
+        return import_tensorrt(kind)
+    except ImportError as error:
+        raise ValueError(f"{NAMES[kind]} is not installed: {error}") from None

@@ -64,7 +64,7 @@ class TensorRTEngine:
         self._parts: dict[int, _Part] = {}  # by device
         self._instances: list[PlanInstance] = []
         self._closed = False
-        logger = _logger(trt)
+        logger = logger_of(trt)
         try:
             for number, device in enumerate(devices):
                 with device.current():
@@ -150,8 +150,8 @@ class TensorRTEngine:
             device.check()
             said = "; ".join(logger.errors) or "it does not say why"
             raise ValueError(f"{self._name} cannot be loaded by TensorRT {trt.__version__}: {said}")
-        inputs, outputs = _tensors(trt, engine, self._name)
-        profiles = _profiles(engine, inputs)
+        inputs, outputs = tensors_of(trt, engine, self._name)
+        profiles = profiles_of(engine, inputs)
         return _Part(device, runtime, engine, self._contexts(engine), inputs, outputs, profiles, len(content))
 
     def _contexts(self, engine: Any) -> Callable[[], Any]:
@@ -217,7 +217,7 @@ class _Part:
             del runtime
 
 
-def _tensors(trt: Any, engine: Any, name: str) -> tuple[list[PlanTensor], list[PlanTensor]]:
+def tensors_of(trt: Any, engine: Any, name: str) -> tuple[list[PlanTensor], list[PlanTensor]]:
     """Inputs and outputs in the plan's order.
 
     Raises:
@@ -239,7 +239,8 @@ def _tensors(trt: Any, engine: Any, name: str) -> tuple[list[PlanTensor], list[P
     return inputs, outputs
 
 
-def _profiles(engine: Any, inputs: Sequence[PlanTensor]) -> list[Profile]:
+def profiles_of(engine: Any, inputs: Sequence[PlanTensor]) -> list[Profile]:
+    """The optimization profiles of TensorRT's engine; one of fixed shapes where it has none."""
     found = []
     for index in range(max(1, engine.num_optimization_profiles)):
         shapes: dict[str, tuple[Shape, Shape]] = {}
@@ -258,7 +259,7 @@ def _profiles(engine: Any, inputs: Sequence[PlanTensor]) -> list[Profile]:
 _loggers: Final[dict[int, Any]] = {}
 
 
-def _logger(trt: Any) -> Any:
+def logger_of(trt: Any) -> Any:
     """TensorRT's log, told to ours; ``errors`` has the last ones."""
     known = _loggers.get(id(trt))
     if known is not None:
