@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from saccade_predictor.__main__ import HELP as PREDICTOR_HELP
-from saccade_predictor.build.plan_command import INTERRUPTED, TERMINATED
-from saccade_predictor.build.saying import MODEL, USAGE
+from saccade_predictor.build.saying import INTERRUPTED, MODEL, TERMINATED, USAGE
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.settings import PredictorSettings
 from saccade_predictor.tritonschema import HARMLESS, REFUSED

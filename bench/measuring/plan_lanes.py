@@ -17,8 +17,8 @@ from saccade_predictor.engines.bufferset import BufferSet
 from saccade_predictor.engines.cuda import Device, DeviceError, Event
 from saccade_predictor.engines.engine import Engine
 from saccade_predictor.engines.gpus import Gpus
-from saccade_predictor.engines.plan import Plan
-from saccade_predictor.engines.planshapes import PlanTensor, Profile, choose
+from saccade_predictor.engines.plan import Plan, PlanTensor
+from saccade_predictor.engines.planshapes import Profile, choose
 from saccade_predictor.engines.tensorrt import logger_of, profiles_of, tensors_of
 from saccade_serving.memory.arena import Arena
 
@@ -127,7 +127,7 @@ def _bind(
             if not context.set_input_shape(tensor.name, tuple(batch.shape)):
                 raise DeviceError(f"input {tensor.name!r} cannot have the shape {list(batch.shape)}")
             buffer = own.grow(own.inputs, tensor.name, batch.nbytes)
-            own.stream.copy_in(buffer.address, batch.__array_interface__["data"][0], batch.nbytes)
+            own.stream.copy_in(buffer.address, batch.__array_interface__["data"][0], batch.nbytes, staged=True)
             own.done.record(own.stream)
             own.done.wait()
             context.set_tensor_address(tensor.name, buffer.address)

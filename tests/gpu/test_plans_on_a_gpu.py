@@ -23,7 +23,7 @@ from measuring.served import serving
 from saccade_predictor.engines.cuda import NoGpu, load_cuda
 from saccade_predictor.engines.onnx import OnnxEngine
 from saccade_predictor.engines.plan import Plan, read_sidecar
-from saccade_predictor.machine import find_gpu, load_tensorrt
+from saccade_predictor.machine import find_gpus, load_tensorrt
 from saccade_serving.client import RestClient
 from saccade_serving.oip.messages import InferRequest, Tensor
 
@@ -68,9 +68,9 @@ def sidecar(model: Path) -> Plan:
 
 
 def test_the_sidecar_names_this_gpu_and_this_tensorrt(model: Path) -> None:
-    gpu, _ = find_gpu()
+    (gpu, *_), why = find_gpus()
+    assert not why
     trt = load_tensorrt("trt")
-    assert gpu is not None
     assert trt is not None
     plan = sidecar(model)
     assert (plan.kind, plan.gpu, plan.compute_capabilities) == ("trt", gpu.name, (gpu.compute_capability,))
