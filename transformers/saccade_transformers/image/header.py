@@ -25,6 +25,7 @@ from typing import Final, Literal, NoReturn, TypeAlias
 
 from saccade_serving.errors import InvalidImage, UnsupportedMedia
 from saccade_serving.oip.messages import Buffer
+from saccade_transformers.image.png_data import HARMLESS_BYTES, goes_on, inflated_size
 
 ImageFormat: TypeAlias = Literal["JPEG", "PNG", "WebP", "BMP"]
 
@@ -221,12 +222,26 @@ def _read_png(view: memoryview) -> ImageHeader:
 
 
 def _end_png(view: memoryview, header: ImageHeader) -> None:
-    for kind, _, after in _chunks(view, header.data_at):
+    data: list[memoryview] = []
+    for kind, position, after in _chunks(view, header.data_at):
         if after > len(view):
             damaged("PNG", "its end is missing")
+        if kind == b"IDAT":
+            data.append(view[position + 8 : after - 4])
         if kind == b"IEND":
+            if sum(map(len, data)) > HARMLESS_BYTES:
+                _check_png_data(view, header, data)
             return
     damaged("PNG", f"it has more than {MAX_PARTS} chunks")
+
+
+def _check_png_data(view: memoryview, header: ImageHeader, data: list[memoryview]) -> None:
+    depth, colour, _, _, interlace = struct.unpack_from(">5B", view, 24)
+    size = inflated_size(header.width, header.height, depth, colour, bool(interlace))
+    if size is not None and goes_on(data, size):
+        raise InvalidImage(
+            f"the PNG has more picture data than {header.width}x{header.height} pixels need, which are {size} bytes"
+        )
 
 
 def _chunks(view: memoryview, position: int) -> Iterator[tuple[bytes, int, int]]:
