@@ -1,11 +1,9 @@
-"""How the tests are spread over processes (``pytest -n 2``): file by file, those that take long first.
-
-Without ``-n`` nothing here does anything.
-"""
+"""How the tests are spread over processes (``pytest -n 2``): file by file, those that take long first."""
 
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -33,6 +31,9 @@ def scope_of(nodeid: str) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's background jobs ignore it, and what tests start would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         # readline writes them into the environment of what pytest starts, and rich then believes in such a terminal.
         for name in ("COLUMNS", "LINES"):

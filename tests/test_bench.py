@@ -1114,11 +1114,6 @@ def test_an_unknown_server_is_refused_before_anything_starts() -> None:
     assert "no server torchserve" in ended.stderr
 
 
-def _heed_interrupts() -> None:
-    """In the child: a shell's background jobs, and so perhaps these tests, ignore SIGINT; children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("script", ["dataplane.py", "path.py"])
 def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path, script: str, sig: signal.Signals) -> None:
@@ -1126,9 +1121,7 @@ def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path, script
     # Far more than the time allows: the signal always comes in the middle.
     arguments = ["--only", "saccade-rest", "--requests", "100000"] if script == "dataplane.py" else []
     started = command(*arguments, "--output", str(file), script=script)
-    with subprocess.Popen(
-        started, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts
-    ) as process:
+    with subprocess.Popen(started, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert any("round 1" in line for line in process.stderr)
         family = with_descendants(process.pid)
