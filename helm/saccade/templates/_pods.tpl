@@ -22,7 +22,12 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- with $component.priorityClassName -}}
 priorityClassName: {{ . }}
 {{ end -}}
-{{- with $root.Values.imagePullSecrets -}}
+{{- include "saccade.pullSecrets" $root -}}
+{{- end -}}
+
+{{/* By which secrets images are pulled; nothing where there are none. */}}
+{{- define "saccade.pullSecrets" -}}
+{{- with .Values.imagePullSecrets -}}
 imagePullSecrets:
 {{- range . }}
   - name: {{ . }}
@@ -67,4 +72,13 @@ imagePullSecrets:
   value: redis://{{ include "saccade.redisName" . }}.{{ .Release.Namespace }}:6379/0
 {{- end }}
 {{- end -}}
+{{- end -}}
+
+{{/* Peers of a NetworkPolicy: the pods of namespaces, by name. */}}
+{{- define "saccade.fromNamespaces" -}}
+{{- range . }}
+- namespaceSelector:
+    matchLabels:
+      kubernetes.io/metadata.name: {{ . }}
+{{- end }}
 {{- end -}}
