@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
+
+from tools import missing
 
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "helm" / "saccade"
@@ -26,10 +27,7 @@ def need_helm(which: str = "helm 4") -> Path:
     program = HELM[which]
     if program.exists():
         return program
-    reason = f"needs {which}: make tools"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+    missing(f"needs {which}: make tools")
 
 
 def helm(*arguments: str | Path, which: str = "helm 4") -> subprocess.CompletedProcess[str]:

@@ -1,9 +1,14 @@
-"""Sidecars, machines and a plan's neighbours for tests; and whether TensorRT-RTX is here to build real ones."""
+"""Sidecars, machines and neighbours of a plan for tests; build commands as processes; whether TensorRT-RTX is here."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +58,27 @@ def put_version(folder: Path, content: bytes = b"a plan's bytes", *, onnx: bool 
     plan = describe(plan=mark(folder / "model.plan"), **changes)
     write_sidecar(folder / "plan.json", plan)
     return plan
+
+
+def start_build(*arguments: object, before: str = "") -> subprocess.Popen[str]:
+    """The real ``saccade-build`` in a shell of its own, after what else the shell is told."""
+    command = [sys.executable, "-m", "saccade_predictor.build", *map(str, arguments)]
+    return subprocess.Popen(
+        ["/bin/sh", "-c", f'{before} exec "$@"', "sh", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def interrupt(process: subprocess.Popen[str], how: signal.Signals, begun: Callable[[], object]) -> None:
+    """Send a command a signal once it is at work; it says so by its exit code, without a traceback."""
+    deadline = time.monotonic() + 60
+    while not begun():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + how, errors
+    assert "Traceback" not in errors

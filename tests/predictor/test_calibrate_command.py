@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import onnx_graphs as graphs
-from plan_support import needs_rtx
+from plan_support import interrupt, needs_rtx, start_build
 from saccade_predictor.build.__main__ import app
 from saccade_predictor.build.pictures import hold_out, spread
 from saccade_predictor.engines.plan import hash_file, read_sidecar
@@ -266,21 +263,11 @@ def test_a_file_that_is_there_is_replaced_only_if_that_is_said(tmp_path: Path) -
     assert "the directory of" in refused(calibrate(source, missing, images=photos), 2)
 
 
-def start(*arguments: object, before: str = "") -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "saccade_predictor.build", "calibrate", *map(str, arguments)]
-    return subprocess.Popen(
-        ["/bin/sh", "-c", f'{before} exec "$@"', "sh", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     target = tmp_path / "out.onnx"
     target.write_bytes(b"before")
     # No file may be larger than 2 MiB, which the graphs are.
-    process = start(DETECTOR, target, "--images", PHOTOS, "--replace", before="ulimit -f 4096;")
+    process = start_build("calibrate", DETECTOR, target, "--images", PHOTOS, "--replace", before="ulimit -f 4096;")
     output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (2, "")
     assert "out.onnx: File too large; nothing was written" in errors
@@ -303,15 +290,7 @@ def test_an_interrupted_command_leaves_nothing(how: signal.Signals, tmp_path: Pa
     temporary, out = tmp_path / "temporary", tmp_path / "out"
     temporary.mkdir()
     out.mkdir()
-    process = start(DETECTOR, out / "out.onnx", "--images", PHOTOS, before=f"TMPDIR={temporary}")
-    deadline = time.monotonic() + 60
-    while not list(temporary.glob("saccade-*/augmented.onnx")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
-    process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + how, errors
-    assert "Traceback" not in errors
+    process = start_build("calibrate", DETECTOR, out / "out.onnx", "--images", PHOTOS, before=f"TMPDIR={temporary}")
+    interrupt(process, how, lambda: list(temporary.glob("saccade-*/augmented.onnx")))
     assert list(temporary.glob("saccade-*")) == []
     assert list(out.iterdir()) == []

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 import onnx_graphs as graphs
 from measuring import onnx_models
-from plan_support import HAS_RTX, needs_rtx
+from plan_support import HAS_RTX, interrupt, needs_rtx, start_build
 from saccade_predictor.build.__main__ import app
 from saccade_predictor.build.planning import PlanningError, parse_capabilities
 from saccade_predictor.build.profiles import ProfileError, Range, parse_batch, parse_shapes
@@ -254,24 +253,13 @@ def test_an_operator_that_tensorrt_has_not_is_named_with_its_node(
         assert part in line
 
 
-def start(*arguments: object, before: str = "") -> subprocess.Popen[str]:
-    """The real command in a shell of its own."""
-    command = [sys.executable, "-m", "saccade_predictor.build", *map(str, arguments)]
-    return subprocess.Popen(
-        ["/bin/sh", "-c", f'{before} exec "$@"', "sh", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @needs_rtx
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     model = tmp_path / "r" / "m"
     # No file may be larger than 10 MiB, which the graph is not and the plan is.
     limit = "ulimit -f 20480;"
     options = ("--kind", "trt-rtx", "--compute-capability", "8.9")
-    process = start("plan", DETECTOR / "1" / "model.onnx", model, *options, before=limit)
+    process = start_build("plan", DETECTOR / "1" / "model.onnx", model, *options, before=limit)
     output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (1, "")
     assert "File too large" in errors
@@ -282,16 +270,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_leaves_nothing(how: signal.Signals, tmp_path: Path) -> None:
     model = tmp_path / "r" / "m"
-    process = start("plan", DETECTOR / "1" / "model.onnx", model, "--kind", "trt-rtx")
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "r").glob(".m.*.part/1/build.log")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
-    process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + how, errors
-    assert "Traceback" not in errors
+    process = start_build("plan", DETECTOR / "1" / "model.onnx", model, "--kind", "trt-rtx")
+    interrupt(process, how, lambda: list((tmp_path / "r").glob(".m.*.part/1/build.log")))
     assert list((tmp_path / "r").iterdir()) == []
 
 
