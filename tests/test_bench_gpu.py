@@ -279,7 +279,6 @@ def test_clients_keep_a_real_predictor_busy(clients: list[Client], tmp_path: Pat
     assert busy.connections == 12
     assert busy.mean_batch > 2, "requests were not batched"
     assert busy.p50_ms > alone.p50_ms, "twelve wait for each other"
-    assert busy.per_s > 0.5 * 1e3 / alone.p50_ms
     assert busy.answers >= 12
     assert 0 < busy.server_cores < os.cpu_count() + 0.5  # type: ignore[operator]
 
