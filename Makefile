@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar off
 APP := $(VENV)/.app-installed
+LOADTEST := $(VENV)/.loadtest-installed
 DEV := $(VENV)/.dev-installed
 LOCK_VENV := .tools/lock
-CODE := serving predictor transformers cli bench tests helm requirements
+CODE := serving predictor transformers cli loadtest bench tests helm requirements
 TESTS ?= tests
 # Processes that run tests; 0 runs them in pytest's own, where a debugger can be used.
 WORKERS ?= 2
@@ -81,6 +82,11 @@ $(APP): requirements/app.txt pyproject.toml serving/saccade_serving/__init__.py 
 	@echo "installing the locked requirements (one to two minutes; later calls reuse $(VENV))"
 	@$(PIP) --require-hashes -r requirements/app.txt
 	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(LOADTEST): requirements/loadtest.txt $(APP)
+	@echo "installing the locked requirements of the load test"
+	@$(PIP) --require-hashes -r requirements/loadtest.txt
 	@touch $@
 
 $(DEV): requirements/dev.txt $(APP)

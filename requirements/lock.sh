@@ -11,7 +11,7 @@ compile() {
         --no-annotate --custom-compile-command "make lock" --output-file "requirements/$out" ${FLAGS:-} "$@" >/dev/null
 }
 compile dev.txt pyproject.toml --all-extras --group build --group dev
-for extra in predictor transformer; do
+for extra in predictor transformer loadtest publish; do
     compile "$extra.txt" pyproject.toml --extra "$extra" --constraint requirements/dev.txt
 done
 compile app.txt pyproject.toml --extra predictor --extra transformer --extra cli --group build \
