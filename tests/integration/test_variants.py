@@ -47,6 +47,7 @@ class Stage:
     candidate: Service
     log: Path
     photo: bytes
+    share_file: Path
 
     @property
     def address(self) -> Address:
@@ -95,12 +96,13 @@ def stage(
 ) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("variants")
     stub = StubPredictor()
-    log = folder / "ab.jsonl"
+    log, share_file = folder / "ab.jsonl", folder / "share"
+    share_file.write_text(str(SHARE))
     try:
         with Service("predictor", choose_address(), folder / "candidate") as candidate:
             settings = {
                 "CANDIDATE_HOST": f"{HOST}:{candidate.address.rest}",
-                "CANDIDATE_SHARE": str(SHARE),
+                "CANDIDATE_SHARE_FILE": str(share_file),
                 "SPLIT_SALT": SALT,
                 "VARIANT_HEADER": "true",
                 "AB_LOG": str(log),
@@ -108,11 +110,31 @@ def stage(
             flags = [f"--predictor_host={HOST}:{stub.port}"]
             with Service("transformer", choose_address(), folder / "log", flags, settings) as transformer:
                 transformer.wait_ready()
-                stage = Stage(transformer, candidate, log, photos["coffee.jpg"])
+                stage = Stage(transformer, candidate, log, photos["coffee.jpg"], share_file)
                 stage.in_service()
                 yield stage
     finally:
         stub.close()
+
+
+def test_the_share_is_raised_and_taken_back_without_a_restart(stage: Stage) -> None:
+    def settles(share: float) -> None:
+        stage.share_file.write_text(str(share))
+        eventually(
+            f"the log says that the share is {share}",
+            lambda: (
+                stage.transformer.events("candidate_share_changed")[-1:] != []
+                and stage.transformer.events("candidate_share_changed")[-1]["share"] == share
+            ),
+            60,
+        )
+
+    settles(1)
+    assert {stage.ask_detect(camera) for camera in CAMERAS} == {"candidate"}
+    settles(0)
+    assert {stage.ask_detect(camera) for camera in CAMERAS} == {"stable"}
+    settles(SHARE)
+    assert {camera: stage.ask_detect(camera) for camera in CAMERAS} == {camera: expected(camera) for camera in CAMERAS}
 
 
 def test_cameras_stay_on_their_variant_by_every_route(stage: Stage) -> None:

@@ -33,6 +33,11 @@ def test_without_a_host_there_is_no_candidate_and_nothing_is_recorded() -> None:
     [
         ({"CANDIDATE_SHARE": "0.1"}, "without a candidate; expected SACCADE_TRANSFORMER_CANDIDATE_HOST"),
         ({"AB_LOG": "ab.jsonl"}, "without a candidate"),
+        ({"CANDIDATE_SHARE_FILE": "share"}, "without a candidate"),
+        (
+            {"CANDIDATE_HOST": "h:1", "CANDIDATE_SHARE": "0.1", "CANDIDATE_SHARE_FILE": "share"},
+            "candidate_share is 0.1 and candidate_share_file 'share'; expected one of them",
+        ),
         ({"CANDIDATE_HOST": "h:1", "CANDIDATE_SHARE": "10"}, "SACCADE_TRANSFORMER_CANDIDATE_SHARE='10': .* 1"),
         ({"CANDIDATE_HOST": "h:1", "CANDIDATE_SHARE": "nan"}, "SACCADE_TRANSFORMER_CANDIDATE_SHARE"),
         ({"CANDIDATE_HOST": "h:1", "CANDIDATE_NAME": "stable"}, "are both 'stable'; expected two names"),

@@ -30,6 +30,7 @@ from saccade_transformers.pipeline import Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
 from saccade_transformers.routes import Detect, Predict
 from saccade_transformers.settings import TransformerSettings, check_hosts
+from saccade_transformers.share_file import read_share
 from saccade_transformers.shadow.mirror import Shadow, ShadowLimits
 from saccade_transformers.shadow.sampling import Sampler
 from saccade_transformers.shadow.store import WorstStore
@@ -117,13 +118,19 @@ def _variants(arguments: argparse.Namespace, settings: TransformerSettings, metr
 
     if not settings.candidate_host:
         return Variants(target(arguments.predictor_host, model, ""))
+    share_file = Path(settings.candidate_share_file) if settings.candidate_share_file else None
+    try:
+        share = settings.candidate_share if share_file is None else read_share(share_file)
+    except ValueError as error:
+        raise SystemExit(f"SACCADE_TRANSFORMER_CANDIDATE_SHARE_FILE: {error}") from None
     return Variants(
         target(arguments.predictor_host, model, settings.stable_name),
         target(settings.candidate_host, settings.candidate_model or model, settings.candidate_name),
-        settings.candidate_share,
+        share,
         settings.split_salt,
         settings.variant_header,
         metrics,
+        share_file=share_file,
     )
 
 

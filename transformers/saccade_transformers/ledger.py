@@ -29,7 +29,7 @@ class Ledger:
 
     def __init__(self, variants: Variants, metrics: TransformerMetrics, lines: LineWriter | None = None) -> None:
         self._salt = salt_digest(variants.salt)
-        self._share = variants.share
+        self._variants = variants
         self._metrics = metrics
         self._lines = lines
 
@@ -56,7 +56,7 @@ class Ledger:
                 assigned.is_chosen,
                 assigned.key,
                 self._salt,
-                self._share,
+                self._variants.share,
                 seconds,
                 code,
                 assigned.items,

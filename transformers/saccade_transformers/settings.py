@@ -139,6 +139,11 @@ class TransformerSettings(ServiceSettings):
         le=1,
         description="share of the cameras, and of the requests without one, that the candidate answers",
     )
+    candidate_share_file: str = Field(
+        "",
+        description="file that holds that share, read again every 2 s, so that it changes without a restart; "
+        "empty for CANDIDATE_SHARE",
+    )
     candidate_name: str = Field(
         "candidate", pattern=_VARIANT_NAME, description="what the candidate is called in answers, metrics and records"
     )
@@ -231,9 +236,15 @@ class TransformerSettings(ServiceSettings):
     def _two_variants(self) -> Self:
         if self.candidate_name == self.stable_name:
             raise ValueError(f"candidate_name and stable_name are both {self.stable_name!r}; expected two names")
-        if not self.candidate_host and (self.candidate_share or self.ab_log):
+        if not self.candidate_host and (self.candidate_share or self.candidate_share_file or self.ab_log):
             raise ValueError(
-                "candidate_share or ab_log is set without a candidate; expected SACCADE_TRANSFORMER_CANDIDATE_HOST"
+                "candidate_share, candidate_share_file or ab_log is set without a candidate; "
+                "expected SACCADE_TRANSFORMER_CANDIDATE_HOST"
+            )
+        if self.candidate_share and self.candidate_share_file:
+            raise ValueError(
+                f"candidate_share is {self.candidate_share} and candidate_share_file {self.candidate_share_file!r}; "
+                "expected one of them"
             )
         if self.variant_header and not self.candidate_host:
             raise ValueError("variant_header is set without a candidate; expected SACCADE_TRANSFORMER_CANDIDATE_HOST")

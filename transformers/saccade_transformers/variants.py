@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeVar
 
 from saccade_serving.connection.exchange import Exchange
@@ -23,6 +24,7 @@ from saccade_serving.oip.messages import Parameters
 from saccade_transformers.metrics import TransformerMetrics
 from saccade_transformers.origin import NOBODY, Origin, read_origin
 from saccade_transformers.predictor import PREDICT, is_fault, is_predictors
+from saccade_transformers.share_file import follow_share
 from saccade_transformers.split import is_candidates, place
 from saccade_transformers.standing import Standing
 from saccade_transformers.target import Known, Target
@@ -77,6 +79,7 @@ class Variants:
         by_header: a request may choose its variant with ``x-saccade-variant``.
         metrics: counts fallbacks.
         draw: makes the point, in [0, 1), of a request without camera and user.
+        share_file: holds the share, if it is to change while this runs; ``share`` is then what it held at the start.
         clock: seconds, monotonic.
         pause: waits for so many seconds.
     """
@@ -90,6 +93,7 @@ class Variants:
         by_header: bool = False,
         metrics: TransformerMetrics | None = None,
         draw: Callable[[], float] = random.random,
+        share_file: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -100,10 +104,11 @@ class Variants:
         self._by_header = by_header
         self._metrics = metrics
         self._draw = draw
+        self._share_file = share_file
         self._standing = Standing(clock=clock)
         self._pause = pause
         self._lost = asyncio.Event()
-        self._keeping: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def targets(self) -> list[Target]:
@@ -170,19 +175,28 @@ class Variants:
     def keep(self, try_out: TryOut) -> None:
         """From now on have a candidate that is out of service tried, and taken into service when it answers.
 
+        Its share is that of the file from now on, where there is one.
+
         Args:
             try_out: sends it one image, and raises where it does not answer; in so many seconds, where told.
         """
         if self.candidate is not None:
-            self._keeping = asyncio.create_task(self._keep(self.candidate, try_out))
+            self._tasks.append(asyncio.create_task(self._keep(self.candidate, try_out)))
+            if self._share_file is not None:
+                self._tasks.append(asyncio.create_task(follow_share(self._share_file, self._give, self._pause)))
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for target in self.targets:
             await target.predictor.close()
+
+    def _give(self, share: float) -> None:
+        if share != self.share:
+            log.info("candidate_share_changed", extra={"share": share, "before": self.share})
+            self.share = share
 
     def _chosen(self, exchange: Exchange, version: str) -> Target | None:
         """The target that the request itself asks for, if it does."""
