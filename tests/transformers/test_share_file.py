@@ -21,7 +21,7 @@ def test_a_share_is_a_number_from_0_to_1(tmp_path: Path, text: str, share: float
 @pytest.mark.parametrize("text", ["", "ten", "10", "-0.1", "nan", "inf", "10%", "0.1 0.2", "0." + "1" * 100, "\xff"])
 def test_anything_else_is_refused_with_what_was_found(tmp_path: Path, text: str) -> None:
     (tmp_path / "share").write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match="share holds .*; expected the candidate's share, a number from 0 to 1"):
+    with pytest.raises(ValueError, match=r"share holds .*; expected the candidate's share, a number from 0 to 1"):
         read_share(tmp_path / "share")
 
 

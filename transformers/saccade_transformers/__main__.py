@@ -30,10 +30,10 @@ from saccade_transformers.pipeline import Pipeline
 from saccade_transformers.predictor import Predictor, PredictorContract
 from saccade_transformers.routes import Detect, Predict
 from saccade_transformers.settings import TransformerSettings, check_hosts
-from saccade_transformers.share_file import read_share
 from saccade_transformers.shadow.mirror import Shadow, ShadowLimits
 from saccade_transformers.shadow.sampling import Sampler
 from saccade_transformers.shadow.store import WorstStore
+from saccade_transformers.share_file import read_share
 from saccade_transformers.target import Target
 from saccade_transformers.tasks.detection import CANDIDATES, DetectionTask
 from saccade_transformers.tasks.task import Task
