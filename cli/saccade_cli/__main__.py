@@ -20,6 +20,7 @@ from saccade_cli import (
     cache_command,
     cache_report,
     detect_command,
+    rollout_command,
     shadow_command,
     shadow_report,
     still_camera,
@@ -51,6 +52,7 @@ _FAILURES: Final = (
     ConnectionFailed,
     Refused,
 )
+app.add_typer(rollout_command.app, name="rollout")
 console = Console()
 
 #: Set where the command runs from a source checkout, which holds the example model and photos.

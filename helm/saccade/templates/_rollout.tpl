@@ -1,0 +1,78 @@
+{{/* The canary: what is stable, what is tried, who gets it, and which changes would mix revisions that do not belong together.
+
+What a component's revisions are made of has a digest, PREDICTOR-TRANSFORMER, each of twelve hex digits and xN for N
+minReplicas: 3f2a9c1e07bdx1-77ab01de9c42x2. The ConfigMap <name>-rollout records it, since annotations of the
+InferenceService would be annotations of its revisions. KServe gives a canary's share to the newest revision that is
+ready and the rest to the one that was last ready with all of the traffic. */}}
+
+{{- define "saccade.rolloutName" -}}
+{{ include "saccade.name" . }}-rollout
+{{- end -}}
+
+{{/* Annotations of the InferenceService, which KServe hands on to the revisions of both components. */}}
+{{- define "saccade.serviceAnnotations" -}}
+serving.kserve.io/deploymentMode: Knative
+{{- if eq .Values.canary.split "camera" }}
+serving.kserve.io/enable-tag-routing: "true"
+{{- end }}
+{{- end -}}
+
+{{/* Digest of a component. Takes (list $ "predictor"). */}}
+{{- define "saccade.digestOf" -}}
+{{- $root := index . 0 -}}
+{{- $spec := include (printf "saccade.%s" (index . 1)) $root | fromYaml -}}
+{{- $whole := dict "labels" (include "saccade.stableLabels" $root) "annotations" (include "saccade.serviceAnnotations" $root) "spec" (omit $spec "minReplicas") -}}
+{{- printf "%sx%v" (toJson $whole | sha256sum | trunc 12) (index $root.Values (index . 1)).minReplicas -}}
+{{- end -}}
+
+{{/* Digest of the release: predictor, transformer. */}}
+{{- define "saccade.digest" -}}
+{{- include "saccade.digestOf" (list . "predictor") }}-{{ include "saccade.digestOf" (list . "transformer") -}}
+{{- end -}}
+
+{{/* A component is being tried: not all of the traffic is its candidate's. */}}
+{{- define "saccade.hasCanary" -}}
+{{- if and .Values.canary.component (lt (int .Values.canary.percent) 100) -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* Digest of what is stable: the release itself, or with a canary the one that it is tried beside. Empty where nobody says it. */}}
+{{- define "saccade.stable" -}}
+{{- if include "saccade.hasCanary" . -}}
+{{- default (get (include "saccade.liveRollout" . | fromYaml) "stable") .Values.canary.of -}}
+{{- else -}}
+{{- include "saccade.digest" . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* KServe's field, where there is a canary of this component. With cameras the transformer alone gives the candidate requests. */}}
+{{- define "saccade.canaryPercent" -}}
+{{- $canary := (index . 0).Values.canary -}}
+{{- if and (include "saccade.hasCanary" (index . 0)) (eq $canary.component (index . 1)) -}}
+canaryTrafficPercent: {{ ternary 0 $canary.percent (eq $canary.split "camera") }}
+{{- end -}}
+{{- end -}}
+
+{{/* What the last release recorded: the ConfigMap's data, as YAML; empty without a cluster and at the first installation. */}}
+{{- define "saccade.liveRollout" -}}
+{{- $found := lookup "v1" "ConfigMap" .Release.Namespace (include "saccade.rolloutName" .) -}}
+{{- if $found -}}
+{{- toYaml $found.data -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The live InferenceService as YAML; empty without a cluster, before KServe is there and at the first installation. */}}
+{{- define "saccade.liveService" -}}
+{{- if .Capabilities.APIVersions.Has "serving.kserve.io/v1beta1/InferenceService" -}}
+{{- $found := lookup "serving.kserve.io/v1beta1" "InferenceService" .Release.Namespace (include "saccade.name" .) -}}
+{{- if $found -}}
+{{- toYaml $found -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* GPUs that a new revision of the predictor holds beside the old one, until that is gone. */}}
+{{- define "saccade.surgeGpus" -}}
+{{- mul .Values.predictor.minReplicas .Values.predictor.gpu.count -}}
+{{- end -}}
