@@ -1,8 +1,8 @@
-"""Writes what of the chart follows from other files: ``make chart`` runs it, and a test fails where it was not run.
+"""Writes what of the charts follows from other files: ``make chart`` runs it, and a test fails where it was not run.
 
 ``saccade/values.schema.json`` gets the settings of both services from their pydantic models, so that a name or a range
-that they would refuse is refused before anything is installed. ``saccade/README.md`` gets the table of all values,
-from the comments of ``values.yaml``.
+that they would refuse is refused before anything is installed. The ``README.md`` of each chart gets the table of all
+values, from the comments of ``values.yaml``. The platform's other files: ``platform_files.py``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import platform_files
 import yaml
 from pydantic.alias_generators import to_camel
 
@@ -94,25 +95,31 @@ def table(text: str) -> str:
     return "\n".join(lines)
 
 
+def readme(chart: Path) -> str:
+    """A chart's README with the table of its values."""
+    before, rest = (chart / "README.md").read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    return f"{before}{BEGIN}\n{table((chart / 'values.yaml').read_text(encoding='utf-8'))}\n{END}{after}"
+
+
 def files() -> dict[Path, str]:
     """What the generated files have to hold."""
     written = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
-    readme = (CHART / "README.md").read_text(encoding="utf-8")
-    before, rest = readme.split(BEGIN)
-    after = rest.split(END)[1]
-    filled = f"{before}{BEGIN}\n{table((CHART / 'values.yaml').read_text(encoding='utf-8'))}\n{END}{after}"
     return {
         CHART / "values.schema.json": json.dumps(schema(written), indent=2) + "\n",
-        CHART / "README.md": filled,
+        CHART / "README.md": readme(CHART),
+        **platform_files.files(),
+        platform_files.PLATFORM / "README.md": readme(platform_files.PLATFORM),
     }
 
 
 def main() -> None:
     """Write them."""
     for path, content in files().items():
-        if path.read_text(encoding="utf-8") != content:
+        if not path.exists() or path.read_text(encoding="utf-8") != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content, encoding="utf-8")
-            print(f"wrote {path.name}", file=sys.stderr)
+            print(f"wrote {path.relative_to(CHART.parent)}", file=sys.stderr)
 
 
 if __name__ == "__main__":
