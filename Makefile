@@ -13,7 +13,7 @@ TESTS ?= tests
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test soak bench gpu-kit dev tools chart lint format lock clean
+.PHONY: help demo serve test cluster cluster-down test-cluster soak bench gpu-kit dev tools chart lint format lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,16 @@ serve: $(APP) ## Run the pair until Ctrl-C; prints curl lines to paste.
 
 test: $(DEV) ## Run the tests (no cluster, soak or GPU).
 	$(BIN)/python -m pytest $(TESTS) -n $(WORKERS) -m "not cluster and not soak and not gpu"
+
+cluster: ## Start a real control plane of Kubernetes, Knative and KServe for test-cluster (needs ../shared/cluster, Go; 15 minutes the first time).
+	CLUSTER_STATE="$(CURDIR)/.tools/cluster" ../shared/cluster/up
+
+cluster-down: ## Stop it.
+	CLUSTER_STATE="$(CURDIR)/.tools/cluster" ../shared/cluster/down
+
+test-cluster: $(DEV) ## Run the tests on a real control plane, which stays up for the next run (make cluster-down stops it).
+	@$(MAKE) --no-print-directory cluster
+	$(BIN)/python -m pytest tests/cluster -m cluster -n $(WORKERS)
 
 soak: $(DEV) ## Run the long tests, which look for what grows or gets lost (about half an hour).
 	$(BIN)/python -m pytest $(TESTS) -m soak -s -o timeout=7200

@@ -18,6 +18,7 @@ import yaml
 from helm_support import CHART, HELM, ROOT, Object, need_helm
 
 SHARED = ROOT.parent / "shared" / "cluster"
+KUBECTL = HELM["helm 4"].parent / "kubectl"
 #: Where `make cluster` keeps a control plane that is to serve several runs.
 STATE = ROOT / ".tools" / "cluster"
 #: Values for every test: images that need no registry, the least that runs.
@@ -25,6 +26,7 @@ VALUES = (
     "predictor.image.repository=dev.local/saccade-predictor",
     "transformer.image.repository=dev.local/saccade-transformer",
     "model.storageUri=s3://models/repository",
+    "predictor.gpu.count=0",  # the node has eight, and tests run side by side
     # Two seconds after nobody is routed to it a revision's pods go, not five minutes.
     "predictor.autoscaling.scaleDownDelaySeconds=0",
     "predictor.autoscaling.windowSeconds=6",
@@ -54,7 +56,7 @@ class Namespace:
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
         """What kubectl prints; a failure of it fails the test."""
-        ended = self.run(HELM["helm 4"].parent / "kubectl", "-n", self.name, *arguments, stdin=stdin)
+        ended = self.run(KUBECTL, "-n", self.name, *arguments, stdin=stdin)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
@@ -109,20 +111,20 @@ class Namespace:
 
 
 def options(sets: tuple[str, ...]) -> list[str]:
-    """Helm's options for values."""
-    return [option for one in (*VALUES, *sets) for option in ("--set", one)]
+    """Helm's options for values; those that begin with ``json:`` or ``string:`` are set as that."""
+    found = []
+    for one in (*VALUES, *sets):
+        kind, _, value = one.partition(":")
+        found += [f"--set-{kind}", value] if kind in ("json", "string") else ["--set", one]
+    return found
 
 
-def features() -> str:
-    """The feature flags of Knative that a production values file needs, as the platform's chart sets them."""
-    rendered = subprocess.run(
-        [need_helm(), "template", "platform", ROOT / "helm" / "platform"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+def features() -> dict[str, str]:
+    """Knative's feature flags as the platform's chart sets them."""
+    command: list[str | Path] = ["template", "platform", ROOT / "helm" / "platform", "-n", "knative-serving"]
+    rendered = subprocess.run([need_helm(), *command], capture_output=True, text=True, timeout=60, check=True)
     for one in yaml.safe_load_all(rendered.stdout):
         if one and one["kind"] == "KnativeServing":
-            return ",".join(f"{key}={value}" for key, value in one["spec"]["config"]["features"].items())
+            found: dict[str, str] = one["spec"]["config"]["features"]
+            return found
     raise AssertionError("helm/platform renders no KnativeServing")

@@ -123,8 +123,9 @@ def _waits_for(
     if knative.get("status", {}).get("observedGeneration") != knative["metadata"].get("generation"):
         return "Knative has not seen the spec yet"
     if newest != ready or not newest:
-        condition = _condition(knative, "ConfigurationsReady")
-        return _why(condition, f"revision {newest or '(none yet)'} is not ready")
+        sentence = _why(_condition(knative, "ConfigurationsReady"), f"revision {newest or '(none yet)'} is not ready")
+        refused = _condition(observed.service, f"{name.capitalize()}Ready")
+        return _why(refused, sentence) if refused.get("reason") == "ReconcileFailed" else sentence
     condition = _condition(knative, "Ready")
     if condition.get("status") != "True":
         return _why(condition, "its Knative service is not Ready")

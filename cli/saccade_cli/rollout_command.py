@@ -130,10 +130,14 @@ def _missing(cluster: Cluster, observed: Observed, namespace: str) -> list[str]:
 def _table(observed: Observed) -> Table:
     from saccade_cli.rollout import look
 
-    table = Table("component", "newest revision", "ready", "traffic")
+    table = Table("component", "revision", "traffic", "")
+    table.columns[1].overflow = "fold"
+    table.columns[2].justify = "right"
     for one in look(observed):
-        traffic = ", ".join(f"{revision} {percent} %" for revision, percent in one.traffic)
-        table.add_row(one.name, literal(one.newest), literal(one.ready), literal(traffic))
+        shares = dict(one.traffic)
+        for revision in sorted({*shares, one.newest} - {""}):
+            state = ("newest" if revision == one.ready else "newest, not ready") if revision == one.newest else ""
+            table.add_row(one.name, literal(revision), f"{shares.get(revision, 0)} %", state)
     return table
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
-from cluster_support import CHART, Namespace
-from helm_support import HELM, Object
+from cluster_support import KUBECTL, Namespace
+from helm_support import CHART, HELM, Object
 
 PRODUCTION = ("predictor.minReplicas=2", "predictor.maxReplicas=8", "predictor.concurrency.target=41")
 
@@ -15,6 +17,7 @@ PRODUCTION = ("predictor.minReplicas=2", "predictor.maxReplicas=8", "predictor.c
 def demo(namespace: Namespace) -> Namespace:
     namespace.upgrade(
         *PRODUCTION,
+        "predictor.gpu.count=1",
         "predictor.concurrency.hard=160",
         "predictor.gpu.product=NVIDIA-L4",
         "predictor.priorityClassName=system-cluster-critical",
@@ -120,13 +123,13 @@ def test_what_knative_would_refuse_the_chart_refuses_first(namespace: Namespace)
             "spec": {**service["spec"], "predictor": {**service["spec"]["predictor"], field: value}},
         }
         broken.pop("status")
-        assert sets.rpartition("=")[2] in namespace.refused(sets)
+        assert sets.partition("=")[0].rpartition(".")[2] in namespace.refused(sets)
         assert is_refused(namespace, broken), f"{field}={value} works by now: the chart may allow it"
 
 
 def is_refused(namespace: Namespace, service: Object) -> bool:
     """Whether an InferenceService is refused at once, or is never given a Knative service."""
-    ended = namespace.run("kubectl", "-n", namespace.name, "apply", "-f", "-", stdin=yaml.safe_dump(service))
+    ended = namespace.run(KUBECTL, "-n", namespace.name, "apply", "-f", "-", stdin=yaml.safe_dump(service))
     if ended.returncode != 0:
         return True
     try:
@@ -138,9 +141,16 @@ def is_refused(namespace: Namespace, service: Object) -> bool:
 
 
 def test_rendering_with_the_cluster_changes_nothing(namespace: Namespace) -> None:
-    sets = [option for one in ("predictor.image.repository=dev.local/p1", "transformer.image.repository=dev.local/t1",
-                               "model.storageUri=s3://models/repository") for option in ("--set", one)]
-    command = ["upgrade", "--install", "same", CHART, *sets]
+    sets = [
+        option
+        for one in (
+            "predictor.image.repository=dev.local/p1",
+            "transformer.image.repository=dev.local/t1",
+            "model.storageUri=s3://models/repository",
+        )
+        for option in ("--set", one)
+    ]
+    command: list[str | Path] = ["upgrade", "--install", "same", CHART, *sets]
     first = namespace.helm(*command, "--dry-run=server")
     assert first.returncode == 0, first.stderr
     assert namespace.helm(*command).returncode == 0

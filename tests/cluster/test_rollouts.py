@@ -10,6 +10,7 @@ from cluster_support import Namespace
 
 NEW = "predictor.image.tag=new"
 CANARY = "canary.component=predictor"
+UNREADY = "string:predictor.annotations.fakenode/ready=false"
 
 
 def percent(share: int) -> str:
@@ -72,7 +73,7 @@ def test_a_candidate_is_rejected_and_never_gets_a_request_again(demo: Namespace)
     assert demo.shares("predictor") == {"00003": 100}
     assert demo.digest() == stable
 
-    demo.upgrade(*other, 'predictor.annotations.fakenode/ready="false"')
+    demo.upgrade(*other, UNREADY)
     ended = demo.rollout("wait", "demo", "--timeout", "15")
     assert ended.returncode == 1
     assert "revision demo-predictor-00004 is not ready" in ended.stderr
@@ -81,7 +82,7 @@ def test_a_candidate_is_rejected_and_never_gets_a_request_again(demo: Namespace)
 
 
 def test_what_is_not_ready_is_not_promoted(demo: Namespace) -> None:
-    broken = (NEW, 'predictor.annotations.fakenode/ready="false"')
+    broken = (NEW, UNREADY)
     demo.upgrade(*broken, CANARY, percent(10))
     ended = demo.rollout("wait", "demo", "--timeout", "10")
     assert ended.returncode == 1
@@ -114,7 +115,7 @@ def test_one_component_at_a_time(demo: Namespace) -> None:
 
 
 def test_a_canary_without_anything_ready_is_refused(namespace: Namespace) -> None:
-    namespace.upgrade('predictor.annotations.fakenode/ready="false"')
+    namespace.upgrade(UNREADY)
     said = namespace.refused(NEW, CANARY, percent(10))
     assert "no revision of it has been ready with all of the traffic yet" in said
 
@@ -127,7 +128,9 @@ def test_cameras_are_split_by_the_transformer_without_a_new_revision_of_it(names
     namespace.wait()
     # Knative gives the candidate nothing of the predictor's own address; the transformer asks it by its tag.
     assert namespace.shares("predictor") == {"00001": 100, "00002": 0}
-    tags = {one.get("tag"): one["revisionName"] for one in namespace.get("ksvc", "demo-predictor")["status"]["traffic"]}
+    tags = {
+        one.get("tag"): one["revisionName"] for one in namespace.get("ksvc", "demo-predictor")["status"]["traffic"]
+    }
     assert tags["latest"] == "demo-predictor-00002"
     assert f"latest-demo-predictor.{namespace.name}" in json.dumps(namespace.get("route", "demo-predictor")["status"])
     assert "latest-demo-predictor" in namespace.names("service")
@@ -167,10 +170,14 @@ def test_blue_and_green_are_two_releases_behind_one_route(namespace: Namespace) 
     namespace.wait("green")
     assert routed() == "blue-transformer-00001"
     namespace.kubectl("apply", "-f", "-", stdin=ROUTE.format(name="green"))
-    namespace.kubectl("wait", "route/detector", "--for=jsonpath={.status.traffic[0].revisionName}=green-transformer-00001")
+    namespace.kubectl(
+        "wait", "route/detector", "--for=jsonpath={.status.traffic[0].revisionName}=green-transformer-00001"
+    )
     assert routed() == "green-transformer-00001"
     namespace.kubectl("apply", "-f", "-", stdin=ROUTE.format(name="blue"))
-    namespace.kubectl("wait", "route/detector", "--for=jsonpath={.status.traffic[0].revisionName}=blue-transformer-00001")
+    namespace.kubectl(
+        "wait", "route/detector", "--for=jsonpath={.status.traffic[0].revisionName}=blue-transformer-00001"
+    )
 
 
 def test_a_shadow_is_a_release_of_its_own_and_a_setting(demo: Namespace) -> None:
@@ -178,7 +185,7 @@ def test_a_shadow_is_a_release_of_its_own_and_a_setting(demo: Namespace) -> None
     demo.wait("next")
     demo.upgrade(
         f"transformer.settings.shadowHost=next-predictor.{demo.name}",
-        "transformer.settings.shadowShare=0.05",
+        "json:transformer.settings.shadowShare=0.05",
     )
     demo.wait()
     assert demo.shares("predictor") == {"00001": 100}

@@ -261,6 +261,17 @@ def test_a_canary_can_be_judged_beside_the_stable_revision(tmp_path: Path) -> No
     evaluate(tmp_path, {**dict(requests(9000, 0)), **dict(canary)}.items(), query, "30m", samples)
 
 
+def test_a_canary_that_was_forgotten_is_told_of(tmp_path: Path) -> None:
+    stable = (UP[0], "1x1000")
+    canary = UP[0].replace("00001", "00002")
+    soon = "monitoring.rules.canaryHours=1"
+    begun_and_ended = [stable, (canary, "_x130 1x30 _x840")]
+    forgotten = [stable, (canary, "_x130 1x840")]
+    firing(tmp_path, begun_and_ended, "240m", set(), soon)
+    firing(tmp_path, forgotten, "170m", set(), soon)
+    firing(tmp_path, forgotten, "240m", {"SaccadeCanaryIsOld warning"}, soon)
+
+
 def test_the_chart_knows_the_bounds_of_the_histogram() -> None:
     text = (CHART / "templates" / "_slo.tpl").read_text(encoding="utf-8")
     [bounds] = re.findall(r'define "saccade.bounds" -}}\n(.*)\n', text)

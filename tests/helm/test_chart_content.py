@@ -281,7 +281,7 @@ def test_what_is_printed_says_how_to_wait() -> None:
     ended = helm("install", "demo", CHART, "--dry-run=client", "-n", "vision", "-f", MINIMAL)
     assert ended.returncode == 0, ended.stderr
     notes = ended.stdout.partition("NOTES:")[2]
-    assert "kubectl -n vision wait isvc/demo --for=condition=Ready --timeout=1800s" in notes
+    assert "saccade rollout wait demo -n vision" in notes
     assert "2 GPUs are held instead of 1" in notes
 
 

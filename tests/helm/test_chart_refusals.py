@@ -37,6 +37,11 @@ CPU = ("predictor.gpu.count=0",)
         ),
         (("predictor.concurrency.hard=120", "predictor.concurrency.target=121"), "target is 121 and hard 120"),
         (("transformer.concurrency.hard=8",), "transformer.concurrency.target is 16 and hard 8"),
+        (
+            ("predictor.resources.limits.cpu=null",),
+            "predictor.resources.limits has no cpu; expected cpu and memory in both requests and limits",
+        ),
+        (("transformer.resources.requests.memory=null",), "transformer.resources.requests has no memory"),
         (("predictor.gpu.sharing=mig",), "migProfile is empty; expected one, for example 1g.10gb"),
         (("predictor.gpu.migProfile=1g.10gb",), "predictor.gpu.migProfile is 1g.10gb and sharing none"),
         ((*CPU, "predictor.gpu.product=NVIDIA-L4"), 'count is 0, but product is "NVIDIA-L4"'),

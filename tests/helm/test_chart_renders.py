@@ -23,7 +23,7 @@ every_helm = pytest.mark.parametrize("which", HELM)
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) >= 5
+    assert len(EXAMPLES) >= 7
 
 
 @every_helm
@@ -89,11 +89,13 @@ def _unknown(schema: Object, value: object, path: str = "") -> list[str]:
 #: Of the InferenceService's spec. Another one is another revision of the component, with GPUs of its own: where it has
 #: to change, the CHANGELOG says so.
 REVISIONS = {
+    "canary": "7e4166955b95",
     "cpu-only": "6d18d10ed2c9",
-    "mig": "101d77c443c2",
-    "minimal": "f58bfc0c7e04",
-    "production-aws": "4d0726c6e484",
-    "production-gcp": "5c711b561c1c",
+    "external-redis": "ca3ec1709531",
+    "mig": "38866530e6a6",
+    "minimal": "3f4fb1febc03",
+    "production-aws": "b8e4b0d4adbc",
+    "production-gcp": "aa3cd965effd",
 }
 
 

@@ -9,6 +9,13 @@
 {{- if and (eq (int $component.minReplicas) 0) (not $component.allowScaleToZero) -}}
 {{- fail (printf "\n\n%s.minReplicas is 0; expected at least 1, or %s.allowScaleToZero=true: without a replica the next request waits for a node, the image and the model, which takes minutes with a GPU.\n" $part $part) -}}
 {{- end -}}
+{{- range $kind := list "requests" "limits" -}}
+{{- range $what := list "cpu" "memory" -}}
+{{- if not (get (default dict (get $component.resources $kind)) $what) -}}
+{{- fail (printf "\n\n%s.resources.%s has no %s; expected cpu and memory in both requests and limits: KServe fills what is missing with its own defaults (1 CPU, 2Gi), and Kubernetes refuses a request above its limit.\n" $part $kind $what) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if gt (int $component.minReplicas) (int $component.maxReplicas) -}}
 {{- fail (printf "\n\n%s.minReplicas is %v and maxReplicas %v; expected at most as many: KServe refuses it.\n" $part $component.minReplicas $component.maxReplicas) -}}
 {{- end -}}

@@ -21,6 +21,8 @@ serving.kserve.io/enable-tag-routing: "true"
 {{- define "saccade.digestOf" -}}
 {{- $root := index . 0 -}}
 {{- $spec := include (printf "saccade.%s" (index . 1)) $root | fromYaml -}}
+{{- /* What follows from minReplicas is told by xN. */ -}}
+{{- $_ := unset $spec.annotations "autoscaling.knative.dev/initial-scale" -}}
 {{- $whole := dict "labels" (include "saccade.stableLabels" $root) "annotations" (include "saccade.serviceAnnotations" $root) "spec" (omit $spec "minReplicas") -}}
 {{- printf "%sx%v" (toJson $whole | sha256sum | trunc 12) (index $root.Values (index . 1)).minReplicas -}}
 {{- end -}}
