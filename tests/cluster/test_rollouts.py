@@ -149,7 +149,7 @@ def test_cameras_are_split_by_the_transformer_without_a_new_revision_of_it(names
 ROUTE = """
 apiVersion: serving.knative.dev/v1
 kind: Route
-metadata: {{name: detector}}
+metadata: {{name: detector-route}}
 spec:
   traffic:
     - {{configurationName: {name}-transformer, percent: 100}}
@@ -158,8 +158,8 @@ spec:
 
 def test_blue_and_green_are_two_releases_behind_one_route(namespace: Namespace) -> None:
     def routed() -> str:
-        namespace.kubectl("wait", "route/detector", "--for=condition=Ready", "--timeout=60s")
-        [only] = namespace.get("route", "detector")["status"]["traffic"]
+        namespace.kubectl("wait", "route/detector-route", "--for=condition=Ready", "--timeout=60s")
+        [only] = namespace.get("route", "detector-route")["status"]["traffic"]
         return str(only["revisionName"])
 
     namespace.upgrade(release="blue")
@@ -171,12 +171,12 @@ def test_blue_and_green_are_two_releases_behind_one_route(namespace: Namespace) 
     assert routed() == "blue-transformer-00001"
     namespace.kubectl("apply", "-f", "-", stdin=ROUTE.format(name="green"))
     namespace.kubectl(
-        "wait", "route/detector", "--for=jsonpath={.status.traffic[0].revisionName}=green-transformer-00001"
+        "wait", "route/detector-route", "--for=jsonpath={.status.traffic[0].revisionName}=green-transformer-00001"
     )
     assert routed() == "green-transformer-00001"
     namespace.kubectl("apply", "-f", "-", stdin=ROUTE.format(name="blue"))
     namespace.kubectl(
-        "wait", "route/detector", "--for=jsonpath={.status.traffic[0].revisionName}=blue-transformer-00001"
+        "wait", "route/detector-route", "--for=jsonpath={.status.traffic[0].revisionName}=blue-transformer-00001"
     )
 
 
