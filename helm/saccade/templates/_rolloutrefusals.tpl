@@ -63,6 +63,9 @@ with the last release takes it from the live objects where there is a cluster, a
 {{- if not $status.latestRolledoutRevision -}}
 {{- fail (printf "\n\ncanary.component is %s, but no revision of it has been ready with all of the traffic yet; expected a stable one first (%s): KServe gives the first that is ready everything, whatever the percentage.\n" $component $wait) -}}
 {{- end -}}
+{{- if and $last (not $last.component) (ne $status.latestCreatedRevision $status.latestReadyRevision) -}}
+{{- fail (printf "\n\nThe last release is recorded as stable, but its %s's newest revision, %s, is not ready, and %s serves; expected a stable release that has arrived first (%s).\n" $component $status.latestCreatedRevision $status.latestReadyRevision $wait) -}}
+{{- end -}}
 {{- if and $last (ne $digest $last.digest) (ne $status.latestReadyRevision $status.latestRolledoutRevision) -}}
 {{- fail (printf "\n\nThe newest revision of the %s that is ready is %s, but %s is the one that was rolled out; expected the same before a new candidate: until that is ready its share would go to %s, which was rejected or is still being tried. First apply the stable values with canary.percent=0, then %s, then without a canary (docs/rollout.md).\n" $component $status.latestReadyRevision $status.latestRolledoutRevision $status.latestReadyRevision $wait) -}}
 {{- end -}}
