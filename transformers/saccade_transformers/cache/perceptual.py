@@ -15,6 +15,7 @@ from saccade_transformers.image.grey import HASH_SIDE, Greys
 
 #: Bits of a hash: the lowest 8 frequencies in each direction.
 HASH_BITS: Final = 64
+_MIDDLE: Final = HASH_BITS // 2
 
 _LOWEST: Final = 8
 #: The rows of an unnormalised DCT-II of 32 samples, ``2 sum x[n] cos(pi k (2n + 1) / 64)``: what scipy.fftpack.dct is.
@@ -53,7 +54,9 @@ def phash(grey: NDArray[np.uint8]) -> int:
         64 bits, the first row of frequencies in the highest ones.
     """
     frequencies = _DCT @ grey.astype(np.float64) @ _DCT.T
-    bits = frequencies > np.median(frequencies)
+    ordered = np.sort(frequencies, axis=None)
+    # The median of an even number of values, as np.median has it, which checks more and takes ten times as long.
+    bits = frequencies > (ordered[_MIDDLE - 1] + ordered[_MIDDLE]) / 2
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 

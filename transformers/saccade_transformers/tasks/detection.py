@@ -331,10 +331,12 @@ def suppress(found: Detections, iou_threshold: float, limit: int) -> Detections:
     """
     if not len(found):
         return found
-    boxes = np.clip(found.boxes.astype(np.float64), -_FAR, _FAR)
+    boxes = np.minimum(np.maximum(found.boxes.astype(np.float64), -_FAR), _FAR)  # np.clip, for less
     # NMSBoxesBatched tells classes apart by shifting each one's boxes past the largest coordinate, which holds only
     # where no coordinate is negative. IoU does not change when all boxes move together.
-    boxes -= np.tile(boxes[:, :2].min(axis=0), 2)
+    least = boxes[:, :2].min(axis=0)
+    boxes[:, :2] -= least
+    boxes[:, 2:] -= least
     boxes[:, 2:] -= boxes[:, :2]  # it wants x, y, width, height
     kept = cv2.dnn.NMSBoxesBatched(
         boxes,  # type: ignore[arg-type]  # its stub knows lists only; it takes arrays
