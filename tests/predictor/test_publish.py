@@ -17,8 +17,9 @@ import pytest
 from typer.testing import CliRunner
 
 from gcs_fake import FakeGcs, FakeObject
-from integration_support import HOST, eventually
+from integration_support import HOST
 from measuring.processes import free_port
+from s3_server import environment, s3_server
 from saccade_predictor.build import publishing
 from saccade_predictor.build.__main__ import app
 from saccade_predictor.build.manifest import files_of
@@ -61,31 +62,8 @@ def repository(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of S3's protocol, as a process of its own."""
-    port = free_port()
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-        )
-    url = f"http://{HOST}:{port}"
-
-    def answers() -> bool:
-        assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(f"{url}/moto-api/", timeout=10) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    try:
-        eventually("the S3 server answers", answers, 60)
+    with s3_server(tmp_path_factory.mktemp("moto") / "log") as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.fixture
@@ -93,11 +71,8 @@ def s3(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Its client, with an empty bucket."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    for name, value in environment(s3_url).items():
+        monkeypatch.setenv(name, value)
     urllib.request.urlopen(urllib.request.Request(f"{s3_url}/moto-api/reset", method="POST"), timeout=30).close()
     client = boto3.client("s3")
     client.create_bucket(Bucket=BUCKET)
@@ -346,6 +321,13 @@ def test_a_place_without_a_list_is_no_repository(place: str, tmp_path: Path) -> 
     code, output = run("fetch", place, tmp_path / "there")
     assert code == 1
     assert f"{place} has no SHA256SUMS; expected a repository of saccade-build publish" in output
+
+
+def test_a_place_without_a_list_may_be_asked_for(place: str, tmp_path: Path) -> None:
+    code, output = run("fetch", place, tmp_path / "there", "--if-there")
+    assert code == 0
+    assert f"nothing is published at {place} yet" in output
+    assert list((tmp_path / "there").iterdir()) == []
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])

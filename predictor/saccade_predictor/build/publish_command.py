@@ -106,6 +106,9 @@ def fetch(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", show_default=False, help="Where it goes; made if it is not there.")
     ],
+    if_there: Annotated[
+        bool, typer.Option("--if-there", help="Nothing published there yet is no error: FOLDER is then empty.")
+    ] = False,
 ) -> None:
     """Get a model repository that saccade-build publish wrote, and hold every file against its SHA256SUMS.
 
@@ -119,8 +122,14 @@ def fetch(
     store: Store | None = None
     try:
         store = _open(uri)
+        folder.mkdir(parents=True, exist_ok=True)
         with terminable():
             came, there = publishing.fetch(store, folder, lambda name: typer.echo(name, err=True))
+    except publishing.NothingPublished as error:
+        if not if_there:
+            fail(str(error), MODEL)
+        typer.echo(f"{folder}: nothing is published at {uri} yet")
+        return
     except publishing.PublishError as error:
         fail(str(error), MODEL)
     except StoreError as error:

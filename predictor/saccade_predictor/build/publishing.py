@@ -31,6 +31,10 @@ class PublishError(Exception):
     """The repository cannot be published as asked for, or is not there as it was sent."""
 
 
+class NothingPublished(PublishError):
+    """There is no manifest."""
+
+
 @dataclass(frozen=True, slots=True)
 class File:
     """A file of the local repository."""
@@ -250,13 +254,14 @@ def fetch(store: Store, folder: Path, note: Callable[[str], None] = lambda text:
         How many files came, and how many were there.
 
     Raises:
-        PublishError: there is no manifest, or an object is not as it says.
+        NothingPublished: there is no manifest.
+        PublishError: an object is not as it says.
         StoreError: the store cannot be used.
         OSError: a file cannot be written.
     """
     manifest = store.describe(MANIFEST_FILE)
     if manifest is None:
-        raise PublishError(f"{store.uri} has no {MANIFEST_FILE}; expected a repository of saccade-build publish")
+        raise NothingPublished(f"{store.uri} has no {MANIFEST_FILE}; expected a repository of saccade-build publish")
     came = there = 0
     for name, digest in _listed(store, manifest).items():
         path = folder / name
