@@ -101,10 +101,16 @@ USER 1000:1000
 EXPOSE 8080 8081 9095
 ENTRYPOINT ["/opt/saccade/bin/saccade-predictor"]
 
+# What builds plans also gets graphs from a bucket and puts plans there: saccade-build fetch and publish.
+FROM predictor-gpu-environment AS plan-builder-environment
+COPY requirements/publish.txt /requirements-publish.txt
+RUN /opt/saccade/bin/pip install --require-hashes -r /requirements-publish.txt
+
 # Builds plans on the GPU that will run them, with the very TensorRT of the predictor; for a Job, not for serving.
 FROM predictor AS plan-builder
 LABEL org.opencontainers.image.title="saccade-plan-builder" \
       org.opencontainers.image.description="Builds TensorRT plans into a model repository: saccade-build" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=cuda /tensorrt/builder /opt/tensorrt/lib
+COPY --from=plan-builder-environment /opt/saccade /opt/saccade
 ENTRYPOINT ["/opt/saccade/bin/saccade-build"]

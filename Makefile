@@ -64,7 +64,7 @@ dev: $(DEV) ## Install the development environment: clients, linters, test tools
 tools: ## Install the programs that some tests start (the rest of the tests runs without).
 	@PYTHON="$(PYTHON)" sh requirements/tools.sh
 
-chart: $(DEV) ## Write what of helm/saccade follows from other files: the settings' schema, the table of values.
+chart: $(DEV) ## Write what of both charts follows from other files: schemas, dashboards, install scripts, tables of values.
 	$(BIN)/python helm/generate.py
 
 lint: $(DEV) ## Check format, style and types.

@@ -2,7 +2,7 @@
 
 ``saccade/values.schema.json`` gets the settings of both services from their pydantic models, so that a name or a range
 that they would refuse is refused before anything is installed. The ``README.md`` of each chart gets the table of all
-values, from the comments of ``values.yaml``. The platform's other files: ``platform_files.py``.
+values, from the comments of ``values.yaml``. Others: ``platform_files.py``, and ``dashboards`` for Grafana.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import dashboards
 import platform_files
 import yaml
 from pydantic.alias_generators import to_camel
@@ -109,6 +110,7 @@ def files() -> dict[Path, str]:
         CHART / "values.schema.json": json.dumps(schema(written), indent=2) + "\n",
         CHART / "README.md": readme(CHART),
         **platform_files.files(),
+        **dashboards.files(),
         platform_files.PLATFORM / "README.md": readme(platform_files.PLATFORM),
     }
 

@@ -26,8 +26,10 @@ _KIND: Final = [
 _HEAD: Final = """\
 #!/bin/sh
 # Written from install.yaml by `make chart`. Run in helm/platform, or paste step by step; needs helm and kubectl.
+# PLATFORM_VALUES names a file of values for this chart: the domain, the load balancer's annotations.
 set -eu
 """
+_OWN_VALUES: Final = ' \\\n  ${PLATFORM_VALUES:+--values "$PLATFORM_VALUES"}'
 
 
 def config_schema(keys: dict[str, list[str]]) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def command(step: dict[str, Any], more: tuple[str, ...] = ()) -> str:
         taken = 1 if len(rest) == 1 or rest[1].startswith("--") else 2
         lines.append("  " + shlex.join(rest[:taken]))
         rest = rest[taken:]
-    return " \\\n".join(lines)
+    return " \\\n".join(lines) + (_OWN_VALUES if step["chart"] == "." else "")
 
 
 def script(steps: list[dict[str, Any]], kind: bool) -> str:

@@ -65,5 +65,7 @@ install helm helm.sh/helm/v3/cmd/helm@v3.21.4
 package redis-server redis-server
 # promtool, which tests the alerts: tests/helm/test_alerts.py.
 package prometheus promtool
+# actionlint, which reads the release workflow as GitHub would: tests/test_workflows.py.
+install actionlint github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 # Knative's sidecar: tests/integration/test_queue_proxy.py puts it in front of the services.
 install queue knative.dev/serving/cmd/queue@v0.48.1

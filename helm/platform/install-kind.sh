@@ -1,5 +1,6 @@
 #!/bin/sh
 # Written from install.yaml by `make chart`. Run in helm/platform, or paste step by step; needs helm and kubectl.
+# PLATFORM_VALUES names a file of values for this chart: the domain, the load balancer's annotations.
 set -eu
 
 # A cluster of one node.
@@ -29,7 +30,8 @@ kubectl -n knative-operator rollout status deployment/operator-webhook --timeout
 helm upgrade --install platform . \
   --namespace knative-serving \
   --create-namespace \
-  --values values/kind.yaml
+  --values values/kind.yaml \
+  ${PLATFORM_VALUES:+--values "$PLATFORM_VALUES"}
 kubectl -n knative-serving wait knativeserving/knative-serving --for=condition=Ready --timeout=600s
 
 # kserve-crd: the kinds of KServe.

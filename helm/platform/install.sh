@@ -1,5 +1,6 @@
 #!/bin/sh
 # Written from install.yaml by `make chart`. Run in helm/platform, or paste step by step; needs helm and kubectl.
+# PLATFORM_VALUES names a file of values for this chart: the domain, the load balancer's annotations.
 set -eu
 
 # prometheus: Prometheus' operator and Grafana, for the monitors, rules and dashboards of both charts. Optional.
@@ -33,7 +34,8 @@ kubectl -n knative-operator rollout status deployment/operator-webhook --timeout
 # platform: Knative Serving 1.21.3 and Kourier, with what GPU services need.
 helm upgrade --install platform . \
   --namespace knative-serving \
-  --create-namespace
+  --create-namespace \
+  ${PLATFORM_VALUES:+--values "$PLATFORM_VALUES"}
 kubectl -n knative-serving wait knativeserving/knative-serving --for=condition=Ready --timeout=600s
 
 # kserve-crd: the kinds of KServe.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,8 @@ import pytest
 import yaml
 
 from helm_support import CHART, ROOT, only, refused, render
+from promtool import promtool
 from saccade_serving.metrics import SECONDS
-from tools import missing
 
 VALUES = CHART / "ci" / "production-aws-values.yaml"
 SERVICE = 'namespace="vision",inferenceservice="gate-detector"'
@@ -26,14 +24,6 @@ def rules(*sets: str) -> dict[str, Any]:
     """The groups of the PrometheusRule."""
     spec: dict[str, Any] = only(render(VALUES, *sets), "PrometheusRule")["spec"]
     return spec
-
-
-def promtool(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run it; skips where it is not installed, with ``CI=true`` fails."""
-    program = shutil.which("promtool")
-    if program is None:
-        missing("needs promtool: make tools as root (Debian: apt-get install prometheus)")
-    return subprocess.run([program, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
 def requests(per_minute: int, faults: float, code: str = "503") -> list[tuple[str, str]]:

@@ -94,6 +94,7 @@ REVISIONS = {
     "external-redis": "ca3ec1709531",
     "mig": "38866530e6a6",
     "minimal": "3f4fb1febc03",
+    "plan-build": "09004b0fcedf",
     "production-aws": "b8e4b0d4adbc",
     "production-gcp": "aa3cd965effd",
 }

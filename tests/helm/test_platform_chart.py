@@ -320,7 +320,7 @@ def test_the_printed_commands_run_in_their_order(name: str, tmp_path: Path) -> N
         file = tmp_path / program
         file.write_text(f'#!/bin/sh\necho {program} "$@" >>{log}\n', encoding="utf-8")
         file.chmod(file.stat().st_mode | stat.S_IXUSR)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PLATFORM_VALUES": str(AWS)}
     ended = subprocess.run(
         ["sh"], input=printed, cwd=PLATFORM, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
@@ -333,6 +333,7 @@ def test_the_printed_commands_run_in_their_order(name: str, tmp_path: Path) -> N
     assert files
     assert all((PLATFORM / file).is_file() for file in files)
     assert ("values/kind.yaml" in files) == on_kind
+    assert files.count(str(AWS)) == 1, "the chart's own values are a person's last word"
     order = [" ".join(call) for call in calls]
     [ready] = [at for at, call in enumerate(order) if "wait knativeserving/knative-serving" in call]
     assert ready < next(at for at, call in enumerate(order) if "kserve-resources" in call)

@@ -153,6 +153,35 @@ def failing(result: Result) -> str:
 
 
 @needs_rtx
+def test_what_is_there_already_is_not_built_again(tmp_path: Path) -> None:
+    model, source = tmp_path / "r" / "m", graphs.doubling(tmp_path / "in.onnx")
+    first = plan(source, model, "--reuse")
+    assert "was there already" not in first.output
+    before = made(first, model)
+    again = plan(source, model, "--reuse")
+    assert again.exit_code == 0, again.output
+    assert f"{model}/1/model.plan: TensorRT-RTX" in again.output
+    assert "was there already" in again.output
+    assert read_sidecar(model / "1" / "plan.json") == before
+    assert not (model / "2").exists()
+    other = tmp_path / "other.onnx"
+    graph = onnx.load(source)
+    graph.doc_string = "another"
+    onnx.save(graph, other)
+    # Whatever changes the plan is built: how it is asked for, the graph, and where the file is damaged.
+    assert made(plan(source, model, "--reuse", "--no-tf32"), model, 2).tf32 is False
+    assert made(plan(source, model, "--reuse", "--batch", "1,16,32"), model, 3).profiles != before.profiles
+    assert made(plan(source, model, "--reuse", "--compute-capability", "8.9"), model, 4).compute_capabilities == (
+        "8.9",
+    )
+    assert made(plan(other, model, "--reuse"), model, 5).source != before.source
+    (model / "1" / "model.plan").write_bytes(b"damaged")
+    assert made(plan(source, model, "--reuse"), model, 6).source == before.source
+    (model / "6" / "plan.json").unlink()
+    assert "was there already" not in plan(source, model, "--reuse").output
+
+
+@needs_rtx
 def test_a_model_without_batches_and_one_with_open_sides(tmp_path: Path) -> None:
     fixed = tmp_path / "r" / "fixed"
     found = made(plan(graphs.doubling(tmp_path / "a.onnx", dims=(3, 2)), fixed, "--batch", 0), fixed)

@@ -11,7 +11,14 @@ from typing import Annotated
 import typer
 
 from saccade_predictor.batchingconfig import MAX_SLO_MS
-from saccade_predictor.build import calibrate_command, file_commands, parity_command, plan_command, ready_command
+from saccade_predictor.build import (
+    calibrate_command,
+    file_commands,
+    parity_command,
+    plan_command,
+    publish_command,
+    ready_command,
+)
 from saccade_predictor.build.saying import MODEL, USAGE
 from saccade_predictor.build.saying import fail as _fail
 from saccade_predictor.repository import RepositoryError
@@ -94,6 +101,10 @@ app.command("parity", no_args_is_help=True, short_help="Compare a plan or a grap
 app.command("manifest", no_args_is_help=True, short_help="List or check the digests of a model repository.")(
     file_commands.manifest
 )
+app.command("publish", no_args_is_help=True, short_help="Put a model repository into S3 or Google Cloud Storage.")(
+    publish_command.publish
+)
+app.command("fetch", no_args_is_help=True, short_help="Get a published model repository.")(publish_command.fetch)
 
 
 def main() -> None:

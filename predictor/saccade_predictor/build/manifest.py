@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -51,7 +51,7 @@ def write(folder: Path) -> int:
         OSError: a file cannot be read, or the manifest not written.
     """
     names = files_of(folder)
-    text = "".join(_line(hash_file(folder / name)[0], name) for name in names)
+    text = compose({name: hash_file(folder / name)[0] for name in names})
     part = folder / f".{MANIFEST_FILE}.{os.getpid()}.part"
     try:
         with part.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -86,6 +86,11 @@ def check(folder: Path) -> Iterator[str]:
             yield f"{name} is not listed"
 
 
+def compose(digests: Mapping[str, str]) -> str:
+    """The manifest of files: relative name -> digest."""
+    return "".join(_line(digests[name], name) for name in sorted(digests))
+
+
 def read(path: Path) -> dict[str, str]:
     """Relative name -> digest.
 
@@ -97,13 +102,22 @@ def read(path: Path) -> dict[str, str]:
     except OSError as error:
         hint = "; write one with saccade-build manifest" if isinstance(error, FileNotFoundError) else ""
         raise ManifestError(f"cannot read {path}: {error.strerror}{hint}") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, where: str) -> dict[str, str]:
+    """Relative name -> digest, of a manifest's text that is from ``where``.
+
+    Raises:
+        ManifestError: it is no manifest, or names files outside its folder.
+    """
     found = {}
     for number, line in enumerate(text.split("\n")[:-1] if text.endswith("\n") else text.split("\n"), 1):
         match = _LINE.match(line)
         name = _unescape(match[3]) if match and match[1] else match[3] if match else ""
         if match is None or name.startswith("/") or ".." in name.split("/"):
             raise ManifestError(
-                f"{path} line {number} is not 'SHA-256  name' of a file in its folder, as sha256sum writes"
+                f"{where} line {number} is not 'SHA-256  name' of a file in its folder, as sha256sum writes"
             )
         found[name] = match[2]
     return found

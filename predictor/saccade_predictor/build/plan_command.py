@@ -148,6 +148,13 @@ def plan(
         typer.Option(metavar="N", min=1, show_default=False, help="Version; default: the one after the highest."),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace that version if it is there.")] = False,
+    reuse: Annotated[
+        bool,
+        typer.Option(
+            "--reuse",
+            help="Build nothing where a version has such a plan: of this graph, asked for alike, for this machine.",
+        ),
+    ] = False,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -201,6 +208,7 @@ def plan(
             fallback=fallback,
             verbose=verbose,
             log=log,
+            reuse=reuse,
         )
         with terminable(), _progress(NAMES[wish.kind]) as told:
             made = make_plan(wish, told, lambda text: typer.echo(f"note: {text}", err=True))
@@ -225,7 +233,8 @@ def _say(made: Planned, model: Path) -> None:
     batches = f", batches of {rows[0]} to {rows[1]}" if rows else ""
     typer.echo(
         f"{model / made.version.name / PLAN_FILE}: {NAMES[plan.kind]} {plan.tensorrt}, {plan.precision}{batches},"
-        f" compute capability {where}, {plan.plan.bytes} bytes, built in {plan.build_seconds:.1f} s"
+        f" compute capability {where}, {plan.plan.bytes} bytes, "
+        + ("was there already" if made.reused else f"built in {plan.build_seconds:.1f} s")
     )
     if made.config_written:
         typer.echo(f"{model / 'config.pbtxt'}: written")

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 import onnx
 
-from saccade_predictor.build import planconfig, staging
+from saccade_predictor.build import planconfig, reusing, staging
 from saccade_predictor.build.building import BuildFailed, Built, Told, run_worker
 from saccade_predictor.build.halves import to_fp16
 from saccade_predictor.build.onnxfile import OnnxFile, read_onnx
@@ -68,6 +68,7 @@ class Wish:
         labels: file of class names, which becomes the model's ``labels.txt``.
         fallback: whether a config.pbtxt that is written allows the ONNX file where there is no GPU.
         log: where the log goes if the build fails; None: nowhere.
+        reuse: whether a version that has such a plan is enough.
     """
 
     source: Path
@@ -90,23 +91,26 @@ class Wish:
     fallback: bool
     verbose: bool
     log: Path | None
+    reuse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What was made.
+    """What was made, or was there.
 
     Attributes:
         version: the folder.
         plan: its sidecar.
         config_written: whether config.pbtxt is new.
         notes: what a person should know.
+        reused: whether the plan was there.
     """
 
     version: Path
     plan: Plan
     config_written: bool
     notes: tuple[str, ...]
+    reused: bool = False
 
 
 def make_plan(wish: Wish, told: Told = lambda event: None, note: Callable[[str], None] = lambda text: None) -> Planned:
@@ -123,6 +127,8 @@ def make_plan(wish: Wish, told: Told = lambda event: None, note: Callable[[str],
     profile = make_profile(source, wish.batch, wish.shapes)
     max_rows = wish.batch.high if wish.batch is not None else 0
     config = planconfig.check(wish.model, wish.kind, source.inputs, source.outputs, profile, max_rows)
+    if wish.reuse and config is not None and (found := reusing.find(wish.model, _asked(wish, source, profile))):
+        return Planned(*found, config_written=False, notes=(), reused=True)
     version = staging.choose_version(wish.model, wish.version, wish.replace)
     notes: list[str] = []
     graph = _prepare(wish, source, notes)
@@ -221,6 +227,20 @@ def _request(wish: Wish, given: Path, plan: Path, profile: dict[str, Shapes]) ->
     )
 
 
+def _asked(wish: Wish, source: OnnxFile, profile: dict[str, Shapes]) -> reusing.Asked:
+    wanted: dict[str, object] = {
+        "precision": wish.precision,
+        "strongly_typed": wish.fp16_by != "flag",
+        "tf32": wish.tf32,
+        "kept_fp32": wish.keep_fp32,
+        "workspace_mib": wish.workspace_mib,
+        "asked_capabilities": wish.compute_capabilities,
+        "hardware_compatibility": wish.hardware_compatibility,
+        "profiles": (profile,) if profile else (),
+    }
+    return reusing.Asked(wish.kind, wanted, source.sha256)
+
+
 def _describe(
     wish: Wish, source: OnnxFile, profile: dict[str, Shapes], built: Built, onnx_mark: FileMark, plan_mark: FileMark
 ) -> Plan:
@@ -228,11 +248,14 @@ def _describe(
         kind=wish.kind,
         tensorrt=built.tensorrt,
         compute_capabilities=built.compute_capabilities,
+        asked_capabilities=wish.compute_capabilities,
         hardware_compatibility=wish.hardware_compatibility,
         gpu=built.gpu,
         precision=wish.precision,
         strongly_typed=wish.fp16_by != "flag",
         tf32=wish.tf32,
+        kept_fp32=wish.keep_fp32,
+        workspace_mib=wish.workspace_mib,
         profiles=(profile,) if profile else (),
         inputs=built.inputs,
         outputs=built.outputs,

@@ -117,12 +117,15 @@ class Plan(_Part):
         kind: which TensorRT runs it.
         tensorrt: the version that built it, in full; a plan runs in no other.
         compute_capabilities: of the GPUs it was built for.
+        asked_capabilities: of the GPUs that were asked for, of TensorRT-RTX; empty for all that it knew.
         hardware_compatibility: which other GPUs may run it.
         gpu: name of the GPU it was built on; empty where none was needed.
         precision: asked for. The network is strongly typed, so it stands in the graph, unless ``strongly_typed`` is
             false: then TensorRT chose among FP32 and it, layer by layer.
         strongly_typed: see above.
         tf32: whether FP32 products may be computed in TF32 (a mantissa of 10 bits).
+        kept_fp32: nodes and operators that were asked to stay FP32.
+        workspace_mib: scratch memory that a layer might take; 0: TensorRT's own limit.
         profiles: input name -> shapes, for each profile.
         inputs: in the plan's order; ``outputs`` likewise.
         source: the ONNX file beside it that it was built from.
@@ -138,11 +141,14 @@ class Plan(_Part):
     kind: Kind
     tensorrt: str = Field(pattern=r"^\d+(\.\d+)+")
     compute_capabilities: tuple[Capability, ...] = Field(min_length=1)
+    asked_capabilities: tuple[Capability, ...] = ()
     hardware_compatibility: Compatibility = "none"
     gpu: str = ""
     precision: Precision
     strongly_typed: bool = True
     tf32: bool = False
+    kept_fp32: tuple[str, ...] = ()
+    workspace_mib: int = 0
     profiles: tuple[dict[str, Shapes], ...]
     inputs: tuple[PlanTensor, ...] = Field(min_length=1)
     outputs: tuple[PlanTensor, ...] = Field(min_length=1)
