@@ -65,6 +65,8 @@ install helm helm.sh/helm/v3/cmd/helm@v3.21.4
 package redis-server redis-server
 # promtool, which tests the alerts: tests/helm/test_alerts.py.
 package prometheus promtool
+# A browser, in which a load test's report is opened: tests/loadtest/test_report.py.
+package chromium chromium
 # actionlint, which reads the release workflow as GitHub would: tests/test_workflows.py.
 install actionlint github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 # Knative's sidecar: tests/integration/test_queue_proxy.py puts it in front of the services.
