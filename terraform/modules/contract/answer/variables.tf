@@ -131,13 +131,31 @@ variable "image_tag" {
 }
 
 variable "ingress" {
-  description = "How requests come in: Knative's ingress class, and the annotations of Kourier's Service that make the cloud's load balancer."
+  description = <<-EOT
+    How requests come in: Knative's ingress class; type and annotations of Kourier's Service; on aws the target group that
+    its pods join, with the Service's port; on gcp the names that a Gateway refers to; and the address to call, or "".
+  EOT
   type = object({
     class               = optional(string, "kourier.ingress.networking.knative.dev")
+    service_type        = optional(string, "ClusterIP")
     service_annotations = optional(map(string), {})
+    target_group        = optional(object({ arn = string, port = number }))
+    gateway = optional(object({
+      address_name    = string
+      certificate_map = string
+      ssl_policy      = string
+      security_policy = string
+      hostnames       = list(string)
+    }))
+    address = optional(string, "")
   })
   default  = {}
   nullable = false
+
+  validation {
+    condition     = contains(["ClusterIP", "NodePort", "LoadBalancer"], var.ingress.service_type)
+    error_message = "ingress.service_type is \"${var.ingress.service_type}\": write ClusterIP, NodePort or LoadBalancer."
+  }
 }
 
 variable "redis" {
