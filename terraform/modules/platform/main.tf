@@ -222,6 +222,22 @@ resource "helm_release" "gateway" {
   depends_on = [helm_release.knative_ready]
 }
 
+# The load balancer that stacks/aws made: Kourier's pods join its target group.
+resource "helm_release" "target_group_binding" {
+  count = local.wanted.target-group-binding ? 1 : 0
+
+  name             = "target-group-binding"
+  chart            = "${path.module}/charts/target-group-binding"
+  namespace        = local.charts.platform.namespace
+  create_namespace = false
+  values           = [yamlencode(local.target_group_binding)]
+  timeout          = var.timeout_s
+  atomic           = true
+  max_history      = local.max_history
+
+  depends_on = [helm_release.knative_ready, helm_release.aws_load_balancer_controller]
+}
+
 # KServe reports generations in a way that Helm's wait cannot follow: README.md says how to wait for the model.
 resource "helm_release" "saccade" {
   count = local.wanted.saccade ? 1 : 0

@@ -12,6 +12,7 @@ output "releases" {
       helm_release.gpu_operator,
       helm_release.dcgm_exporter,
       helm_release.gateway,
+      helm_release.target_group_binding,
       helm_release.saccade,
       ) : release.name => {
       namespace = release.namespace

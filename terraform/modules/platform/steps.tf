@@ -30,8 +30,9 @@ locals {
     nvidia-device-plugin         = local.gpu_stack == "device-plugin"
     gpu-operator                 = local.gpu_stack == "gpu-operator"
     # The operator has a dcgm-exporter of its own, and so has GKE (monitoring_config's DCGM).
-    dcgm-exporter = local.gpu_stack == "device-plugin" && var.monitoring.gpu_metrics
-    gateway       = var.gateway != null
-    saccade       = var.saccade != null
+    dcgm-exporter        = local.gpu_stack == "device-plugin" && var.monitoring.gpu_metrics
+    gateway              = var.gateway != null
+    target-group-binding = var.target_group != null
+    saccade              = var.saccade != null
   }
 }

@@ -14,9 +14,8 @@ locals {
       replicas = var.knative_replicas
       domain   = var.domain
       kourier = {
-        # Behind a Gateway the pods are reached by themselves.
-        serviceType        = var.gateway == null ? "LoadBalancer" : "ClusterIP"
-        serviceAnnotations = var.gateway == null ? var.ingress_annotations : {}
+        serviceType        = var.ingress.service_type
+        serviceAnnotations = var.ingress.service_annotations
       }
       config = {
         # Knative's controller has no identity with which to read a private registry; its tags cannot be moved anyway.
@@ -75,15 +74,17 @@ locals {
 
   dcgm_exporter = { serviceMonitor = { enabled = local.monitors } }
 
-  aws_load_balancer_controller = var.aws == null ? null : {
-    clusterName = var.aws.cluster_name
-    region      = var.aws.region
-    # Pods may not ask the metadata service, so it is said.
-    vpcId             = var.aws.vpc_id
-    defaultTargetType = "ip"
-    defaultTags       = var.tags
-    serviceAccount    = merge({ create = true }, var.aws.load_balancer_controller)
-  }
+  # Pods may not ask the metadata service which network they are in, so it is said.
+  aws_load_balancer_controller = var.aws == null ? null : merge(
+    { for key, value in { vpcId = var.aws.vpc_id } : key => value if value != null },
+    { for key, value in { vpcTags = { cluster = var.aws.cluster_name } } : key => value if var.aws.vpc_id == null },
+    {
+      clusterName       = var.aws.cluster_name
+      region            = var.aws.region
+      defaultTargetType = "ip"
+      defaultTags       = var.tags
+      serviceAccount    = merge({ create = true }, var.aws.load_balancer_controller)
+  })
 
   cluster_autoscaler = var.aws == null ? null : {
     cloudProvider = "aws"
@@ -113,5 +114,10 @@ locals {
     securityPolicy = var.gateway.security_policy
     hostnames      = var.gateway.hostnames
     timeoutSeconds = var.gateway.timeout_s
+  }
+
+  target_group_binding = var.target_group == null ? null : {
+    targetGroupArn = var.target_group.arn
+    service        = { name = "kourier", port = var.target_group.port }
   }
 }

@@ -45,11 +45,20 @@ variable "knative_replicas" {
   }
 }
 
-variable "ingress_annotations" {
-  description = "Annotations of Kourier's service, by which the cloud makes its load balancer. Without effect where there is a gateway."
-  type        = map(string)
+variable "ingress" {
+  description = "Type and annotations of Kourier's service: ClusterIP behind a gateway or a target group, LoadBalancer for one that the cloud makes by the annotations."
   default     = {}
   nullable    = false
+
+  type = object({
+    service_type        = optional(string, "ClusterIP")
+    service_annotations = optional(map(string), {})
+  })
+
+  validation {
+    condition     = contains(["ClusterIP", "NodePort", "LoadBalancer"], var.ingress.service_type)
+    error_message = "ingress.service_type is \"${var.ingress.service_type}\"; write ClusterIP, NodePort or LoadBalancer."
+  }
 }
 
 variable "private_registries" {
@@ -117,13 +126,13 @@ variable "monitoring" {
 }
 
 variable "aws" {
-  description = "For EKS, or null: the cluster's name, region and VPC, and name and annotations of the service accounts of AWS' load balancer controller and of the cluster autoscaler, which have a role each. expander_priorities: names of node groups (regular expressions) by priority, the highest first taken; empty for least waste."
+  description = "For EKS, or null: the cluster's name, region and VPC (null to find it by its tag `cluster`), and name and annotations of the service accounts of AWS' load balancer controller and of the cluster autoscaler, which have a role each. expander_priorities: names of node groups (regular expressions) by priority, the highest first taken; empty for least waste."
   default     = null
 
   type = object({
     cluster_name             = string
     region                   = string
-    vpc_id                   = string
+    vpc_id                   = optional(string)
     load_balancer_controller = object({ name = string, annotations = optional(map(string), {}) })
     cluster_autoscaler       = object({ name = string, annotations = optional(map(string), {}) })
     expander_priorities      = optional(map(list(string)), {})
@@ -131,7 +140,7 @@ variable "aws" {
 }
 
 variable "gateway" {
-  description = "The HTTPS load balancer of Google Cloud, or null for the load balancer of Kourier's own service: names of the address, certificate map, TLS policy and Cloud Armor policy that modules/gcp/ingress made, the hosts, and the time of a request (seconds)."
+  description = "The HTTPS load balancer of Google Cloud, or null: names of the address, certificate map, TLS policy and Cloud Armor policy that modules/gcp/ingress made, the hosts, and the time of a request (seconds)."
   default     = null
 
   type = object({
@@ -157,6 +166,21 @@ variable "gateway" {
   validation {
     condition     = var.gateway == null || var.cloud == "gcp"
     error_message = "gateway is given and cloud is ${var.cloud}; leave it out: its kinds are GKE's."
+  }
+}
+
+variable "target_group" {
+  description = "The target group of a load balancer on AWS that Kourier's pods join, or null: its ARN, and the port of Kourier's service."
+  default     = null
+
+  type = object({
+    arn  = string
+    port = optional(number, 80)
+  })
+
+  validation {
+    condition     = var.target_group == null || var.aws != null
+    error_message = "target_group is given without aws; write aws = { ... } too: the load balancer controller, which it configures, puts pods into target groups."
   }
 }
 

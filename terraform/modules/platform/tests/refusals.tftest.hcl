@@ -81,3 +81,15 @@ run "too_little_time" {
   variables { timeout_s = 30 }
   expect_failures = [var.timeout_s]
 }
+
+run "a_target_group_without_its_controller" {
+  command = plan
+  variables { target_group = { arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/vision/0123456789abcdef" } }
+  expect_failures = [var.target_group]
+}
+
+run "a_kind_of_service_that_is_none" {
+  command = plan
+  variables { ingress = { service_type = "Internal" } }
+  expect_failures = [var.ingress]
+}

@@ -138,8 +138,11 @@ run "kourier_has_the_cloud_s_load_balancer_by_its_annotations" {
   command = plan
 
   variables {
-    ingress_annotations = { "service.beta.kubernetes.io/aws-load-balancer-scheme" = "internal" }
-    private_registries  = ["123456789012.dkr.ecr.eu-central-1.amazonaws.com"]
+    ingress = {
+      service_type        = "LoadBalancer"
+      service_annotations = { "service.beta.kubernetes.io/aws-load-balancer-scheme" = "internal" }
+    }
+    private_registries = ["123456789012.dkr.ecr.eu-central-1.amazonaws.com"]
   }
 
   assert {
@@ -168,13 +171,11 @@ run "behind_a_gateway_kourier_is_not_on_the_internet_by_itself" {
       security_policy = "vision"
       hostnames       = ["*.vision.example.org"]
     }
-    ingress_annotations = { "networking.gke.io/load-balancer-type" = "Internal" }
   }
 
   assert {
     condition = (
       yamldecode(helm_release.platform.values[0]).knative.kourier.serviceType == "ClusterIP"
-      && length(yamldecode(helm_release.platform.values[0]).knative.kourier.serviceAnnotations) == 0
       && yamldecode(helm_release.gateway[0].values[0]).timeoutSeconds == 300
     )
     error_message = helm_release.platform.values[0]
@@ -212,6 +213,33 @@ run "eks_gets_its_controllers_with_the_accounts_that_have_roles" {
       && strcontains(yamldecode(helm_release.cluster_autoscaler[0].values[0]).expanderPriorities, "20:\n  - .*spot.*")
     )
     error_message = helm_release.cluster_autoscaler[0].values[0]
+  }
+}
+
+run "kourier_s_pods_join_the_target_group" {
+  command = plan
+
+  variables {
+    aws = {
+      cluster_name             = "vision"
+      region                   = "eu-central-1"
+      load_balancer_controller = { name = "aws-load-balancer-controller" }
+      cluster_autoscaler       = { name = "cluster-autoscaler" }
+    }
+    target_group = { arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/vision/0123456789abcdef" }
+  }
+
+  assert {
+    condition     = yamldecode(helm_release.target_group_binding[0].values[0]).targetGroupArn == var.target_group.arn
+    error_message = helm_release.target_group_binding[0].values[0]
+  }
+
+  assert {
+    condition = (
+      yamldecode(helm_release.aws_load_balancer_controller[0].values[0]).vpcTags == { cluster = "vision" }
+      && !can(yamldecode(helm_release.aws_load_balancer_controller[0].values[0]).vpcId)
+    )
+    error_message = "without the VPC's id the controller has to find it by a tag"
   }
 }
 
