@@ -12,7 +12,7 @@ output "endpoint" {
   description = "URL of the Kubernetes API: of the DNS endpoint where it is open, else of the address."
   value = (
     var.endpoint.dns
-    ? "https://${google_container_cluster.this.control_plane_endpoints_config[0].dns_endpoint_config[0].endpoint}"
+    ? "https://${trimprefix(google_container_cluster.this.control_plane_endpoints_config[0].dns_endpoint_config[0].endpoint, "https://")}"
     : "https://${google_container_cluster.this.endpoint}"
   )
 }

@@ -3,7 +3,7 @@ output "secret_id" {
   value       = google_secret_manager_secret_version.url.secret
 }
 
-output "host" {
-  description = "The instance's address."
-  value       = google_redis_instance.this.host
+output "address" {
+  description = "The instance's address, host:port."
+  value       = "${google_redis_instance.this.host}:${google_redis_instance.this.port}"
 }

@@ -1,0 +1,5 @@
+variable "project" {
+  description = "The Google Cloud project's id."
+  type        = string
+  nullable    = false
+}
