@@ -8,6 +8,11 @@ output "helm_values" {
   value       = module.saccade.helm_values
 }
 
+output "platform_inputs" {
+  description = "Both as the variables of stacks/platform: terraform output -raw platform_inputs > ../../stacks/platform/platform.auto.tfvars.json."
+  value       = module.saccade.platform_inputs
+}
+
 output "sizes" {
   description = "Replicas and the arithmetic that they come from."
   value       = module.saccade.sizes

@@ -8,6 +8,11 @@ output "helm_values" {
   value       = module.saccade.helm_values
 }
 
+output "platform_inputs" {
+  description = "Both as the variables of stacks/platform: terraform output -raw platform_inputs > ../../stacks/platform/platform.auto.tfvars.json."
+  value       = module.saccade.platform_inputs
+}
+
 output "sizes" {
   description = "Replicas and the arithmetic that they come from."
   value       = module.saccade.sizes
@@ -26,4 +31,9 @@ output "quotas_needed" {
 output "configure_kubectl" {
   description = "Command that points kubectl at the cluster."
   value       = module.saccade.configure_kubectl
+}
+
+output "cache_secret" {
+  description = "Command that puts the cache's URL into the cluster, for the chart."
+  value       = module.saccade.cache_secret
 }

@@ -176,6 +176,7 @@ module "answer" {
     certificate_authority_data = module.cluster.certificate_authority_data
     kubernetes_version         = module.cluster.kubernetes_version
     location                   = local.region
+    network_id                 = module.network.vpc_id
     private                    = !var.endpoint.public
   }
   namespace        = var.namespace

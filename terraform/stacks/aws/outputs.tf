@@ -10,6 +10,11 @@ output "helm_values" {
   depends_on = [module.addons, module.node_pools]
 }
 
+output "platform_inputs" {
+  description = "Both as the variables of stacks/platform: terraform output -raw platform_inputs > ../../stacks/platform/platform.auto.tfvars.json."
+  value       = jsonencode({ platform = module.answer.platform, helm_values = module.answer.helm_values })
+}
+
 output "sizes" {
   description = "Replicas and the arithmetic that they come from."
   value       = module.request.sizes
@@ -33,4 +38,9 @@ output "nat_addresses" {
 output "configure_kubectl" {
   description = "Command that points kubectl at the cluster."
   value       = "aws eks update-kubeconfig --region ${local.region} --name ${module.cluster.name}"
+}
+
+output "cache_secret" {
+  description = "Command that puts the cache's URL into the cluster, for the chart; null without a cache."
+  value       = var.cache == null ? null : "kubectl -n ${var.namespace} create secret generic saccade-cache --from-literal=url=\"$(aws secretsmanager get-secret-value --region ${local.region} --secret-id ${var.name}/cache-url --query SecretString --output text)\""
 }

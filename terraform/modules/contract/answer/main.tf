@@ -82,11 +82,15 @@ locals {
       model          = { storageUri = var.models_uri }
       serviceAccount = { name = local.account.name, annotations = local.account.annotations }
     },
+    # Without room for a second revision the chart would refuse every one, also after the first was stopped.
+    local.surge_gpus == 0 ? {} : { rollout = { checkHeadroom = true, maxSurgeGpus = local.surge_gpus } },
     var.redis == null ? {} : {
       cache = { mode = "redis" }
       redis = { existingSecret = var.redis.kubernetes_secret }
     },
   )
+
+  surge_gpus = var.request.sizes.replicas_surge * local.replica.gpus
 
   tag = var.image_tag == null ? {} : { tag = var.image_tag }
 }

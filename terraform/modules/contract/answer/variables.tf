@@ -54,13 +54,14 @@ variable "request" {
 }
 
 variable "cluster" {
-  description = "The cluster: name, endpoint (https://...), certificate authority (base64), Kubernetes version, location (region or zone), and whether its endpoint is private alone."
+  description = "The cluster: name, endpoint (https://...), certificate authority (base64; \"\" where the endpoint has a certificate that everybody knows), Kubernetes version, location (region or zone), the network's id, and whether its endpoint is private alone."
   type = object({
     name                       = string
     endpoint                   = string
     certificate_authority_data = string
     kubernetes_version         = string
     location                   = string
+    network_id                 = string
     private                    = bool
   })
   nullable = false

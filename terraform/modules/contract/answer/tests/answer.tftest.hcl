@@ -7,6 +7,7 @@ variables {
     certificate_authority_data = "ZmFrZQ=="
     kubernetes_version         = "1.34"
     location                   = "eu-central-1"
+    network_id                 = "vpc-0123456789abcdef0"
     private                    = true
   }
   models_uri = "s3://vision-models/repository"
@@ -60,6 +61,17 @@ run "the_chart_is_told_of_the_gpu_and_of_who_may_read" {
   }
   assert {
     condition     = yamldecode(output.helm_values).predictor.nodeSelector == { "saccade.dev/gpu-class" = "a100-40gb-mig-3g.20gb" }
+    error_message = output.helm_values
+  }
+}
+
+run "the_chart_refuses_what_the_pools_have_no_room_for" {
+  command = plan
+  variables {
+    request = run.mig
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).rollout == { checkHeadroom = true, maxSurgeGpus = 2 }
     error_message = output.helm_values
   }
 }
