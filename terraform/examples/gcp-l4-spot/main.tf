@@ -1,18 +1,12 @@
 # L4s as spot machines, two replicas to a GPU, with a pool on demand for when there are none; on the internet by HTTPS under
 # a domain of ours, with a Redis for the frame cache and a canary's GPUs.
-# terraform init && terraform apply -var project=MY-PROJECT -var domain=models.example.com -var 'callers=["203.0.113.0/24"]'
-
-terraform {
-  required_version = ">= 1.11, < 2.0"
-}
-
-module "stack" {
+module "saccade" {
   source = "../../stacks/gcp"
 
   project = var.project
   name    = "saccade-l4"
-  region  = "europe-west4"
-  zones   = ["europe-west4-a", "europe-west4-b", "europe-west4-c"]
+  region  = var.region
+  zones   = [for zone in ["a", "b", "c"] : "${var.region}-${zone}"]
 
   # By a name that IAM guards: no VPN is needed, and no address is open.
   endpoint = { dns = true }
@@ -58,7 +52,7 @@ module "stack" {
     dns_zone            = var.dns_zone
   }
 
-  redis = { memory_gib = 1 }
+  cache = { memory_gib = 1 }
 
   tags = { environment = "production" }
 }

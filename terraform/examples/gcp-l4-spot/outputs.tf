@@ -1,44 +1,44 @@
 output "platform" {
   description = "The contract, of the form of modules/contract/platform.schema.json: what stacks/platform takes."
-  value       = module.stack.platform
+  value       = module.saccade.platform
 }
 
 output "helm_values" {
   description = "Values of helm/saccade that follow from the infrastructure: terraform output -raw helm_values > infra.values.yaml."
-  value       = module.stack.helm_values
+  value       = module.saccade.helm_values
 }
 
 output "platform_inputs" {
   description = "Both as the variables of stacks/platform: terraform output -raw platform_inputs > ../../stacks/platform/platform.auto.tfvars.json."
-  value       = module.stack.platform_inputs
+  value       = module.saccade.platform_inputs
 }
 
-output "sizing" {
-  description = "The arithmetic behind replicas and nodes, line by line."
-  value       = module.stack.sizing
+output "sizes" {
+  description = "Replicas and the arithmetic that they come from."
+  value       = module.saccade.sizes
 }
 
 output "cost" {
   description = "What the GPU nodes cost a month, by the price table; missing names the prices that it lacks."
-  value       = module.stack.cost
+  value       = module.saccade.cost
 }
 
 output "quotas_needed" {
   description = "By quota, what the pools need at their largest, in GPUs."
-  value       = module.stack.quotas_needed
+  value       = module.saccade.quotas_needed
 }
 
 output "dns_records" {
   description = "Records to make where ingress has no dns_zone: for the certificates, and for the hosts."
-  value       = module.stack.dns_records
+  value       = module.saccade.dns_records
 }
 
-output "connect" {
-  description = "Command that writes a kubeconfig for the cluster."
-  value       = module.stack.connect
+output "configure_kubectl" {
+  description = "Command that points kubectl at the cluster."
+  value       = module.saccade.configure_kubectl
 }
 
-output "redis_secret" {
-  description = "Command that puts the URL of Redis into the cluster, for the chart; null without Redis."
-  value       = module.stack.redis_secret
+output "cache_secret" {
+  description = "Command that puts the URL of Redis into the cluster, for the chart; null without a cache."
+  value       = module.saccade.cache_secret
 }

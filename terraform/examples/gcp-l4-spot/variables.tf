@@ -4,6 +4,13 @@ variable "project" {
   nullable    = false
 }
 
+variable "region" {
+  description = "Region."
+  type        = string
+  default     = "europe-west4"
+  nullable    = false
+}
+
 variable "domain" {
   description = "Domain under which models answer, at NAME.vision.DOMAIN."
   type        = string

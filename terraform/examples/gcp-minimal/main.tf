@@ -1,17 +1,11 @@
 # The least that serves: one pool of L4s, private, reached from within the network and over an internal load balancer.
-# terraform init && terraform apply -var project=MY-PROJECT
-
-terraform {
-  required_version = ">= 1.11, < 2.0"
-}
-
-module "stack" {
+module "saccade" {
   source = "../../stacks/gcp"
 
   project = var.project
   name    = "saccade-min"
-  region  = "europe-west4"
-  zones   = ["europe-west4-a", "europe-west4-b"]
+  region  = var.region
+  zones   = [for zone in ["a", "b"] : "${var.region}-${zone}"]
 
   pools = {
     gpu = { machine_type = "g2-standard-8" }

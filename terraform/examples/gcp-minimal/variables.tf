@@ -3,3 +3,10 @@ variable "project" {
   type        = string
   nullable    = false
 }
+
+variable "region" {
+  description = "Region."
+  type        = string
+  default     = "europe-west4"
+  nullable    = false
+}

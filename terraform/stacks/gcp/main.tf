@@ -1,10 +1,5 @@
-# The cluster's root on Google Cloud: thin. What is asked is checked and sized by the contract, the modules make it, and
-# the contract's other half says it in the words that stacks/platform and the chart know.
-
-provider "google" {
-  project = var.project
-  region  = var.region
-}
+# A GKE cluster with GPU nodes, what the models need beside it, and the contract that comes out. No provider is configured
+# here: an example, or a root of your own, does that, with the state's backend.
 
 data "google_project" "this" {
   project_id = var.project
@@ -58,7 +53,7 @@ module "keys" {
   project        = var.project
   project_number = data.google_project.this.number
   region         = var.region
-  redis          = var.redis != null
+  cache          = var.cache != null
   labels         = module.request.tags
 
   depends_on = [google_project_service.this]
@@ -77,7 +72,7 @@ module "network" {
     pods             = module.request.network.pod_cidr
     services         = module.request.network.service_cidr
     control_plane    = module.request.network.control_plane
-    managed_services = var.redis == null ? null : local.managed_services
+    managed_services = var.cache == null ? null : local.managed_services
   }
 
   depends_on = [google_project_service.this]
@@ -139,7 +134,7 @@ module "node_pools" {
   zones              = var.zones
   cluster            = module.cluster.id
   pools              = module.request.pools
-  system             = var.system_pool
+  system             = var.system
   service_account    = module.cluster.node_service_account.email
   disks_key_id       = module.keys.key_ids["disks"]
   node_tag           = module.network.node_tag
@@ -178,18 +173,18 @@ module "ingress" {
   depends_on = [google_project_service.this]
 }
 
-module "redis" {
-  source = "../../modules/gcp/redis"
-  count  = var.redis == null ? 0 : 1
+module "cache" {
+  source = "../../modules/gcp/cache"
+  count  = var.cache == null ? 0 : 1
 
   name                   = var.name
   project                = var.project
   region                 = var.region
   network_id             = module.network.network_id
   managed_services_range = module.network.managed_services_range
-  key_id                 = module.keys.key_ids["redis"]
-  memory_gib             = var.redis.memory_gib
-  tier                   = var.redis.tier
+  key_id                 = module.keys.key_ids["cache"]
+  memory_gib             = var.cache.memory_gib
+  tier                   = var.cache.tier
   deletion_protection    = var.deletion_protection
   labels                 = module.request.tags
 }
@@ -270,10 +265,10 @@ module "answer" {
 
   ingress = local.ingress
 
-  redis = var.redis == null ? null : {
-    address           = module.redis[0].address
-    cloud_secret      = module.redis[0].secret_id
-    kubernetes_secret = var.redis.kubernetes_secret
+  redis = var.cache == null ? null : {
+    address           = module.cache[0].address
+    cloud_secret      = module.cache[0].secret_id
+    kubernetes_secret = "saccade-cache"
   }
 }
 
@@ -283,7 +278,7 @@ locals {
       "artifactregistry", "certificatemanager", "cloudkms", "cloudresourcemanager", "compute", "container",
       "containerscanning", "iam", "logging", "monitoring", "storage",
     ],
-    var.redis == null ? [] : ["redis", "secretmanager", "servicenetworking"],
+    var.cache == null ? [] : ["redis", "secretmanager", "servicenetworking"],
     var.budget == null ? [] : ["billingbudgets"],
   ))
 

@@ -6,6 +6,8 @@ output "platform" {
 output "helm_values" {
   description = "Values of helm/saccade that follow from the infrastructure: terraform output -raw helm_values > infra.values.yaml."
   value       = module.answer.helm_values
+  # Whoever installs the chart wants nodes.
+  depends_on = [module.node_pools]
 }
 
 output "platform_inputs" {
@@ -13,9 +15,9 @@ output "platform_inputs" {
   value       = jsonencode({ platform = module.answer.platform, helm_values = module.answer.helm_values })
 }
 
-output "sizing" {
-  description = "The arithmetic behind replicas and nodes, line by line."
-  value       = module.request.sizes.arithmetic
+output "sizes" {
+  description = "Replicas and the arithmetic that they come from."
+  value       = module.request.sizes
 }
 
 output "cost" {
@@ -33,12 +35,12 @@ output "dns_records" {
   value       = var.ingress == null ? [] : module.ingress[0].records
 }
 
-output "connect" {
-  description = "Command that writes a kubeconfig for the cluster."
+output "configure_kubectl" {
+  description = "Command that points kubectl at the cluster."
   value       = "gcloud container clusters get-credentials ${module.cluster.name} --project ${var.project} --region ${var.region}${var.endpoint.dns ? " --dns-endpoint" : var.endpoint.public ? "" : " --internal-ip"}"
 }
 
-output "redis_secret" {
-  description = "Command that puts the URL of Redis into the cluster, for the chart; null without Redis."
-  value       = var.redis == null ? null : "kubectl -n ${var.namespace} create secret generic ${var.redis.kubernetes_secret} --from-literal=url=\"$(gcloud secrets versions access latest --project ${var.project} --secret ${var.name}-redis-url)\""
+output "cache_secret" {
+  description = "Command that puts the URL of Redis into the cluster, for the chart; null without a cache."
+  value       = var.cache == null ? null : "kubectl -n ${var.namespace} create secret generic saccade-cache --from-literal=url=\"$(gcloud secrets versions access latest --project ${var.project} --secret ${var.name}-cache-url)\""
 }

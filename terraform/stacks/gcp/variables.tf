@@ -147,7 +147,7 @@ variable "prices_file" {
   default     = null
 }
 
-variable "system_pool" {
+variable "system" {
   description = "The pool of everything without a GPU: Knative, KServe, the transformers. Nodes are totals over the zones."
   default     = {}
   nullable    = false
@@ -249,14 +249,13 @@ variable "ingress" {
   })
 }
 
-variable "redis" {
-  description = "A Memorystore for the frame cache, or null: memory (GiB), tier (STANDARD_HA or BASIC), and the Kubernetes Secret that will hold its URL."
+variable "cache" {
+  description = "A Memorystore for the frame cache that replicas share, or null: memory (GiB), and tier (STANDARD_HA or BASIC). Its URL has to come into the Kubernetes Secret saccade-cache (output cache_secret)."
   default     = null
 
   type = object({
-    memory_gib        = optional(number, 1)
-    tier              = optional(string, "STANDARD_HA")
-    kubernetes_secret = optional(string, "saccade-redis")
+    memory_gib = optional(number, 1)
+    tier       = optional(string, "STANDARD_HA")
   })
 }
 

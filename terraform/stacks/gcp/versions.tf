@@ -6,11 +6,4 @@ terraform {
       version = ">= 7.0, < 8.0"
     }
   }
-
-  # State: README.md, "Where the state lies".
-  #
-  # backend "gcs" {
-  #   bucket = "STATE-BUCKET"
-  #   prefix = "saccade/gcp"
-  # }
 }

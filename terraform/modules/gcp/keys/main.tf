@@ -30,5 +30,5 @@ locals {
     disks    = "compute-system"
     storage  = "gs-project-accounts"
     registry = "gcp-sa-artifactregistry"
-  }, var.redis ? { redis = "cloud-redis" } : {})
+  }, var.cache ? { cache = "cloud-redis" } : {})
 }

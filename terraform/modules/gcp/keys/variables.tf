@@ -27,7 +27,7 @@ variable "region" {
   nullable    = false
 }
 
-variable "redis" {
+variable "cache" {
   description = "Whether there is a key for Memorystore."
   type        = bool
   default     = false

@@ -42,7 +42,7 @@ resource "google_redis_instance" "this" {
 }
 
 resource "google_secret_manager_secret" "url" {
-  secret_id = "${var.name}-redis-url"
+  secret_id = "${var.name}-cache-url"
   project   = var.project
   labels    = var.labels
 
