@@ -1,7 +1,8 @@
 """Terraform as tests use it: the real program on a copy of ``terraform/`` and ``helm/``, with or without providers.
 
-Modules without a provider are checked wherever Terraform is. What needs providers runs against ``../shared/terraform``:
-their real schemas, with an API that invents what a cloud would answer. Nothing here reaches a cloud.
+Modules without a provider are checked wherever Terraform is. What needs providers runs against
+``../shared/terraform``: their real schemas, with an API that invents what a cloud would answer. Nothing here reaches
+a cloud.
 """
 
 from __future__ import annotations
