@@ -1,10 +1,11 @@
-"""Every example is planned, made, planned again and destroyed against the providers' real schemas, and its values render the
-chart. An invented API answers; no cloud is reached."""
+"""Every example is made, planned again and destroyed against the providers' real schemas, and its values render the chart.
+
+An invented API answers; no cloud is reached.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +30,14 @@ class Made:
 
 
 @pytest.fixture(scope="module", params=EXAMPLES, ids=lambda path: path.name)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The example, with the variables that it shows."""
     providers = need_providers()
     folder = copy_sources(tmp_path_factory.mktemp("made")) / "examples" / request.param.name
     (folder / "terraform.tfvars.example").rename(folder / "terraform.tfvars")
     configuration = Configuration(folder, providers, ACCOUNT)
     configuration.init()
-    yield Made(configuration, configuration.apply())
+    return Made(configuration, configuration.apply())
 
 
 @pytest.fixture
@@ -119,7 +120,9 @@ def test_destroying_leaves_nothing_and_takes_nodes_before_what_they_need(made: M
         return min(at for at, address in enumerate(order) if address.split(".")[-2].split("[")[0] in kinds)
 
     if made.outputs["platform"]["cloud"] == "aws":
-        assert last("aws_eks_node_group") < first("aws_eks_cluster", "aws_nat_gateway", "aws_vpc_endpoint", "aws_route")
+        assert last("aws_eks_node_group") < first(
+            "aws_eks_cluster", "aws_nat_gateway", "aws_vpc_endpoint", "aws_route"
+        )
         assert last("aws_lb") < first("aws_subnet", "aws_vpc")
         assert last("aws_eks_node_group", "aws_eks_cluster") < first("aws_kms_key")
     else:

@@ -108,7 +108,9 @@ def test_modules_come_from_here_alone(folder: Path) -> None:
 
 
 # stacks/platform is a root: the contract says where its providers find the cluster.
-@pytest.mark.parametrize("folder", [one for one in MODULES + STACKS if one != TERRAFORM / "stacks" / "platform"], ids=name)
+@pytest.mark.parametrize(
+    "folder", [one for one in MODULES + STACKS if one != TERRAFORM / "stacks" / "platform"], ids=name
+)
 def test_what_others_call_configures_no_provider(folder: Path) -> None:
     assert not re.search(r"^provider ", text(folder), flags=re.MULTILINE)
 
