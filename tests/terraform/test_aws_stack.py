@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +139,9 @@ def test_nobody_is_let_in_from_everywhere(either: Made) -> None:
 def test_no_bucket_is_public_and_all_are_encrypted_versioned_and_reached_over_tls(either: Made) -> None:
     buckets = either.all("aws_s3_bucket")
     assert len(buckets) == 2
-    for kind, check in {
+    checks: dict[str, Callable[[Object], bool]] = {
         "aws_s3_bucket_public_access_block": lambda one: all(
-            one[f"{what}"]
+            one[what]
             for what in ("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets")
         ),
         "aws_s3_bucket_versioning": lambda one: one["versioning_configuration"][0]["status"] == "Enabled",
@@ -148,7 +149,8 @@ def test_no_bucket_is_public_and_all_are_encrypted_versioned_and_reached_over_tl
             next(iter(one["rule"]))["apply_server_side_encryption_by_default"][0]["sse_algorithm"] == "aws:kms"
         ),
         "aws_s3_bucket_ownership_controls": lambda one: one["rule"][0]["object_ownership"] == "BucketOwnerEnforced",
-    }.items():
+    }
+    for kind, check in checks.items():
         found = either.all(kind)
         assert {one["bucket"] for one in found.values()} == {one["id"] for one in buckets.values()}
         assert all(check(one) for one in found.values()), kind

@@ -1,4 +1,4 @@
-"""Every example is made, planned again and destroyed against the providers' real schemas, and its values render the chart.
+"""Every example is made, planned again and destroyed against the providers' real schemas; its values render the chart.
 
 An invented API answers; no cloud is reached.
 """
