@@ -1,4 +1,4 @@
-# The least that serves: one pool of L4s, private, reached from within the network and over an internal load balancer.
+# The least that serves: one pool of L4s, nodes without public addresses, an internal load balancer.
 module "saccade" {
   source = "../../stacks/gcp"
 
@@ -6,6 +6,9 @@ module "saccade" {
   name    = "saccade-min"
   region  = var.region
   zones   = [for zone in ["a", "b"] : "${var.region}-${zone}"]
+
+  # By a name that IAM guards: no VPN is needed, and no address is open.
+  endpoint = { dns = true }
 
   pools = {
     gpu = { machine_type = "g2-standard-8" }

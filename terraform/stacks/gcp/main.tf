@@ -97,6 +97,7 @@ module "cluster" {
   secrets_key_id       = module.keys.key_ids["secrets"]
   disks_key_id         = module.keys.key_ids["disks"]
   binary_authorization = var.binary_authorization
+  rbac_security_group  = var.rbac_security_group
   maintenance_window   = var.maintenance_window
   deletion_protection  = var.deletion_protection
   labels               = module.request.tags

@@ -201,6 +201,12 @@ variable "binary_authorization" {
   nullable    = false
 }
 
+variable "rbac_security_group" {
+  description = "Google group gke-security-groups@DOMAIN, whose member groups Kubernetes' roles may name; null for none."
+  type        = string
+  default     = null
+}
+
 variable "maintenance_window" {
   description = "When Google may upgrade: a first window's start and end (RFC 3339) and its recurrence (RFC 5545)."
   default     = {}

@@ -132,6 +132,17 @@ variable "binary_authorization" {
   nullable    = false
 }
 
+variable "rbac_security_group" {
+  description = "Google group gke-security-groups@DOMAIN, whose member groups Kubernetes' roles may name; null for none."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.rbac_security_group == null || startswith(coalesce(var.rbac_security_group, "-"), "gke-security-groups@")
+    error_message = "rbac_security_group is \"${coalesce(var.rbac_security_group, "-")}\"; write gke-security-groups@DOMAIN: GKE takes no other name."
+  }
+}
+
 variable "maintenance_window" {
   description = "When Google may upgrade: a first window's start and end (RFC 3339) and its recurrence (RFC 5545)."
   default     = {}

@@ -72,6 +72,7 @@ resource "google_container_node_pool" "system" {
 }
 
 resource "google_container_node_pool" "gpu" {
+  # checkov:skip=CKV_GCP_68: var.gpu_secure_boot: whether the driver loads under it depends on the version of the node image
   for_each = var.pools
 
   name               = each.key

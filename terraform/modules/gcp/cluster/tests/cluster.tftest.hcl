@@ -101,3 +101,9 @@ run "a_name_too_long_for_its_service_account" {
   variables { name = "a-name-of-twenty-five-let" }
   expect_failures = [var.name]
 }
+
+run "a_group_of_another_name" {
+  command = plan
+  variables { rbac_security_group = "admins@example.org" }
+  expect_failures = [var.rbac_security_group]
+}
