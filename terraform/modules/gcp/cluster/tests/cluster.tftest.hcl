@@ -59,7 +59,7 @@ run "a_public_endpoint_is_for_some_alone" {
 
   assert {
     condition = (
-      !google_container_cluster.this.private_cluster_config[0].enable_private_endpoint
+      google_container_cluster.this.private_cluster_config[0].enable_private_endpoint == false
       && one(google_container_cluster.this.master_authorized_networks_config[0].cidr_blocks).cidr_block == "203.0.113.0/24"
     )
     error_message = "who may reach it is a list"
