@@ -1,7 +1,7 @@
 """Writes what of ``terraform/`` follows from its own files: the tables of inputs and outputs in the READMEs.
 
-It reads files of the form that ``terraform fmt`` gives them, line by line; it is no parser of the language. A README takes
-part by its marks, and a folder without a README stands in MODULES.md.
+It reads files of the form that ``terraform fmt`` gives them, line by line; it is no parser of the language. A README
+takes part by its marks, and a folder without a README stands in MODULES.md.
 """
 
 from __future__ import annotations
