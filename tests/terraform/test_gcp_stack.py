@@ -214,9 +214,12 @@ def test_everything_is_encrypted_with_a_key_of_ours(life: Life) -> None:
                 found[address] = (values["kms_key_name"], keys["registry"])
             case "google_redis_instance":
                 found[address] = (values["customer_managed_key"], keys["cache"])
+            case "google_secret_manager_secret":
+                [replica] = values["replication"][0]["user_managed"][0]["replicas"]
+                found[address] = (replica["customer_managed_encryption"][0]["kms_key_name"], keys["cache-url"])
             case "google_kms_crypto_key":
                 assert values["rotation_period"] == f"{90 * 24 * 3600}s"
-    assert len(found) == 1 + (1 + len(ALL["pools"])) + 2 + 1 + 1
+    assert len(found) == 1 + (1 + len(ALL["pools"])) + 2 + 1 + 1 + 1
     assert all(is_key == wanted for is_key, wanted in found.values()), found
 
 
@@ -345,6 +348,7 @@ def test_gpus_are_divided_as_each_pool_says(plan: Object) -> None:
         assert accelerator["gpu_driver_installation_config"] == [{"gpu_driver_version": "LATEST"}]
         assert pool["node_config"][0]["gcfs_config"] == [{"enabled": True}]
         assert pool["node_config"][0]["disk_size_gb"] >= 200
+        assert pool["node_config"][0]["shielded_instance_config"][0]["enable_secure_boot"] is True
 
 
 def test_nodes_are_of_the_capacity_that_was_asked_for(plan: Object) -> None:

@@ -140,7 +140,6 @@ module "node_pools" {
   disks_key_id       = module.keys.key_ids["disks"]
   node_tag           = module.network.node_tag
   gpu_driver_version = var.gpu_driver_version
-  gpu_secure_boot    = var.gpu_secure_boot
   surge_nodes        = var.surge_nodes
   labels             = module.request.tags
 
@@ -184,6 +183,7 @@ module "cache" {
   network_id             = module.network.network_id
   managed_services_range = module.network.managed_services_range
   key_id                 = module.keys.key_ids["cache"]
+  url_key_id             = module.keys.key_ids["cache-url"]
   memory_gib             = var.cache.memory_gib
   tier                   = var.cache.tier
   deletion_protection    = var.deletion_protection

@@ -167,13 +167,6 @@ variable "gpu_driver_version" {
   nullable    = false
 }
 
-variable "gpu_secure_boot" {
-  description = "Secure boot of GPU nodes."
-  type        = bool
-  default     = false
-  nullable    = false
-}
-
 variable "surge_nodes" {
   description = "Nodes that an upgrade adds to a GPU pool before it takes one away; 0 takes one away first, which needs no quota and interrupts a replica."
   type        = number

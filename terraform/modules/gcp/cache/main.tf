@@ -50,6 +50,10 @@ resource "google_secret_manager_secret" "url" {
     user_managed {
       replicas {
         location = var.region
+
+        customer_managed_encryption {
+          kms_key_name = var.url_key_id
+        }
       }
     }
   }

@@ -39,6 +39,12 @@ variable "key_id" {
   nullable    = false
 }
 
+variable "url_key_id" {
+  description = "KMS key that encrypts the secret with its URL."
+  type        = string
+  nullable    = false
+}
+
 variable "memory_gib" {
   description = "Memory (GiB)."
   type        = number

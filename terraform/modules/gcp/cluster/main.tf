@@ -172,7 +172,7 @@ resource "google_container_cluster" "this" {
 
   security_posture_config {
     mode               = "BASIC"
-    vulnerability_mode = "VULNERABILITY_BASIC"
+    vulnerability_mode = "VULNERABILITY_DISABLED" # the registry scans images
   }
 
   binary_authorization {

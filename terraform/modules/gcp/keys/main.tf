@@ -32,5 +32,5 @@ locals {
     disks    = "compute-system"
     storage  = "gs-project-accounts"
     registry = "gcp-sa-artifactregistry"
-  }, var.cache ? { cache = "cloud-redis" } : {})
+  }, var.cache ? { cache = "cloud-redis", cache-url = "gcp-sa-secretmanager" } : {})
 }

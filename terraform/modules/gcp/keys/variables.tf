@@ -28,7 +28,7 @@ variable "region" {
 }
 
 variable "cache" {
-  description = "Whether there is a key for Memorystore."
+  description = "Whether there are keys for Memorystore, and for the secret that holds its URL."
   type        = bool
   default     = false
   nullable    = false

@@ -72,7 +72,6 @@ resource "google_container_node_pool" "system" {
 }
 
 resource "google_container_node_pool" "gpu" {
-  # checkov:skip=CKV_GCP_68: var.gpu_secure_boot: whether the driver loads under it depends on the version of the node image
   for_each = var.pools
 
   name               = each.key
@@ -159,6 +158,15 @@ resource "google_container_node_pool" "gpu" {
       }
     }
 
+    # Machines that come with local SSDs keep images, logs and emptyDirs on them.
+    dynamic "ephemeral_storage_local_ssd_config" {
+      for_each = [for count in [lookup(local.local_ssds, each.value.machine_type, 0)] : count if count > 0]
+
+      content {
+        local_ssd_count = ephemeral_storage_local_ssd_config.value
+      }
+    }
+
     # Image streaming: a container starts while its gigabytes of CUDA and TensorRT still come.
     gcfs_config {
       enabled = true
@@ -174,7 +182,7 @@ resource "google_container_node_pool" "gpu" {
 
     shielded_instance_config {
       enable_integrity_monitoring = true
-      enable_secure_boot          = var.gpu_secure_boot
+      enable_secure_boot          = true
     }
 
     workload_metadata_config {
@@ -202,6 +210,19 @@ locals {
   # What the service account may do is IAM's to say, not the scopes'.
   oauth_scopes = ["https://www.googleapis.com/auth/cloud-platform"]
   metadata     = { disable-legacy-endpoints = "true" }
+
+  # Local SSDs that are part of the machine type, and have to be said:
+  # https://cloud.google.com/compute/docs/disks/local-ssd#lssd_disks_fixed
+  local_ssds = {
+    a2-ultragpu-1g = 1
+    a2-ultragpu-2g = 2
+    a2-ultragpu-4g = 4
+    a2-ultragpu-8g = 8
+    a3-highgpu-1g  = 2
+    a3-highgpu-2g  = 4
+    a3-highgpu-4g  = 8
+    a3-highgpu-8g  = 16
+  }
 
   # Kubernetes' words to GKE's.
   taint_effects = {

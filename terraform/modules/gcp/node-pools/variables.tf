@@ -103,13 +103,6 @@ variable "gpu_driver_version" {
   }
 }
 
-variable "gpu_secure_boot" {
-  description = "Secure boot of GPU nodes. Off by default: whether the driver loads under it depends on the version of the node's image; try it on a pool first."
-  type        = bool
-  default     = false
-  nullable    = false
-}
-
 variable "surge_nodes" {
   description = "Nodes that an upgrade adds to a GPU pool before it takes one away; 0 takes one away first, which needs no quota and interrupts a replica."
   type        = number

@@ -16,6 +16,7 @@ variables {
   network_id             = "projects/my-project/global/networks/vision"
   managed_services_range = "vision-managed-services"
   key_id                 = "projects/my-project/locations/europe-west4/keyRings/vision/cryptoKeys/cache"
+  url_key_id             = "projects/my-project/locations/europe-west4/keyRings/vision/cryptoKeys/cache-url"
 }
 
 run "it_asks_for_a_password_over_tls" {

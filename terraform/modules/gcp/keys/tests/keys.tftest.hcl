@@ -26,13 +26,18 @@ run "each_key_is_one_service_s" {
   }
 }
 
-run "the_cache_has_a_key_of_its_own" {
+run "the_cache_has_keys_of_its_own" {
   command = plan
   variables { cache = true }
 
   assert {
     condition     = google_kms_crypto_key_iam_member.this["cache"].member == "serviceAccount:service-123456789012@cloud-redis.iam.gserviceaccount.com"
     error_message = google_kms_crypto_key_iam_member.this["cache"].member
+  }
+
+  assert {
+    condition     = google_kms_crypto_key_iam_member.this["cache-url"].member == "serviceAccount:service-123456789012@gcp-sa-secretmanager.iam.gserviceaccount.com"
+    error_message = google_kms_crypto_key_iam_member.this["cache-url"].member
   }
 }
 

@@ -53,6 +53,36 @@ run "gke_installs_the_driver_and_keeps_others_away" {
   }
 }
 
+run "machines_with_local_ssds_use_them" {
+  command = plan
+  variables {
+    pools = {
+      h100 = {
+        machine_type    = "a3-highgpu-8g"
+        gpu             = "H100-80GB"
+        gke_accelerator = "nvidia-h100-80gb"
+        gpus_per_node   = 8
+        sharing         = "none"
+        mig_profile     = ""
+        parts_per_gpu   = 1
+        min_nodes       = 0
+        max_nodes       = 1
+        capacity        = "reservation"
+        reservation     = "h100s"
+        disk_gib        = 200
+        zones           = ["europe-west4-a"]
+        labels          = {}
+        taints          = []
+      }
+    }
+  }
+
+  assert {
+    condition     = google_container_node_pool.gpu["h100"].node_config[0].ephemeral_storage_local_ssd_config[0].local_ssd_count == 16
+    error_message = "GKE refuses the machine type without its SSDs"
+  }
+}
+
 run "an_upgrade_with_a_gpu_to_spare" {
   command = plan
   variables { surge_nodes = 1 }
