@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from helm_support import CHART, KUBERNETES, Object, helm, only
-from terraform_support import TERRAFORM, Configuration, copy_sources, need_providers
+from terraform_support import TERRAFORM, Configuration, copy_sources, need_providers, resources
 
 EXAMPLES = sorted(path.parent for path in (TERRAFORM / "examples").glob("*/main.tf"))
 SCHEMA = json.loads((TERRAFORM / "modules" / "contract" / "platform.schema.json").read_text(encoding="utf-8"))
@@ -106,6 +106,24 @@ def test_no_password_is_among_the_outputs(made: Made) -> None:
     assert ("cache_password" in given) == bool(secrets)
     for secret in secrets:
         assert secret not in json.dumps(made.outputs)
+
+
+def test_stacks_platform_takes_what_comes_out_as_it_is(made: Made) -> None:
+    folder = made.configuration.folder.parents[1] / "stacks" / "platform"
+    (folder / "platform.auto.tfvars.json").write_text(made.configuration.output("platform_inputs"))
+    platform = Configuration(folder, made.configuration.providers)
+    platform.init()
+    platform.set({"saccade": {}})
+    planned = {release["name"]: release for release in resources(platform.plan(), "helm_release").values()}
+    assert planned["detector"]["values"] == [made.outputs["helm_values"]]
+    cloud = made.outputs["platform"]["cloud"]
+    for name in ("aws-load-balancer-controller", "cluster-autoscaler"):
+        assert (name in planned) == (cloud == "aws")
+    gpu = {"nvidia-device-plugin", "gpu-operator"} & set(planned)
+    assert len(gpu) == (1 if cloud == "aws" else 0)
+    ingress = made.outputs["platform"]["ingress"]
+    assert ("target-group-binding" in planned) == (ingress["target_group"] is not None)
+    assert ("gateway" in planned) == (ingress["gateway"] is not None)
 
 
 # The last one: it takes the example away.
