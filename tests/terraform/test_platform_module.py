@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+import kubernetes_validate
 import pytest
 import yaml
 
 from helm_support import KUBERNETES, helm
 from terraform_support import ROOT, Configuration, Object, need_providers, resources
 
+BUILT_IN: Final = {"v1", "batch", "policy", "networking.k8s.io", "rbac.authorization.k8s.io"}
 VALUES: Final = "predictor:\n  image: {repository: registry.example.org/predictor}\n"
 ACCOUNT: Final = {"namespace": "kube-system", "annotations": {}}
 PLATFORM: Final[Object] = {
@@ -97,7 +99,12 @@ def rendered(release: Object, chart: Path, folder: Path) -> list[Object]:
         *merged(release, folder),
     )
     assert ended.returncode == 0, ended.stderr
-    return [found for found in yaml.safe_load_all(ended.stdout) if found]
+    assert ended.stderr == ""
+    objects = [found for found in yaml.safe_load_all(ended.stdout) if found]
+    for one in objects:
+        if one["apiVersion"].partition("/")[0] in BUILT_IN:
+            kubernetes_validate.validate(one, KUBERNETES.rpartition(".")[0], strict=True)
+    return objects
 
 
 def test_each_release_waits_for_what_it_needs_and_goes_before_it(stack: Configuration) -> None:
