@@ -19,6 +19,7 @@ locals {
       }
       config = {
         # Knative's controller has no identity with which to read a private registry; its tags cannot be moved anyway.
+        network    = { default-external-scheme = coalesce(var.external_scheme, var.gateway == null ? "http" : "https") }
         deployment = { registries-skipping-tag-resolving = join(",", concat(["kind.local", "ko.local", "dev.local"], var.private_registries)) }
       }
     }

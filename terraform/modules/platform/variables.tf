@@ -33,6 +33,17 @@ variable "domain" {
   }
 }
 
+variable "external_scheme" {
+  description = "Scheme that services say they are reached by: https where a load balancer ends TLS, http, or null for https behind a gateway and http otherwise."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.external_scheme == null ? true : contains(["http", "https"], var.external_scheme)
+    error_message = "external_scheme is \"${coalesce(var.external_scheme, "null")}\"; write http or https, or leave it out."
+  }
+}
+
 variable "knative_replicas" {
   description = "Replicas of Knative's parts and of the gateway."
   type        = number
@@ -217,6 +228,11 @@ variable "charts" {
   validation {
     condition     = length(setsubtract(keys(var.charts), keys(local.steps))) == 0
     error_message = "charts has ${join(", ", setsubtract(keys(var.charts), keys(local.steps)))}; write names of ${join(", ", keys(local.steps))}."
+  }
+
+  validation {
+    condition     = try(var.charts["platform"].repository, null) == null || try(var.charts["platform"].chart, null) != null
+    error_message = "charts.platform has a repository and no chart; write chart = \"saccade-platform\" and a version too: otherwise it is this repository's folder."
   }
 }
 

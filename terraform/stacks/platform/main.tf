@@ -11,6 +11,7 @@ module "platform" {
   cloud              = var.platform.cloud
   namespace          = var.platform.namespace
   domain             = local.domain
+  external_scheme    = var.external_scheme
   knative_replicas   = var.knative_replicas
   private_registries = [var.platform.registry.host]
   tags               = var.platform.tags

@@ -92,6 +92,12 @@ variable "domain" {
   }
 }
 
+variable "external_scheme" {
+  description = "Scheme that services say they are reached by: https where a load balancer ends TLS, or null for https behind Google Cloud's and http otherwise."
+  type        = string
+  default     = null
+}
+
 variable "knative_replicas" {
   description = "Replicas of Knative's parts and of the gateway."
   type        = number

@@ -93,3 +93,15 @@ run "a_kind_of_service_that_is_none" {
   variables { ingress = { service_type = "Internal" } }
   expect_failures = [var.ingress]
 }
+
+run "helm_platform_from_a_registry_without_its_name_there" {
+  command = plan
+  variables { charts = { platform = { repository = "oci://registry.example.org/charts" } } }
+  expect_failures = [var.charts]
+}
+
+run "a_scheme_that_is_none" {
+  command = plan
+  variables { external_scheme = "grpc" }
+  expect_failures = [var.external_scheme]
+}

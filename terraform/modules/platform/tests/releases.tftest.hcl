@@ -177,6 +177,7 @@ run "behind_a_gateway_kourier_is_not_on_the_internet_by_itself" {
     condition = (
       yamldecode(helm_release.platform.values[0]).knative.kourier.serviceType == "ClusterIP"
       && yamldecode(helm_release.gateway[0].values[0]).timeoutSeconds == 300
+      && yamldecode(helm_release.platform.values[0]).knative.config.network["default-external-scheme"] == "https"
     )
     error_message = helm_release.platform.values[0]
   }
@@ -271,6 +272,23 @@ run "a_mirror_takes_the_place_of_the_public_repositories" {
       && yamldecode(helm_release.cert_manager.values[1]).replicaCount == 2
     )
     error_message = "${helm_release.cert_manager.repository} ${helm_release.cert_manager.version}"
+  }
+}
+
+run "helm_platform_comes_from_a_registry_too" {
+  command = plan
+
+  variables {
+    charts = { platform = { repository = "oci://registry.example.org/charts", chart = "saccade-platform", version = "0.1.0" } }
+  }
+
+  assert {
+    condition = (
+      helm_release.platform.repository == "oci://registry.example.org/charts"
+      && helm_release.platform.chart == "saccade-platform"
+      && helm_release.platform.version == "0.1.0"
+    )
+    error_message = "${helm_release.platform.repository}/${helm_release.platform.chart} ${helm_release.platform.version}"
   }
 }
 
