@@ -15,7 +15,7 @@ import yaml
 from redis.asyncio.connection import parse_url
 
 from helm_support import CHART, KUBERNETES, helm
-from saccade_transformers.settings import _check_redis_url
+from saccade_transformers.settings import TransformerSettings
 from terraform_support import SCHEMAS, Configuration, Object, need_providers, only, resources
 
 POOL: Final = {"machine_type": "g2-standard-8"}
@@ -227,7 +227,7 @@ def test_redis_is_reached_by_tls_and_a_password_with_a_url_that_the_transformer_
     [instance] = [one for address, one in life.made.items() if kind(address) == "google_redis_instance"]
     assert (instance["transit_encryption_mode"], instance["auth_enabled"]) == ("SERVER_AUTHENTICATION", True)
     [version] = [one for address, one in life.made.items() if kind(address) == "google_secret_manager_secret_version"]
-    _check_redis_url(version["secret_data"])  # the transformer's own check
+    TransformerSettings(cache="redis", cache_redis_url=version["secret_data"], cache_redis_namespace="vision/detector")
     read: Object = dict(parse_url(version["secret_data"]))
     assert (read["password"], read["host"]) == (instance["auth_string"], instance["host"])
     assert read["ssl_ca_data"] == instance["server_ca_certs"][0]["cert"]
