@@ -277,7 +277,10 @@ def test_a_reservation_is_used_and_no_other_capacity(private: Made) -> None:
     assert reservation["capacity_reservation_target"][0]["capacity_reservation_id"] == "cr-0123456789abcdef0"
     group = private.the("aws_eks_node_group", '"a100"')
     assert group["instance_types"] == ["p4d.24xlarge"]
-    assert len(group["subnet_ids"]) == 2, "not in the zone that does not offer it"
+    [zone] = [
+        one["availability_zone"] for one in private.all("aws_subnet").values() if one["id"] in group["subnet_ids"]
+    ]
+    assert zone == "us-east-1c", "the reservation's"
 
 
 def test_shared_gpus_are_labelled_tainted_and_known_to_the_autoscaler(shared: Made) -> None:
@@ -362,6 +365,17 @@ def test_the_stack_refuses(stack: Configuration, case: str) -> None:
     stack.set(GOOD | change)
     refusals = stack.refusals()
     assert any(said in refusal for refusal in refusals), refusals
+
+
+def test_both_disks_of_bottlerocket_are_encrypted(stack: Configuration) -> None:
+    stack.set(GOOD | {"gpu_os": "bottlerocket"})
+    planned = stack.plan()
+    [template] = [one for one in resources(planned, "aws_launch_template").values() if one["name"] == "vision-gpu"]
+    disks = {one["device_name"]: one["ebs"][0] for one in template["block_device_mappings"]}
+    assert {device: disk["volume_size"] for device, disk in disks.items()} == {"/dev/xvda": 4, "/dev/xvdb": 200}
+    assert all(disk["encrypted"] in (True, "true") for disk in disks.values())
+    groups = {one["node_group_name"]: one["ami_type"] for one in resources(planned, "aws_eks_node_group").values()}
+    assert groups == {"vision-gpu": "BOTTLEROCKET_x86_64_NVIDIA", "vision-system": "AL2023_x86_64_STANDARD"}
 
 
 def test_a_stack_that_asks_the_account_nothing_can_be_planned(stack: Configuration) -> None:

@@ -203,6 +203,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         {"pools": {"a10g-with-time-slices": {"machine_type": "g5.xlarge"}}},
         ['"a10g-with-time-slices" is no name of a pool: write at most 15'],
     ),
+    "a pool's name that is taken": (
+        AWS,
+        {"pools": {"system": {"machine_type": "g5.xlarge"}}},
+        ["pools has one named system: write another name"],
+    ),
     "a zone in the region's place": (
         AWS,
         {"region": "eu-central-1a"},
@@ -229,6 +234,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     ),
     "a pool that is not there": (AWS, {"serving_pool": "cpu"}, ['"cpu", which is no pool: write one of gpu']),
     "no pool": (AWS, {"pools": {}}, ['write at least one, such as pools = { gpu = { machine_type = "g5.xlarge" } }']),
+    "a price table that is none": (
+        AWS,
+        {"prices_file": "versions.tf"},
+        ['prices_file is "versions.tf": write the path of a JSON file', "per_hour"],
+    ),
     "a tag that Google would refuse": (AWS, {"tags": {"Team": "Vision"}}, ["both clouds take those"]),
     "a machine type of a GPU that is unknown": (
         AWS,

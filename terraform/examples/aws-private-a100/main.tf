@@ -13,6 +13,7 @@ module "saccade" {
       machine_type = "p4d.24xlarge" # eight A100s of 40 GB: AWS has no smaller machine with one
       capacity     = "reservation"
       reservation  = var.reservation
+      zones        = [var.reservation_zone]
       disk_gib     = 500
     }
   }

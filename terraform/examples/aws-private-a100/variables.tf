@@ -12,15 +12,22 @@ variable "admins" {
 }
 
 variable "reservation" {
-  description = "Id of the capacity reservation of a p4d.24xlarge in one of the zones: on demand they are seldom free."
+  description = "Id of the capacity reservation of a p4d.24xlarge: on demand they are seldom free."
   type        = string
   nullable    = false
 }
 
 variable "zones" {
-  description = "Zones, the reservation's among them; null for the first three."
+  description = "Zones, two to four."
   type        = list(string)
-  default     = null
+  default     = ["us-east-1a", "us-east-1b", "us-east-1c"]
+  nullable    = false
+}
+
+variable "reservation_zone" {
+  description = "The reservation's zone, one of zones: its machines are nowhere else."
+  type        = string
+  nullable    = false
 }
 
 variable "certificate_arn" {

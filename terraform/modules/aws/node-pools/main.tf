@@ -1,5 +1,5 @@
-# Managed node groups: one without GPUs, and the GPU pools. What differs between operating systems is the device of the
-# volume that images lie on, and its format.
+# Managed node groups: one without GPUs, and the GPU pools. What differs between operating systems is the volumes: images
+# lie on the first one of AL2023, and on Bottlerocket's second, whose first is the system's.
 
 data "aws_partition" "this" {}
 
@@ -8,9 +8,7 @@ locals {
     al2023       = "AL2023_x86_64_NVIDIA"
     bottlerocket = "BOTTLEROCKET_x86_64_NVIDIA"
   }
-  # Bottlerocket has its own system on /dev/xvda.
-  image_device = { al2023 = "/dev/xvda", bottlerocket = "/dev/xvdb" }
-  effects      = { NoSchedule = "NO_SCHEDULE", PreferNoSchedule = "PREFER_NO_SCHEDULE", NoExecute = "NO_EXECUTE" }
+  effects = { NoSchedule = "NO_SCHEDULE", PreferNoSchedule = "PREFER_NO_SCHEDULE", NoExecute = "NO_EXECUTE" }
 
   groups = merge(
     {
@@ -18,8 +16,7 @@ locals {
         machine_type = var.system.machine_type
         min_nodes    = var.system.min_nodes
         max_nodes    = var.system.max_nodes
-        disk_gib     = var.system.disk_gib
-        device       = "/dev/xvda"
+        disks        = { "/dev/xvda" = var.system.disk_gib }
         ami_type     = "AL2023_x86_64_STANDARD"
         capacity     = "on_demand"
         reservation  = ""
@@ -32,8 +29,7 @@ locals {
       machine_type = pool.machine_type
       min_nodes    = pool.min_nodes
       max_nodes    = pool.max_nodes
-      disk_gib     = pool.disk_gib
-      device       = local.image_device[var.gpu_os]
+      disks        = merge({ "/dev/xvda" = pool.disk_gib }, var.gpu_os == "al2023" ? {} : { "/dev/xvda" = 4, "/dev/xvdb" = pool.disk_gib })
       ami_type     = local.ami_types[var.gpu_os]
       capacity     = pool.capacity
       reservation  = pool.reservation
@@ -76,16 +72,19 @@ resource "aws_launch_template" "this" {
   update_default_version = true
   tags                   = var.tags
 
-  block_device_mappings {
-    device_name = each.value.device
-    ebs {
-      volume_type           = "gp3"
-      volume_size           = each.value.disk_gib
-      throughput            = each.key == "system" ? 125 : 500
-      iops                  = each.key == "system" ? 3000 : 6000
-      encrypted             = true
-      kms_key_id            = var.disks_key_arn
-      delete_on_termination = true
+  dynamic "block_device_mappings" {
+    for_each = each.value.disks
+    content {
+      device_name = block_device_mappings.key
+      ebs {
+        volume_type           = "gp3"
+        volume_size           = block_device_mappings.value
+        throughput            = block_device_mappings.value >= 200 ? 500 : 125
+        iops                  = block_device_mappings.value >= 200 ? 6000 : 3000
+        encrypted             = true
+        kms_key_id            = var.disks_key_arn
+        delete_on_termination = true
+      }
     }
   }
 

@@ -135,6 +135,11 @@ variable "pools" {
     condition     = alltrue([for name in keys(var.pools) : can(regex("^[a-z]([a-z0-9-]{0,13}[a-z0-9])?$", name))])
     error_message = "pools: ${join(", ", [for name in keys(var.pools) : "\"${name}\"" if !can(regex("^[a-z]([a-z0-9-]{0,13}[a-z0-9])?$", name))])} is no name of a pool: write at most 15 lower-case letters, digits and hyphens, a letter first; the cloud's limit counts the cluster's name too."
   }
+
+  validation {
+    condition     = !contains(keys(var.pools), "system")
+    error_message = "pools has one named system: write another name, since that is the pool without GPUs that every stack has."
+  }
 }
 
 variable "serving_pool" {
@@ -271,6 +276,11 @@ variable "prices_file" {
   description = "A price table of the form of modules/contract/prices.json, which is empty: prices are the account's, so that its owner fills them in. null for that one."
   type        = string
   default     = null
+
+  validation {
+    condition     = var.prices_file == null ? true : can(keys(jsondecode(file(var.prices_file)).per_hour))
+    error_message = "prices_file is \"${coalesce(var.prices_file, "-")}\": write the path of a JSON file with currency, as_of, source, hours_per_month, and per_hour by \"cloud/region/machine type/on_demand or spot\"."
+  }
 }
 
 variable "tags" {
