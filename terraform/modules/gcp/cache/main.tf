@@ -66,10 +66,11 @@ resource "google_secret_manager_secret_version" "url" {
   secret_data = local.url
 }
 
+# In a URL's user part a space is %20, in its query a plus.
 locals {
   authorities = join("\n", google_redis_instance.this.server_ca_certs[*].cert)
   url = join("", [
-    "rediss://:${urlencode(google_redis_instance.this.auth_string)}@${google_redis_instance.this.host}:${google_redis_instance.this.port}/0",
+    "rediss://:${replace(urlencode(google_redis_instance.this.auth_string), "+", "%20")}@${google_redis_instance.this.host}:${google_redis_instance.this.port}/0",
     "?ssl_check_hostname=false&ssl_ca_data=${urlencode(local.authorities)}",
   ])
 }
