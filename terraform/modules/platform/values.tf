@@ -51,8 +51,21 @@ locals {
 
   plugin_config_source = { create = true, name = "device-plugin-configs", default = "default" }
 
+  # On nodes with one of NVIDIA's PCI devices, as the chart has it, but for Bottlerocket's, which bring a plugin of their own.
+  nvidia_nodes = [
+    for label in ["feature.node.kubernetes.io/pci-10de.present", "nvidia.com/gpu.present"] : {
+      matchExpressions = [
+        { key = label, operator = "In", values = ["true"] },
+        { key = "saccade.dev/gpu-os", operator = "NotIn", values = ["bottlerocket"] },
+      ]
+    }
+  ]
+
   device_plugin = merge(
-    { gfd = { enabled = true } },
+    {
+      gfd      = { enabled = true }
+      affinity = { nodeAffinity = { requiredDuringSchedulingIgnoredDuringExecution = { nodeSelectorTerms = local.nvidia_nodes } } }
+    },
     { for key, value in { config = local.plugin_config } : key => value if length(var.device_plugin_configs) > 0 },
   )
 

@@ -94,6 +94,18 @@ run "shared_gpus_are_the_device_plugin_s_by_the_label_of_their_nodes" {
   }
 }
 
+run "bottlerocket_s_nodes_keep_their_own_plugin" {
+  command = plan
+
+  assert {
+    condition = alltrue([
+      for term in yamldecode(helm_release.device_plugin[0].values[1]).affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms :
+      contains([for expression in term.matchExpressions : "${expression.key} ${expression.operator} ${expression.values[0]}"], "saccade.dev/gpu-os NotIn bottlerocket")
+    ])
+    error_message = "two plugins on a node would take each GPU twice"
+  }
+}
+
 run "mig_brings_nvidia_s_operator_in_the_plugin_s_place" {
   command = plan
 
