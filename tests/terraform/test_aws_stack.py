@@ -367,6 +367,32 @@ def test_the_stack_refuses(stack: Configuration, case: str) -> None:
     assert any(said in refusal for refusal in refusals), refusals
 
 
+def test_roles_by_openid_connect_are_one_service_accounts_each(stack: Configuration) -> None:
+    stack.set(GOOD | {"identity_mode": "irsa", "deletion_protection": False})
+    made = Made(stack)
+    roles = {address: one for address, one in made.all("aws_iam_role").items() if ".identity." in address}
+    assert len(roles) == 4
+    accounts = set()
+    for role in roles.values():
+        [statement] = json.loads(role["assume_role_policy"])["Statement"]
+        assert statement["Action"] == "sts:AssumeRoleWithWebIdentity"
+        [(provider, audience)] = [
+            (key.removesuffix(":aud"), value)
+            for key, value in statement["Condition"]["StringEquals"].items()
+            if key.endswith(":aud")
+        ]
+        assert audience == "sts.amazonaws.com"
+        assert not provider.startswith("https://")
+        accounts.add(statement["Condition"]["StringEquals"][f"{provider}:sub"])
+    assert accounts == {
+        "system:serviceaccount:vision:saccade",
+        "system:serviceaccount:vision:saccade-builder",
+        "system:serviceaccount:kube-system:cluster-autoscaler",
+        "system:serviceaccount:kube-system:aws-load-balancer-controller",
+    }
+    stack.destroy()
+
+
 def test_both_disks_of_bottlerocket_are_encrypted(stack: Configuration) -> None:
     stack.set(GOOD | {"gpu_os": "bottlerocket"})
     planned = stack.plan()

@@ -1,4 +1,4 @@
-"""What the contract says is what the chart takes: for both clouds and every way of sharing a GPU, without a provider."""
+"""What the contract says the chart takes: on both clouds, for every way of sharing a GPU, without a provider."""
 
 from __future__ import annotations
 
