@@ -277,6 +277,7 @@ def test_a_reservation_is_used_and_no_other_capacity(private: Made) -> None:
     assert reservation["capacity_reservation_target"][0]["capacity_reservation_id"] == "cr-0123456789abcdef0"
     group = private.the("aws_eks_node_group", '"a100"')
     assert group["instance_types"] == ["p4d.24xlarge"]
+    assert group["labels"]["k8s.amazonaws.com/accelerator"] == "a100-40gb"
     [zone] = [
         one["availability_zone"] for one in private.all("aws_subnet").values() if one["id"] in group["subnet_ids"]
     ]
@@ -290,6 +291,7 @@ def test_shared_gpus_are_labelled_tainted_and_known_to_the_autoscaler(shared: Ma
         assert group["ami_type"] == "AL2023_x86_64_NVIDIA"
         assert group["labels"]["nvidia.com/device-plugin.config"] == "a10g-slices3"
         assert group["labels"]["saccade.dev/gpu-class"] == "a10g-slices3"
+        assert "k8s.amazonaws.com/accelerator" not in group["labels"], "the autoscaler would wait for nvidia.com/gpu"
         [taint] = group["taint"]
         assert taint == {"key": "nvidia.com/gpu", "value": "present", "effect": "NO_SCHEDULE"}
         tag = shared.the("aws_autoscaling_group_tag", f'"{pool}"')["tag"][0]
@@ -355,6 +357,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"budget": {"monthly_limit_usd": 10, "emails": []}},
         "a budget that tells nobody is none",
     ),
+    "a service account that Kubernetes refuses": ({"serving_account": "Saccade"}, 'serving_account is "Saccade"'),
     "logs of ten days": ({"log_retention_days": 10}, "write one of 7, 14, 30"),
 }
 

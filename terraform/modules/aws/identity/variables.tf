@@ -38,6 +38,11 @@ variable "serving_account" {
   description = "Name of the service account that the chart makes for the predictor and the transformer."
   type        = string
   nullable    = false
+
+  validation {
+    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?$", var.serving_account))
+    error_message = "serving_account is \"${var.serving_account}\": write a name of Kubernetes of at most 52 lower-case letters, digits and hyphens; the builder's is this with \"-builder\"."
+  }
 }
 
 variable "bucket_arns" {

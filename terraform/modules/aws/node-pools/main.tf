@@ -34,8 +34,14 @@ locals {
       capacity     = pool.capacity
       reservation  = pool.reservation
       zones        = pool.zones
-      # By this label modules/platform keeps NVIDIA's device plugin off nodes that bring one.
-      labels = merge(pool.labels, { "saccade.dev/gpu-os" = var.gpu_os })
+      labels = merge(
+        pool.labels,
+        # By this label modules/platform keeps NVIDIA's device plugin off nodes that bring one.
+        { "saccade.dev/gpu-os" = var.gpu_os },
+        # By this one the autoscaler waits for a new node's nvidia.com/gpu and does not add another one meanwhile. Where the
+        # GPU is handed out in parts there never is one, and it would wait for ever.
+        pool.sharing == "none" ? { "k8s.amazonaws.com/accelerator" = lower(pool.gpu) } : {},
+      )
       taints = pool.taints
     } },
   )

@@ -26,6 +26,7 @@ variable "pools" {
   description = "GPU pools as modules/contract/request returns them."
   type = map(object({
     machine_type      = string
+    gpu               = string
     gpus_per_node     = number
     parts_per_gpu     = number
     resource          = string
