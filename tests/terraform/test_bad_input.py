@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from terraform_support import Configuration
+from terraform_support import Configuration, copy_sources
 
 AWS: dict[str, Any] = {
     "cloud": "aws",
@@ -206,7 +205,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "a pool's name that is taken": (
         AWS,
         {"pools": {"system": {"machine_type": "g5.xlarge"}}},
-        ["pools has one named system: write another name"],
+        ['pools has one named "system": write another name'],
     ),
     "a zone in the region's place": (
         AWS,
@@ -260,9 +259,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
 
 
 @pytest.fixture(scope="module")
-def request_module(sources: Path) -> Configuration:
-    """The module that checks a request."""
-    found = Configuration(sources / "modules" / "contract" / "request")
+def request_module(tmp_path_factory: pytest.TempPathFactory) -> Configuration:
+    """The module that checks a request, in a copy of its own: variables stay in it."""
+    found = Configuration(copy_sources(tmp_path_factory.mktemp("request")) / "modules" / "contract" / "request")
     found.init()
     return found
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from helm_support import CHART, KUBERNETES, Object, container, environment, helm, only
-from terraform_support import TERRAFORM, Configuration
+from terraform_support import TERRAFORM, Configuration, copy_sources
 
 SCHEMA = json.loads((TERRAFORM / "modules" / "contract" / "platform.schema.json").read_text(encoding="utf-8"))
 
@@ -56,9 +56,9 @@ REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.fixture(scope="module")
-def contract(sources: Path) -> Configuration:
-    """Request and answer together."""
-    found = Configuration(sources / "tests" / "contract")
+def contract(tmp_path_factory: pytest.TempPathFactory) -> Configuration:
+    """Request and answer together, in a copy of their own: variables stay in it."""
+    found = Configuration(copy_sources(tmp_path_factory.mktemp("contract")) / "tests" / "contract")
     found.init()
     return found
 

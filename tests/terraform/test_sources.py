@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from terraform_support import TERRAFORM, Configuration, need_providers, need_terraform
+from terraform_support import TERRAFORM, Configuration, copy_sources, need_providers, need_terraform
 
 FOLDERS = sorted({path.parent for path in TERRAFORM.rglob("*.tf") if ".terraform" not in path.parts})
 MODULES = [folder for folder in FOLDERS if folder.is_relative_to(TERRAFORM / "modules")]
@@ -32,6 +32,12 @@ def name(folder: Path) -> str:
 
 every_folder = pytest.mark.parametrize("folder", FOLDERS, ids=name)
 tested = [folder for folder in FOLDERS if list(folder.glob("tests/*.tftest.hcl"))]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy that nobody else gives variables to."""
+    return copy_sources(tmp_path_factory.mktemp("clean"))
 
 
 def copied(folder: Path, sources: Path) -> Configuration:

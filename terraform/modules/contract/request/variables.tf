@@ -138,7 +138,7 @@ variable "pools" {
 
   validation {
     condition     = !contains(keys(var.pools), "system")
-    error_message = "pools has one named system: write another name, since that is the pool without GPUs that every stack has."
+    error_message = "pools has one named \"system\": write another name, for example \"gpu\", since that is the pool without GPUs that every stack has."
   }
 }
 
