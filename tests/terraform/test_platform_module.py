@@ -206,6 +206,11 @@ def test_the_gateway_leads_to_kourier_and_outlasts_a_request(stack: Configuratio
     )
 
 
+def test_the_load_balancer_waits_longer_than_the_longest_request(stack: Configuration) -> None:
+    stack.set({"platform": of_gke(), "request_timeout_s": 600})
+    assert yaml.safe_load(releases(stack.plan())["gateway"]["values"][0])["timeoutSeconds"] == 610
+
+
 def test_the_domain_is_the_load_balancer_s(stack: Configuration) -> None:
     stack.set({"platform": of_gke()})
     [platform] = [one for name, one in releases(stack.plan()).items() if name == "platform"]
@@ -265,6 +270,10 @@ def test_the_token_for_the_cluster_is_asked_for_at_each_call(stack: Configuratio
         (
             {"platform": of_gke(), "domain": "example.com"},
             "load balancer has certificates for *.vision.example.org; leave it out",
+        ),
+        (
+            {"platform": of_gke(), "request_timeout_s": 900},
+            "request_timeout_s is 900; write 120 to 600",
         ),
         ({"platform": PLATFORM, "timeout_s": 30}, "timeout_s is 30; write at least 120"),
         ({"platform": PLATFORM, "charts": {"istio": {}}}, "charts has istio; write names of"),

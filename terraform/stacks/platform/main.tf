@@ -24,7 +24,8 @@ module "platform" {
     service_annotations = var.platform.ingress.service_annotations
   }
   target_group = var.platform.ingress.target_group
-  gateway      = var.platform.ingress.gateway
+  # The load balancer answers for a model only after the model had its time to answer.
+  gateway = var.platform.ingress.gateway == null ? null : merge(var.platform.ingress.gateway, { timeout_s = var.request_timeout_s + 10 })
 
   aws = var.platform.cloud != "aws" ? null : {
     cluster_name             = var.platform.cluster.name

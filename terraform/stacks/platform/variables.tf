@@ -98,6 +98,18 @@ variable "external_scheme" {
   default     = null
 }
 
+variable "request_timeout_s" {
+  description = "Time of the longest request (seconds): transformer.timeoutSeconds of the chart. Google Cloud's load balancer waits a little longer; on AWS stacks/aws has it."
+  type        = number
+  default     = 120
+  nullable    = false
+
+  validation {
+    condition     = var.request_timeout_s >= 120 && var.request_timeout_s <= 600
+    error_message = "request_timeout_s is ${var.request_timeout_s}; write 120 to 600: the chart's transformer has 120 by default, and Knative lets no request take longer than 600."
+  }
+}
+
 variable "knative_replicas" {
   description = "Replicas of Knative's parts and of the gateway."
   type        = number
