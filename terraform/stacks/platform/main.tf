@@ -25,7 +25,14 @@ module "platform" {
   }
   target_group = var.platform.ingress.target_group
   # The load balancer answers for a model only after the model had its time to answer.
-  gateway = var.platform.ingress.gateway == null ? null : merge(var.platform.ingress.gateway, { timeout_s = var.request_timeout_s + 10 })
+  gateway = var.platform.ingress.gateway == null ? null : {
+    address_name    = var.platform.ingress.gateway.address_name
+    certificate_map = var.platform.ingress.gateway.certificate_map
+    ssl_policy      = var.platform.ingress.gateway.ssl_policy
+    security_policy = var.platform.ingress.gateway.security_policy
+    hostnames       = var.platform.ingress.gateway.hostnames
+    timeout_s       = var.request_timeout_s + 10
+  }
 
   aws = var.platform.cloud != "aws" ? null : {
     cluster_name             = var.platform.cluster.name
