@@ -7,7 +7,7 @@ APP := $(VENV)/.app-installed
 LOADTEST := $(VENV)/.loadtest-installed
 DEV := $(VENV)/.dev-installed
 LOCK_VENV := .tools/lock
-CODE := serving predictor transformers cli loadtest bench tests helm requirements
+CODE := serving predictor transformers cli loadtest bench tests helm requirements terraform
 TESTS ?= tests
 # Processes that run tests; 0 runs them in pytest's own, where a debugger can be used.
 WORKERS ?= 2
@@ -64,8 +64,9 @@ dev: $(DEV) ## Install the development environment: clients, linters, test tools
 tools: ## Install the programs that some tests start (the rest of the tests runs without).
 	@PYTHON="$(PYTHON)" sh requirements/tools.sh
 
-chart: $(DEV) ## Write what of both charts follows from other files: schemas, dashboards, install scripts, tables of values.
+chart: $(DEV) ## Write what of the charts and of Terraform follows from other files: schemas, dashboards, scripts, tables.
 	$(BIN)/python helm/generate.py
+	$(BIN)/python terraform/tables.py
 
 lint: $(DEV) ## Check format, style and types.
 	$(BIN)/ruff format --check $(CODE)

@@ -41,3 +41,5 @@ printf 'pycuda==2026.1\ntensorrt-cu13-bindings==10.13.3.9\n' |
     compile gpu.txt - --no-emit-package pycuda --constraint requirements/dev.txt
 printf 'pycuda==2026.1\n' | compile pycuda.txt --no-deps -
 printf 'numpy\nsetuptools\nwheel\n' | compile pycuda-build.txt - --constraint requirements/dev.txt
+# The static check of Terraform, in an environment of its own: it pins what others need otherwise.
+echo 'checkov==3.3.30' | compile tools-checkov.txt -

