@@ -54,7 +54,7 @@ helm upgrade --install kserve-resources oci://ghcr.io/kserve/charts/kserve-resou
   --wait
 kubectl -n kserve rollout status deployment/kserve-controller-manager --timeout=300s
 
-# kserve-runtime-configs: settings of KServe's own model servers; Saccade brings its own and uses none of them. Optional.
+# kserve-runtime-configs: settings of KServe's own model servers, none of which is enabled by default; Saccade brings its own. Optional.
 helm upgrade --install kserve-runtime-configs oci://ghcr.io/kserve/charts/kserve-runtime-configs \
   --version v0.20.0 \
   --namespace kserve \
