@@ -183,7 +183,7 @@ def test_gpus_are_asked_for_alike_in_requests_and_limits(
     objects = render(values)
     resources = container(objects, "predictor")["resources"]
     assert resources["requests"][resource] == resources["limits"][resource] == "1"
-    assert "cpu" not in resources["limits"]
+    assert float(resources["limits"]["cpu"]) > float(resources["requests"]["cpu"]), "KServe's default is 1"
     predictor = only(objects, "InferenceService")["spec"]["predictor"]
     assert predictor.get("nodeSelector") == selector
     assert predictor["tolerations"][-1] == {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
