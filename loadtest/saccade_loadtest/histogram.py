@@ -8,6 +8,7 @@ Does not know what it counts, and nothing of seconds or phases.
 
 from __future__ import annotations
 
+import functools
 import math
 from array import array
 from collections.abc import Iterable
@@ -109,7 +110,7 @@ class Histogram:
         if rank > self.count:
             return math.inf
         cumulative = np.cumsum(self._counts())
-        return _upper_ends()[int(np.searchsorted(cumulative, max(rank, 1)))]
+        return float(_upper_ends()[int(np.searchsorted(cumulative, max(rank, 1)))])
 
     def at_ranks_us(self, ranks: Iterable[int]) -> list[float]:
         """As ``at_rank_us``, for several ranks at the price of one."""
@@ -119,19 +120,23 @@ class Histogram:
         cumulative = np.cumsum(self._counts())
         ends = _upper_ends()
         found = np.searchsorted(cumulative, np.maximum(wanted, 1))
-        return [math.inf if rank > self.count else ends[int(at)] for rank, at in zip(wanted, found, strict=True)]
+        return [
+            math.inf if rank > self.count else float(ends[int(at)]) for rank, at in zip(wanted, found, strict=True)
+        ]
 
     def count_within_us(self, limit_us: float) -> int:
         """How many values are certainly at most ``limit_us``: those of the buckets that end there or before."""
-        ends = np.asarray(_upper_ends())
-        return int(self._counts()[ends <= limit_us].sum())
+        if self.count == 0:
+            return 0
+        # The ends ascend, so those within the limit come first.
+        return int(self._counts()[: int(np.searchsorted(_upper_ends(), limit_us, side="right"))].sum())
 
     def mean_us(self) -> float:
         """The mean, each value taken at the middle of its bucket; NaN of an empty histogram."""
         if self.count == 0:
             return math.nan
         counts = self._counts()
-        ends = np.asarray(_upper_ends())
+        ends = _upper_ends()
         starts = np.concatenate(([0.0], ends[:-1] + 1))
         return float((counts * ((starts + ends) / 2)).sum() / self.count)
 
@@ -140,7 +145,7 @@ class Histogram:
         counts = self._counts()
         cumulative = np.cumsum(counts)
         ends = _upper_ends()
-        return [(ends[int(at)], int(cumulative[at])) for at in np.flatnonzero(counts)]
+        return [(float(ends[at]), int(cumulative[at])) for at in np.flatnonzero(counts)]
 
     def encode(self) -> str:
         """HdrHistogram's V2 compressed form in base64, which every HdrHistogram library reads."""
@@ -223,15 +228,9 @@ def _indexes(dense: HdrHistogram, values: NDArray[np.int64]) -> NDArray[np.int64
     return found
 
 
-_ENDS: list[float] = []
-
-
-def _upper_ends() -> list[float]:
+@functools.cache
+def _upper_ends() -> NDArray[np.float64]:
     """The highest value of each counter, in microseconds."""
-    if not _ENDS:
-        layout = _empty()
-        _ENDS.extend(
-            float(layout.get_highest_equivalent_value(layout.get_value_from_index(index)))
-            for index in range(layout.counts_len)
-        )
-    return _ENDS
+    layout = _empty()
+    ends = [layout.get_highest_equivalent_value(layout.get_value_from_index(at)) for at in range(layout.counts_len)]
+    return np.array(ends, dtype=np.float64)
