@@ -1,4 +1,4 @@
-"""A transformer that does nothing: receives requests of all protocols over HTTP/1.1 and answers with one known detection.
+"""A transformer that does nothing: takes requests of all HTTP protocols and answers with one known detection.
 
 For measuring a load generator: as little work as a server can do in Python (uvloop), so that the generator is what
 limits. Answers by the route alone, with a Content-Length, after the whole body has come. Usage:

@@ -78,6 +78,7 @@ class Engine:
         source: of the requests.
         recorder: of what happens.
         limits: see there.
+        on_end: told of each request that ended, and whether it was rightly answered; None: nobody.
         compare: tells whether what an answer says is what is known of the picture; None where nothing is.
         clock: seconds, monotonic.
         tls: for https; None: the system's authorities.
@@ -94,18 +95,20 @@ class Engine:
         source: Source,
         recorder: Recorder,
         limits: Limits,
+        on_end: Callable[[Shot, bool], None] | None = None,
         compare: Callable[[Any, Seen], bool | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._dialects, self._key, self._mix = dialects, key, mix
         self._source, self._recorder, self._limits = source, recorder, limits
-        self._compare, self._clock = compare, clock
+        self._compare, self._clock, self._on_end = compare, clock, on_end
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
         self._idle: list[Connection] = []
         self._waiting: deque[tuple[float, _Order]] = deque()
         self._begun = 0.0
+        self._watched: dict[int, Callable[[], None]] = {}
         self._turn = 0
         self.open = 0
         self.stopped = False
@@ -130,6 +133,16 @@ class Engine:
     def now_s(self) -> float:
         """Seconds since the run's first moment."""
         return self._clock() - self._begun
+
+    def watch(self, fd: int, ready: Callable[[], None]) -> None:
+        """Call something whenever a descriptor can be read, between requests; it must not wait."""
+        self._watched[fd] = ready
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """No more."""
+        del self._watched[fd]
+        self._epoll.unregister(fd)
 
     def stop(self) -> None:
         """Send nothing more; what is under way is awaited."""
@@ -180,6 +193,8 @@ class Engine:
         if self.open >= self._limits.most_open:
             self._recorder.not_sent(protocol, due_s)
             self._source.ended(shot, now)
+            if self._on_end is not None:
+                self._on_end(shot, False)
             return
         request = self._dialects[protocol].request(self._key(shot), shot)
         order = _Order(protocol, shot, due_s, now, request.check)
@@ -227,7 +242,10 @@ class Engine:
         for fd, event in events:
             connection = self._connections.get(fd)
             if connection is None:
-                self._end_calls()
+                if fd in self._watched:
+                    self._watched[fd]()
+                elif self._grpc is not None and fd == self._grpc.fd:
+                    self._end_calls()
                 continue
             try:
                 if event & select.EPOLLOUT or (event & (select.EPOLLERR | select.EPOLLHUP) and connection.wants_write):
@@ -284,19 +302,21 @@ class Engine:
             cache=seen.cache,
             agreed=agreed,
         )
-        self._end(order, ended_s)
+        self._end(order, ended_s, True)
 
     def _fail(self, order: _Order, kind: str, text: str) -> None:
         self._recorder.failed(order.protocol, order.due_s, kind)
         if len(self.samples) < _MOST_SAMPLES:
             self.samples.setdefault(f"{order.protocol}: {kind}", text)
-        self._end(order, self.now_s())
+        self._end(order, self.now_s(), False)
 
-    def _end(self, order: _Order, at_s: float) -> None:
+    def _end(self, order: _Order, at_s: float, is_answered: bool) -> None:
         order.is_over = True
         order.connection = None
         self.open -= 1
         self._source.ended(order.shot, at_s)
+        if self._on_end is not None:
+            self._on_end(order.shot, is_answered)
 
     def _time_out(self, now: float) -> None:
         while self._waiting and (self._waiting[0][1].is_over or self._waiting[0][0] <= now):
