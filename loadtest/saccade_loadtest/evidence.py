@@ -19,7 +19,7 @@ class Bounds:
         low_us: lower bound, 0 if the sample is too small for one.
         high_us: upper bound, infinity if the sample is too small for one.
         requests: size of the sample.
-        counting: requests that it counts for, where slow ones come together.
+        counting: requests that it counts for towards a pass, where slow ones come together.
     """
 
     value_us: float
@@ -101,7 +101,9 @@ class Evidence:
         value_us = latency.at_rank_us(_rank(percent, size)) if latency.count else float("inf")
         at_us = value_us if dispersed_at_us is None else dispersed_at_us
         dispersion = confidence.dispersion(*self.slow_by_second(at_us, failures=failures))
-        low, high = confidence.percentile_ranks(size, percent, alpha, dispersion)
+        # Slow requests that come together make a pass harder and never a fail: a stall is no excuse.
+        low, _ = confidence.percentile_ranks(size, percent, alpha)
+        _, high = confidence.percentile_ranks(size, percent, alpha, dispersion)
         low_us = 0.0 if low == 0 else latency.at_rank_us(low) if latency.count else float("inf")
         high_us = latency.at_rank_us(high) if latency.count else float("inf")
         return Bounds(value_us, low_us, high_us, size, max(1, int(size / dispersion)))

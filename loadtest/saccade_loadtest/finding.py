@@ -77,7 +77,8 @@ def percent(share: float) -> str:
     """A share as percent, with as many nines as it has: 99.99 %, 0.012 %."""
     rest = min(share, 1 - share) if 0 < share < 1 else 0.0
     places = 0 if rest == 0 else max(0, 1 - math.floor(math.log10(rest * 100)))
-    return f"{share * 100:.{min(places, 6)}f} %"
+    digits_shown = f"{share * 100:.{min(places, 6)}f}"
+    return f"{digits_shown.rstrip('0').rstrip('.') if '.' in digits_shown else digits_shown} %"
 
 
 def seconds(value: float) -> str:

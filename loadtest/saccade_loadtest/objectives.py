@@ -8,7 +8,8 @@ of whether the generator did its work, which is ``verdict``'s to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from saccade_loadtest import confidence
@@ -25,20 +26,20 @@ HITS = ("exact", "near", "coalesced")
 def judge(run: Run, slo: Slo) -> list[Finding]:
     """A finding for each objective, in the order of the SLO file's documentation."""
     findings: list[Finding] = []
-    evidence = Evidence(run)
+    of = functools.cache(functools.partial(Evidence, run))
     for limit in slo.latency:
         if limit.stage:
             findings.append(judge_stage(run.server, limit, slo.alpha))
         else:
-            findings.extend(_latency(run, limit, slo.alpha))
-    findings.extend(_shares(evidence, slo))
-    findings.extend(_answers(run, slo))
+            findings.extend(_latency(run, limit, slo.alpha, of))
+    findings.extend(_shares(of(None), slo))
+    findings.extend(_answers(run, slo, of(None)))
     if slo.growth is not None:
         findings.extend(judge_growth(run, slo.growth))
     return findings
 
 
-def _latency(run: Run, limit: LatencyLimit, alpha: float) -> Iterator[Finding]:
+def _latency(run: Run, limit: LatencyLimit, alpha: float, of: Callable[[str | None], Evidence]) -> Iterator[Finding]:
     protocols: list[str | None] = [None] if limit.protocol == "all" else [limit.protocol]
     if limit.protocol == "each":
         protocols = list(run.series) or [None]
@@ -52,7 +53,7 @@ def _latency(run: Run, limit: LatencyLimit, alpha: float) -> Iterator[Finding]:
             reason = f"the run sent nothing by {protocol}; protocols in it: {has}"
             yield Finding(name, "invalid", float("nan"), limit.limit_ms, True, "ms", reason=reason)
             continue
-        yield _percentile(Evidence(run, protocol), name, limit, alpha)
+        yield _percentile(of(protocol), name, limit, alpha)
 
 
 def _percentile(evidence: Evidence, name: str, limit: LatencyLimit, alpha: float) -> Finding:
@@ -114,9 +115,10 @@ def _too_few(evidence: Evidence, limit: LatencyLimit, found: Bounds, least: int,
 def _undecided(evidence: Evidence, limit: LatencyLimit, found: Bounds, alpha: float) -> str:
     failures = limit.failures == "worst"
     slow, requests = evidence.slow_by_second(limit.limit_ms * 1e3, failures=failures)
-    dispersion = found.requests / found.counting
     allowed = 1 - limit.percentile / 100
-    needed = confidence.sample_to_decide(allowed, sum(slow) / sum(requests), alpha, dispersion=dispersion)
+    share = sum(slow) / sum(requests)
+    dispersion = found.requests / found.counting if share < allowed else 1.0
+    needed = confidence.sample_to_decide(allowed, share, alpha, dispersion=dispersion)
     how_long = (
         "no run that can be done would decide"
         if needed is None
@@ -179,8 +181,7 @@ def _shares(evidence: Evidence, slo: Slo) -> Iterator[Finding]:
             )
 
 
-def _answers(run: Run, slo: Slo) -> Iterator[Finding]:
-    evidence = Evidence(run)
+def _answers(run: Run, slo: Slo, evidence: Evidence) -> Iterator[Finding]:
     if slo.cache_hits is not None:
         named = sum(series.cache.total() for series in run.series.values())
         hits = sum(series.cache[outcome] for series in run.series.values() for outcome in HITS)
@@ -203,16 +204,19 @@ def _share(
         reason = f"there were no {counted.noun} after the warm-up"
         return Finding(counted.name, "invalid", float("nan"), limit.limit, at_most, "share", reason=reason)
     dispersion = 1.0 if counted.bad_by_second is None else confidence.dispersion(*counted.bad_by_second)
-    low, high = confidence.share_bounds(bad / dispersion, counted.of / dispersion, alpha)
+    low, _ = confidence.share_bounds(bad, counted.of, alpha)
+    _, high = confidence.share_bounds(bad / dispersion, counted.of / dispersion, alpha)
     what = f"{bad if at_most else counted.good:,} of {counted.of:,} {counted.noun}" + (f" ({more})" if more else "")
     if limit.prove:
         outcome, reason = _proved(evidence, counted, allowed, (low, high), dispersion, alpha)
     else:
         # In whole numbers: 1 - 0.98 is not quite 0.02.
         kept = bad <= allowed * counted.of + 1e-9 * counted.of
-        outcome, reason = ("pass", "") if kept else ("fail", what)
+        outcome, reason = (
+            ("pass", "") if kept else ("fail", f"{percent(bad / counted.of)} are bad, {percent(allowed)} may be")
+        )
         if kept and high > allowed:
-            reason = f"as counted; {counted.of:,} {counted.noun} show no less than {_at_worst(high, at_most)}"
+            reason = f"as counted; so few show only that it is {_at_worst(high, at_most)}"
     measured = bad / counted.of
     return Finding(
         objective=counted.name,
@@ -224,7 +228,7 @@ def _share(
         low=low if at_most else 1 - high,
         high=high if at_most else 1 - low,
         requests=counted.of,
-        reason=f"{what}: {reason}" if reason and reason != what else reason,
+        reason=f"{what}: {reason}" if reason else "",
     )
 
 
@@ -248,7 +252,9 @@ def _proved(
         return "pass", ""
     if allowed == 0:
         return "invalid", "no sample proves that nothing ever fails; ask for a share over 0, or leave out prove"
-    needed = confidence.sample_to_decide(allowed, bad_share, alpha, dispersion=dispersion)
+    needed = confidence.sample_to_decide(
+        allowed, bad_share, alpha, dispersion=dispersion if bad_share < allowed else 1.0
+    )
     if needed is None:
         return "invalid", f"too close to {percent(allowed)} for any run to tell"
     return "invalid", f"too few {counted.noun} to prove it; {_run_instead(evidence, needed)}"

@@ -290,9 +290,12 @@ class Run:
         yield from sorted(numbered, key=lambda pair: pair[0])
 
     def timeline(self, protocol: str | None = None) -> dict[int, Tally]:
-        """One tally for each bin, warm-up included, protocols merged unless one is named."""
+        """One tally for each bin in order of time, warm-up included, protocols merged unless one is named; to read."""
+        chosen = list(self.series.values()) if protocol is None else [self.series[protocol]]
+        if len(chosen) == 1:
+            return dict(sorted(chosen[0].bins.items()))
         merged: dict[int, Tally] = {}
-        for series in self.series.values() if protocol is None else [self.series[protocol]]:
+        for series in chosen:
             for number, tally in series.bins.items():
                 merged.setdefault(number, Tally()).merge(tally)
         return dict(sorted(merged.items()))

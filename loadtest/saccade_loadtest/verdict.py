@@ -89,9 +89,9 @@ def check_generator(run: Run, limits: GeneratorLimits) -> Iterator[Check]:
         yield _schedule_error(run, evidence, limits)
         yield _offered(run, evidence, limits)
     yield _not_sent(evidence, limits)
-    unresolved = evidence.total.unresolved
-    sentence = f"of {unresolved:,} sent requests it is unknown what became of them"
-    yield Check("accounting", unresolved == 0, sentence)
+    total = evidence.total
+    known = f"what became of {total.sent - total.unresolved:,} of {total.sent:,} sent requests is known"
+    yield Check("accounting", total.unresolved == 0, known)
 
 
 def _workers(run: Run) -> Iterator[Check]:
