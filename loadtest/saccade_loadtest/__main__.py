@@ -1,10 +1,10 @@
-"""The ``saccade-loadtest`` command: judge, report and compare runs. Each command is a module of its own."""
+"""The ``saccade-loadtest`` command: run, judge, report and compare. Each command is a module of its own."""
 
 from __future__ import annotations
 
 import typer
 
-from saccade_loadtest import judging_commands
+from saccade_loadtest import capacity_command, example_command, judging_commands, run_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -12,6 +12,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Load tests of Saccade: open-loop arrivals, and a verdict on a p99 objective that one can trust.",
 )
+run_command.add_to(app)
+example_command.add_to(app)
+capacity_command.add_to(app)
 judging_commands.add_to(app)
 
 
