@@ -56,7 +56,13 @@ def _http(body: bytes, more: str = "") -> bytes:
     return f"HTTP/1.1 200 OK\r\n{more}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
+    """One connection: a request after the other, each answered once all of it is there.
+
+    Args:
+        known: answers by the first bytes of the request line.
+    """
+
     def __init__(self, known: dict[bytes, bytes]) -> None:
         self._known = list(known.items())
         self._head = b""
@@ -64,9 +70,11 @@ class _Connection(asyncio.Protocol):
         self._answer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See ``asyncio.Protocol``."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``."""
         if self._missing:
             self._missing -= len(data)
         else:
@@ -77,16 +85,24 @@ class _Connection(asyncio.Protocol):
             length = _LENGTH.search(head)
             self._missing = (int(length[1]) if length else 0) - len(body)
             self._head = b""
+            self.begun(head, body)
             self._answer = next(answer for start, answer in self._known if head.startswith(start))
         if self._missing <= 0:
             self._missing = 0
-            self._transport.write(self._answer)
+            self.answer(self._answer)
+
+    def begun(self, head: bytes, body: bytes) -> None:
+        """A request's head has come, and the beginning of its body."""
+
+    def answer(self, whole: bytes) -> None:
+        """Write an answer."""
+        self._transport.write(whole)
 
 
 async def serve(port: int, width: int, height: int) -> None:
     """Serve until the process ends."""
     known = answers(width, height)
-    server = await asyncio.get_running_loop().create_server(lambda: _Connection(known), "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(known), "127.0.0.1", port)
     await server.serve_forever()
 
 
