@@ -61,6 +61,9 @@ class Histogram:
         """Add the counts of another; exact, in any order."""
         if other.count == 0:
             return
+        if other._only_pending:
+            self.record_many_us(other._pending)
+            return
         theirs = other._counts()
         self._fold()
         mine = self._opened()
@@ -128,6 +131,9 @@ class Histogram:
         """How many values are certainly at most ``limit_us``: those of the buckets that end there or before."""
         if self.count == 0:
             return 0
+        if self._only_pending:
+            whole = _whole(np.frombuffer(self._pending, dtype=np.float64))
+            return int((_upper_ends()[_indexes(_layout(), whole)] <= limit_us).sum())
         # The ends ascend, so those within the limit come first.
         return int(self._counts()[: int(np.searchsorted(_upper_ends(), limit_us, side="right"))].sum())
 
@@ -168,6 +174,10 @@ class Histogram:
         made.pack()
         return made
 
+    @property
+    def _only_pending(self) -> bool:
+        return self._dense is None and self._packed is None
+
     def _opened(self) -> HdrHistogram:
         if self._dense is None:
             self._dense = _empty() if self._packed is None else _decoded(self._packed)
@@ -177,8 +187,7 @@ class Histogram:
     def _fold(self) -> None:
         if not self._pending:
             return
-        values = np.frombuffer(self._pending, dtype=np.float64)
-        whole = np.clip(np.rint(values), LOWEST_US, HIGHEST_US).astype(np.int64)
+        whole = _whole(np.frombuffer(self._pending, dtype=np.float64))
         dense = self._opened()
         view = _view(dense)
         np.add.at(view, _indexes(dense, whole), 1)
@@ -214,6 +223,11 @@ def _decoded(encoded: str) -> HdrHistogram:
     return found
 
 
+def _whole(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """As they are counted: whole microseconds within the bounds."""
+    return np.clip(np.rint(values), LOWEST_US, HIGHEST_US).astype(np.int64)
+
+
 def _view(dense: HdrHistogram) -> NDArray[np.uint64]:
     return np.frombuffer(dense.counts, dtype=np.uint64)
 
@@ -229,8 +243,14 @@ def _indexes(dense: HdrHistogram, values: NDArray[np.int64]) -> NDArray[np.int64
 
 
 @functools.cache
+def _layout() -> HdrHistogram:
+    """A histogram that stays empty and is asked where values belong."""
+    return _empty()
+
+
+@functools.cache
 def _upper_ends() -> NDArray[np.float64]:
     """The highest value of each counter, in microseconds."""
-    layout = _empty()
+    layout = _layout()
     ends = [layout.get_highest_equivalent_value(layout.get_value_from_index(at)) for at in range(layout.counts_len)]
     return np.array(ends, dtype=np.float64)
