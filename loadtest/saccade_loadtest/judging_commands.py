@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from saccade_loadtest import outputs, report, run_file, slo, tables
+from saccade_loadtest import comparing, comparison_report, outputs, report, run_file, slo, tables
 from saccade_loadtest.verdict import judge as judge_run
 
 RunFile = Annotated[Path, typer.Argument(help="Record of a run (run.json).", metavar="RUN.json")]
@@ -25,6 +25,7 @@ def add_to(app: typer.Typer) -> None:
     """Give the commands to a command line."""
     app.command()(judge)
     app.command("report")(write_report)
+    app.command()(compare)
 
 
 def complain(error: Exception) -> NoReturn:
@@ -62,3 +63,28 @@ def write_report(
     except (slo.BadSlo, run_file.UnreadableRun, OSError) as error:
         complain(error)
     console.print(f"wrote {out}", markup=False)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Record of what was.", metavar="A.json")],
+    second: Annotated[Path, typer.Argument(help="Record of what is now.", metavar="B.json")],
+    confidence: Annotated[float, typer.Option(min=0.8, max=0.999, help="Of each bound of a change.")] = 0.99,
+    worth: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Change of a latency worth telling: 0.05 is 5 %.")
+    ] = 0.05,
+    html: Annotated[Path | None, typer.Option(help="HTML file to write.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="JSON file to write.")] = None,
+) -> None:
+    """Compare two runs: ends with 0, 1 if B is worse than A beyond chance, 2 if nothing can be told."""
+    try:
+        one, other = run_file.load(first), run_file.load(second)
+        comparison = comparing.compare(one, other, level=confidence, worth=worth)
+        if html is not None:
+            page = comparison_report.to_html(one, other, (first.name, second.name), comparison)
+            html.write_text(page, encoding="utf-8")
+        if json_file is not None:
+            json_file.write_text(comparison_report.to_json(comparison), encoding="utf-8")
+    except (run_file.UnreadableRun, OSError) as error:
+        complain(error)
+    console.print(comparison_report.to_table(comparison))
+    raise typer.Exit(comparison.exit_code)

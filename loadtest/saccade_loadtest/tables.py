@@ -21,18 +21,18 @@ def verdict_table(run: Run, verdict: Verdict, slo_name: str) -> RenderableType:
         title=f"{run.scenario} against SLO {slo_name}", title_justify="left", show_edge=False, pad_edge=False
     )
     table.add_column("objective", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for column in ("measured", "limit", "bounds", "of"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("verdict")
     for finding in verdict.findings:
         outcome = Text(finding.outcome, style=STYLES[finding.outcome])
         table.add_row(
             finding.objective,
+            outcome,
             figure(finding.measured, finding.unit),
             limit_text(finding),
             bounds_text(finding),
             f"{finding.requests:,}",
-            outcome,
         )
     lines: list[RenderableType] = [table]
     if run.loop == "closed":
