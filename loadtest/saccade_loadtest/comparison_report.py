@@ -10,7 +10,6 @@ from html import escape
 from typing import Final
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from saccade_loadtest import charts
@@ -21,6 +20,7 @@ from saccade_loadtest.finding import Outcome, digits, figure, percent
 from saccade_loadtest.html_parts import mark, table
 from saccade_loadtest.report import page
 from saccade_loadtest.results import Run
+from saccade_loadtest.tables import narrow_table
 
 _STYLES: Final[dict[Change, str]] = {"better": "green", "worse": "bold red", "same": "", "unknown": "yellow"}
 _MARKS: Final[dict[Change, Outcome]] = {"better": "pass", "same": "pass", "worse": "fail", "unknown": "invalid"}
@@ -35,7 +35,7 @@ _HEADS: Final = ("", "B is", "A", "B", "change", "its bounds")
 
 def to_table(comparison: Comparison) -> RenderableType:
     """For a terminal."""
-    shown = Table(show_edge=False, pad_edge=False)
+    shown = narrow_table()
     for number, head in enumerate(_HEADS):
         shown.add_column(head, justify="right" if number > 1 else "left", no_wrap=True)
     for found in comparison.differences:
@@ -115,7 +115,7 @@ def _cells(found: Difference) -> tuple[str, str, str, str, str]:
 
 
 def _bounds(found: Difference, words: Callable[[float], str]) -> str:
-    return "" if math.isnan(found.low) else f"{words(found.low)} to {words(found.high)}"
+    return "" if math.isnan(found.low) else f"{words(found.low).rstrip(' %')} to {words(found.high)}"
 
 
 def _factor(value: float) -> str:
