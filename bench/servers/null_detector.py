@@ -42,13 +42,21 @@ def answers(width: int, height: int) -> dict[bytes, bytes]:
         {"name": name, "datatype": kind, "shape": shape, "parameters": {"binary_data_size": len(raw)}}
         for name, kind, shape, raw in tensors
     ]
+    metadata = {
+        "name": "detector",
+        "inputs": [{"name": "image", "datatype": "BYTES", "shape": [-1]}],
+        "outputs": [{"name": name, "datatype": kind, "shape": [-1]} for name, kind, *_ in tensors],
+    }
     header = json.dumps({"model_name": "detector", "model_version": "1", "outputs": outputs}).encode()
     v2 = header + b"".join(raw for *_, raw in tensors)
     return {
         b"POST /detect": _http(json.dumps(whole).encode()),
         b"POST /v1": _http(json.dumps({"predictions": [whole]}).encode()),
         b"POST /v2": _http(v2, f"Inference-Header-Content-Length: {len(header)}\r\n"),
-        b"GET ": _http(b'{"name": "detector", "ready": true}'),
+        b"GET /v2/models/detector/ready": _http(b'{"name": "detector", "ready": true}'),
+        b"GET /v2/models/detector": _http(json.dumps(metadata).encode()),
+        b"GET /v2/models": _http(b'{"models": ["detector"]}'),
+        b"GET ": _http(b'{"live": true}'),
     }
 
 

@@ -2,7 +2,7 @@
 
 A share of the requests is answered later by a fixed time, and once the whole server stands still. Which requests are
 late follows from their numbers, so that whoever knows the schedule knows every latency. ``GET /truth`` tells what was
-seen. Usage: ``python -m servers.planted PORT WIDTH HEIGHT [--share S --delay SECONDS] [--stall-at S --stall SECONDS]``.
+seen. Usage: ``python -m servers.planted PORT WIDTH HEIGHT [--share S --delay S] [--stall-at S --stall S]``.
 """
 
 from __future__ import annotations

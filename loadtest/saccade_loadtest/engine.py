@@ -148,15 +148,17 @@ class Engine:
         """Send nothing more; what is under way is awaited."""
         self.stopped = True
 
-    def run(self, begins_at: float, tick: Callable[[float], None] | None = None, tick_s: float = 1.0) -> None:
-        """Send everything; returns when nothing is under way any more.
+    def begin(self, begins_at: float) -> None:
+        """Set the run's first moment, on the clock."""
+        self._begun = begins_at
+
+    def run(self, tick: Callable[[float], None] | None = None, tick_s: float = 1.0) -> None:
+        """Send everything; returns when nothing is under way any more. To be called after ``begin``.
 
         Args:
-            begins_at: the run's first moment, on the clock.
             tick: called about every ``tick_s`` with the seconds since the first moment.
             tick_s: between two calls.
         """
-        self._begun = begins_at
         source, next_tick = self._source, tick_s
         is_closed = source.loop == "closed"
         while True:

@@ -1,11 +1,11 @@
 """One generator as a process of its own: ``python -m saccade_loadtest.generator``, driven over its standard streams.
 
 Reads JSON lines and writes JSON lines. In: ``{"plan": ..., "index": 0, "count": 1, "worker": "name"}``, then
-``{"begin": moment}`` (Unix seconds) once it has answered ``{"ready": true}``; while it runs ``{"on": camera}``,
-``{"off": camera}``, ``{"end": true}`` (nothing more is sent) and ``{"stop": reason}`` (likewise, and the record tells
-that it was cut short). Out: ``{"beats": ...}`` every second, ``{"run": ...}`` at the end, ``{"failed": sentence}``.
-When its input closes, whoever started it is gone, and it ends. Has an interpreter of its own, so that neither a web
-page nor gevent takes time from the schedule.
+``{"begin": moment}`` (Unix seconds) once it has answered ``{"ready": true}``; while it runs ``{"on": camera}`` (with
+its ``"protocol"``, if it is to have another than the mix gives it), ``{"off": camera}``, ``{"end": true}`` (nothing
+more is sent) and ``{"stop": reason}`` (likewise, and the record tells that it was cut short). Out: ``{"beats": ...}``
+every second, ``{"run": ...}`` at the end, ``{"failed": sentence}``. When its input closes, whoever started it is gone,
+and it ends. Has an interpreter of its own, so that neither a web page nor gevent takes time from the schedule.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from saccade_loadtest.frames import Album, NoPictures, read_photos
 from saccade_loadtest.live import Fairness, LiveRecorder
 from saccade_loadtest.oip_wire import DTYPES
 from saccade_loadtest.plan import Plan
-from saccade_loadtest.sources import FleetSource, Mix
+from saccade_loadtest.sources import FleetSource, Mix, WaitingSource
 from saccade_loadtest.trace import Shot
 
 #: Different tensors that a predictor is asked about.
@@ -54,7 +54,7 @@ class Generator:
         self.fairness = Fairness()
         self.source = plan.source(index, count)
         content, key = contents(plan)
-        mix = Mix(plan.mix)
+        self.mix = mix = Mix(plan.mix)
         dialects = {name: Dialect(name, plan.endpoint, content) for name in mix.protocols}
         limits = plan.limits(count)
         self.engine = Engine(dialects, key, mix, self.source, self.recorder, limits, self._ended)
@@ -64,11 +64,10 @@ class Generator:
         cores = 2.0 if "v2-grpc" in mix.protocols else 1.0
         self.recorder.worker.cores = min(cores, float(len(os.sched_getaffinity(0))))
 
-    def run(self, begins_at: float, beat: Callable[[float, Mapping[str, Any]], None]) -> None:
-        """Send everything, and wait for the answers.
+    def run(self, beat: Callable[[float, Mapping[str, Any]], None]) -> None:
+        """Send everything, and wait for the answers; to be called after the engine's ``begin``.
 
         Args:
-            begins_at: on the monotonic clock.
             beat: called every second with the time and what is new.
         """
         gc.collect()
@@ -79,7 +78,7 @@ class Generator:
             beat(now_s, self.recorder.take_beats())
 
         with contextlib.closing(self.engine):
-            self.engine.run(begins_at, tick)
+            self.engine.run(tick)
         self._measure_cpu(self.engine.now_s())
         beat(self.engine.now_s(), self.recorder.take_beats())
         self.recorder.run.notes += [f"first {kind}: {text}" for kind, text in self.engine.samples.items()]
@@ -157,22 +156,29 @@ class _Streams:
         return line
 
     def obey(self) -> None:
-        """Do what has come in while the run goes on."""
+        """Read what has come in while the run goes on, and do it."""
         assert self.generator is not None
-        engine, source = self.generator.engine, self.generator.source
         try:
             self._fill()
         except EOFError:
-            engine.unwatch(0)
+            self.generator.engine.unwatch(0)
             self._cut_short("whoever drove it is gone")
             return
+        self.act()
+
+    def act(self) -> None:
+        """Do what has been read."""
+        assert self.generator is not None
+        engine, source = self.generator.engine, self.generator.source
         lines, self._lines = self._lines, []
         for line in map(json.loads, lines):
             if "stop" in line:
                 self._cut_short(str(line["stop"]))
-            elif isinstance(source, FleetSource):
+            elif isinstance(source, FleetSource | WaitingSource):
                 if "on" in line:
-                    source.switch_on(int(line["on"]), engine.now_s())
+                    if "protocol" in line:
+                        self.generator.mix.assign(int(line["on"]), str(line["protocol"]))
+                    source.switch_on(int(line["on"]), max(0.0, engine.now_s()))
                 elif "off" in line:
                     source.switch_off(int(line["off"]))
                 elif "end" in line:
@@ -209,12 +215,14 @@ def main() -> int:
         begin = float(streams.wait()["begin"])
     except EOFError:
         return 1
+    generator.engine.begin(time.monotonic() + begin - time.time())
+    streams.act()  # what came in together with the moment
     generator.engine.watch(0, streams.obey)
 
     def beat(now_s: float, beats: Mapping[str, Any]) -> None:
         streams.say({"at_s": now_s, "beats": beats, "open": generator.engine.open})
 
-    generator.run(time.monotonic() + begin - time.time(), beat)
+    generator.run(beat)
     fairness = {"asked": generator.fairness.asked, "served": generator.fairness.served}
     streams.say({"run": run_file.to_dict(generator.recorder.run), "fairness": fairness})
     return 0

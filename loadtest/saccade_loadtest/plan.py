@@ -160,10 +160,11 @@ class TraceLoad(_Part):
 
 
 class UsersLoad(_Part):
-    """Closed loop: users who wait for their answers."""
+    """Closed loop: users who wait for their answers. ``switched``: they are switched on and off from outside."""
 
     kind: Literal["users"] = "users"
     users: int = Field(1, ge=1, le=100_000)
+    switched: bool = False
     duration_s: float = Field(60.0, gt=0)
     pause_s: float = Field(0.0, ge=0)
 
@@ -282,7 +283,9 @@ class Plan(_Part):
     def schedule(self) -> results.Schedule:
         """The plan as the record has it."""
         duration_s = self.load.duration_s
-        bin_s = float(max(1, math.ceil(duration_s / _MOST_BINS)))
+        # How long switched cameras go on is not known yet; they have seconds.
+        is_switched = getattr(self.load, "switched", False)
+        bin_s = 1.0 if is_switched else float(max(1, math.ceil(duration_s / _MOST_BINS)))
         warmup_s = math.ceil(self.warmup_s / bin_s) * bin_s
         measured_s = duration_s - warmup_s
         phases = [results.Phase("warm-up", 0.0, warmup_s, self._rate(0.0, warmup_s))] if warmup_s else []
@@ -309,6 +312,8 @@ class Plan(_Part):
 
     def source(self, index: int, count: int) -> Source:
         """What one of ``count`` generators sends."""
+        if isinstance(self.load, UsersLoad) and self.load.switched:
+            return WaitingSource(0, self.load.duration_s, self.load.pause_s)
         if isinstance(self.load, UsersLoad):
             users = len(range(index, self.load.users, count))
             return WaitingSource(users, self.load.duration_s, self.load.pause_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -36,6 +37,7 @@ class Mix:
             )
         used = {name: weight for name, weight in weights.items() if weight > 0}
         self._names = tuple(used)
+        self._assigned: dict[int, str] = {}
         total = sum(used.values())
         self._ends = [end / total for end in itertools.accumulate(used.values())]
 
@@ -44,8 +46,16 @@ class Mix:
         """Those with a weight above 0."""
         return self._names
 
+    def assign(self, camera: int, protocol: str) -> None:
+        """From now on a camera speaks this one; it must be one of ``protocols``."""
+        if protocol not in self._names:
+            raise BadSchedule(f"protocol {protocol!r} is not one of this run's: {', '.join(self._names)}")
+        self._assigned[camera] = protocol
+
     def of(self, camera: int) -> str:
         """The protocol of a camera."""
+        if self._assigned and (assigned := self._assigned.get(camera)):
+            return assigned
         if len(self._names) == 1:
             return self._names[0]
         place = (camera + 0.5) * _GOLDEN % 1.0
@@ -73,6 +83,19 @@ class Source(Protocol):
     @property
     def is_over(self) -> bool:
         """Whether there will be no more."""
+
+
+class SwitchedSource(Source, Protocol):
+    """A source of cameras (or users) that are switched on and off while the run goes on, as Locust's users are."""
+
+    def switch_on(self, camera: int, at_s: float) -> None:
+        """A camera begins to send; one that is on begins anew."""
+
+    def switch_off(self, camera: int) -> None:
+        """A camera sends no more; one that is off stays so."""
+
+    def end(self) -> None:
+        """All cameras are off, for good."""
 
 
 class ScheduledSource:
@@ -107,7 +130,7 @@ class WaitingSource:
     """Closed loop: users who send their next request when the answer to their last has come.
 
     Args:
-        users: how many.
+        users: how many from the beginning on; 0: they are switched on one by one.
         duration_s: nobody begins a request after this.
         pause_s: of a user between an answer and the next request.
     """
@@ -115,12 +138,14 @@ class WaitingSource:
     loop = "closed"
 
     def __init__(self, users: int, duration_s: float, pause_s: float = 0.0) -> None:
-        if users < 1:
-            raise BadSchedule(f"{users} users send nothing; a closed loop needs at least 1")
+        if users < 0:
+            raise BadSchedule(f"{users} users cannot be; a closed loop needs at least 1")
         self._duration_s, self._pause_s = duration_s, pause_s
         self._ready = [(0.0, user) for user in range(users)]
-        self._sent = [0] * users
-        self._waiting = 0
+        self._sent: Counter[int] = Counter()
+        self._waiting: set[int] = set()
+        self._on = set(range(users))
+        self._ends = users > 0
 
     def next_due_s(self) -> float:
         """See ``Source``."""
@@ -130,19 +155,38 @@ class WaitingSource:
         """See ``Source``."""
         due_s, user = heapq.heappop(self._ready)
         self._sent[user] += 1
-        self._waiting += 1
+        self._waiting.add(user)
         return Shot(due_s, user, self._sent[user])
+
+    def switch_on(self, camera: int, at_s: float) -> None:
+        """A user begins to send."""
+        if camera not in self._on:
+            self._on.add(camera)
+            if camera not in self._waiting:
+                heapq.heappush(self._ready, (at_s, camera))
+
+    def switch_off(self, camera: int) -> None:
+        """A user sends no more."""
+        self._on.discard(camera)
+        self._ready = [one for one in self._ready if one[1] != camera]
+        heapq.heapify(self._ready)
+
+    def end(self) -> None:
+        """All users are off, for good."""
+        self._on.clear()
+        self._ready.clear()
+        self._ends = True
 
     def ended(self, shot: Shot, at_s: float) -> None:
         """The user may send the next one."""
-        self._waiting -= 1
-        if at_s + self._pause_s < self._duration_s:
+        self._waiting.discard(shot.camera)
+        if shot.camera in self._on and at_s + self._pause_s < self._duration_s:
             heapq.heappush(self._ready, (at_s + self._pause_s, shot.camera))
 
     @property
     def is_over(self) -> bool:
         """See ``Source``."""
-        return not self._ready and not self._waiting
+        return self._ends and not self._ready and not self._waiting
 
 
 class FleetSource:
@@ -160,6 +204,7 @@ class FleetSource:
         self._on: dict[int, int] = {}  # camera -> which time it is on
         self._turns = itertools.count()
         self._heap: list[tuple[float, int, int, Shot, Iterator[Shot]]] = []
+        self._now_s = 0.0
 
     def switch_on(self, camera: int, at_s: float) -> None:
         """A camera begins to send; one that is on begins anew."""
@@ -190,7 +235,7 @@ class FleetSource:
 
     def take(self) -> Shot:
         """See ``Source``; to be asked after ``next_due_s``."""
-        _, camera, turn, shot, shots = heapq.heappop(self._heap)
+        self._now_s, camera, turn, shot, shots = heapq.heappop(self._heap)
         self._push(shots, camera, turn)
         return shot
 
@@ -203,8 +248,11 @@ class FleetSource:
         return self._ends
 
     def _push(self, shots: Iterator[Shot], camera: int, turn: int) -> None:
-        if (shot := next(shots, None)) is not None:
+        shot = next(shots, None)
+        if shot is not None:
             heapq.heappush(self._heap, (shot.due_s, camera, turn, shot, shots))
+        elif self._on.get(camera) == turn:
+            self.switch_on(camera, self._now_s)  # its day is over, and the next begins
 
 
 @dataclass(frozen=True)
