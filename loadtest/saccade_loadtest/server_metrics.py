@@ -23,6 +23,13 @@ GAUGES: Final = (RESIDENT, DESCRIPTORS, "saccade_queue_depth", "saccade_inflight
 _MOST_POINTS: Final = 2000
 
 
+class UnreadableMetrics(ValueError):
+    """An answer to ``GET /metrics`` that is something else."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"what the server gave as its metrics is not Prometheus' text format: {error}")
+
+
 @dataclass(frozen=True, slots=True)
 class StageTimes:
     """A Prometheus histogram of one stage, as counts between bounds.
@@ -116,8 +123,15 @@ def parse(text: str) -> Scrape:
     """Read the text that ``GET /metrics`` gave; series of several models are added up.
 
     Raises:
-        ValueError: it is not the Prometheus text format.
+        UnreadableMetrics: it is something else.
     """
+    try:
+        return _parsed(text)
+    except (ValueError, KeyError, IndexError) as error:
+        raise UnreadableMetrics(error) from error
+
+
+def _parsed(text: str) -> Scrape:
     scrape = Scrape()
     buckets: dict[str, dict[float, float]] = {}
     sums: dict[str, float] = {}
