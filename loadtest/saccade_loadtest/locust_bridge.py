@@ -26,7 +26,7 @@ from saccade_loadtest.arrivals import BadSchedule
 from saccade_loadtest.conductor import GeneratorProcess, machine
 from saccade_loadtest.dialects import DIALECTS, TENSOR_DIALECTS
 from saccade_loadtest.live import Beat
-from saccade_loadtest.plan import FleetLoad, Plan, UsersLoad
+from saccade_loadtest.plan import FleetLoad, Plan, TraceLoad, UsersLoad
 from saccade_loadtest.preflight import Preflight
 from saccade_loadtest.results import Phase, Run, Schedule, Worker
 from saccade_loadtest.run_command import FAILURES
@@ -71,7 +71,8 @@ class Bridge:
         self._record: dict[str, Any] | None = None
         self._on: dict[int, float] = {}
         self._begun = 0.0
-        self._camera_s = 0.0
+        self._planned = 0.0
+        self._warmup_s = 0.0
         self._hearing: gevent.Greenlet | None = None
 
     def start(self) -> None:
@@ -81,7 +82,8 @@ class Bridge:
             BadSchedule, NotReady, ...: see ``run_command.FAILURES``.
         """
         self._plan = plan = plan_of(self._environment, self._closed)
-        self._record, self._camera_s, self._on = None, 0.0, {}
+        self._warmup_s = plan.schedule().warmup_s
+        self._record, self._planned, self._on = None, 0.0, {}
         generator = GeneratorProcess(self.name)
         self._generator = generator
         generator.say({"plan": plan.model_dump(mode="json"), "index": 0, "count": 1, "worker": self.name})
@@ -105,6 +107,10 @@ class Bridge:
         """A user appears; returns its camera's number."""
         index = max(0, getattr(self._environment.runner, "worker_index", 0))
         camera = index * _PER_WORKER + next(self._numbers)
+        if self._plan is not None and isinstance(self._plan.load, TraceLoad):
+            # The workers take turns; who comes after the last camera of the trace has nothing to send.
+            workers = max(1, int(getattr(options_of(self._environment), "expect_workers", 1) or 1))
+            camera = camera % _PER_WORKER * workers + index
         if self._generator is not None:
             self._generator.say({"on": camera, "protocol": protocol})
             self._on[camera] = time.monotonic()
@@ -134,15 +140,20 @@ class Bridge:
         self._generator = None
         if self._record is None:
             return None
-        planned = self._camera_s * getattr(plan.load, "fps", 0.0)
-        return {"run": self._record, "planned": planned, "duration_s": ended_s}
+        return {"run": self._record, "planned": self._planned, "duration_s": ended_s}
 
     def _account(self, camera: int) -> None:
-        """How long a camera was on, after the warm-up."""
+        """What a camera had to send while it was on, after the warm-up."""
         begun = self._on.pop(camera, None)
-        if begun is not None and self._plan is not None:
-            counted_from = max(begun, self._begun + self._plan.schedule().warmup_s)
-            self._camera_s += max(0.0, time.monotonic() - counted_from)
+        if begun is None or self._plan is None:
+            return
+        from_s = max(begun - self._begun, self._warmup_s)
+        to_s = time.monotonic() - self._begun
+        load = self._plan.load
+        if isinstance(load, TraceLoad):
+            self._planned += sum(shot.camera == camera and from_s <= shot.due_s < to_s for shot in load.trace.shots)
+        elif isinstance(load, FleetLoad):
+            self._planned += load.fps * max(0.0, to_s - from_s)
 
     def _hear(self) -> None:
         generator = self._generator
@@ -180,10 +191,15 @@ class Judge:
 
     Args:
         environment: Locust's.
+
+    Raises:
+        BadSlo: there is none that could be judged by.
     """
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
+        path = options_of(environment).slo
+        self._slo = slo.load(Path(path)) if path else slo.parse(_DEFAULT_SLO)
         self._expected: set[str] = set()
         self._records: dict[str, Mapping[str, Any]] = {}
         self._began_at = ""
@@ -218,7 +234,7 @@ class Judge:
         """Merge, judge, write, tell; returns the exit code.
 
         Raises:
-            BadSlo, OSError: the SLO cannot be read, or the files not be written.
+            OSError: the files cannot be written.
         """
         given = options_of(self._environment)
         run = merged(self._records, self._expected)
@@ -226,8 +242,7 @@ class Judge:
             log.error("no worker told a result: there is nothing to judge")
             return 2
         run.began_at, run.machine = self._began_at, machine()
-        objective = slo.load(Path(given.slo)) if given.slo else slo.parse(_DEFAULT_SLO)
-        verdict = outputs.write(run, objective, Path(given.out))
+        verdict = outputs.write(run, self._slo, Path(given.out))
         log.info("verdict: %s (%s)", verdict.outcome.upper(), Path(given.out) / outputs.REPORT)
         for reason in verdict.reasons:
             log.info("  %s", reason)
@@ -294,8 +309,12 @@ def plan_of(environment: Environment, closed: bool) -> Plan:
     if not mix:
         raise BadSchedule("V2GrpcUser needs --grpc-address with the host and port of gRPC")
     run_time_s = float(given.run_time or 0)
-    load: FleetLoad | UsersLoad
-    if closed:
+    load: FleetLoad | UsersLoad | TraceLoad
+    if given.trace:
+        load = TraceLoad(
+            text=Path(given.trace).read_text(encoding="utf-8"), name=Path(given.trace).name, switched=True
+        )
+    elif closed:
         load = UsersLoad(duration_s=_ROUND_S * 1000, switched=True)
     else:
         duration_s = max(_ROUND_S, run_time_s)

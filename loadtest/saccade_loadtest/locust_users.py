@@ -128,6 +128,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--header", default="", help="NAME: VALUE with each request; several in lines")
     parser.add_argument("--size", default="640x480", help="Of the pictures: WIDTHxHEIGHT")
     parser.add_argument("--pictures", default=str(options.PHOTOS), help="Folder of photos", include_in_web_ui=False)
+    parser.add_argument("--trace", default="", help="Trace (CSV): users play its cameras", include_in_web_ui=False)
     parser.add_argument("--slo", default="", help="SLO file to judge by", include_in_web_ui=False)
     parser.add_argument("--out", default="loadtest-out", help="Folder for the report", include_in_web_ui=False)
 
@@ -143,11 +144,12 @@ def connect(environment: Environment, **_: Any) -> None:
         # Locust runs all classes that it finds; this one could not send anything.
         environment.user_classes[:] = [one for one in environment.user_classes if one is not V2GrpcUser]
     if not isinstance(runner, WorkerRunner):
-        _judges[key] = Judge(environment)
+        failing(environment, lambda: _judges.update({key: Judge(environment)}))
     if isinstance(runner, MasterRunner):
 
         def take(msg: Any, **_: Any) -> None:
-            _judges[key].take(msg.node_id, msg.data)
+            if (judge := _judges.get(key)) is not None:
+                judge.take(msg.node_id, msg.data)
 
         runner.register_message(RECORD, take)
     if isinstance(runner, WorkerRunner):

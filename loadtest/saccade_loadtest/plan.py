@@ -18,7 +18,7 @@ from saccade_loadtest.arrivals import BadSchedule, Phase, Process, Profile
 from saccade_loadtest.cameras import Fleet
 from saccade_loadtest.dialects import DIALECTS, TENSOR_DIALECTS, Endpoint
 from saccade_loadtest.engine import Limits
-from saccade_loadtest.sources import Clients, FleetSource, Mix, ScheduledSource, Source, WaitingSource
+from saccade_loadtest.sources import Clients, Mix, ScheduledSource, Source, WaitingSource, fleet_source, trace_source
 from saccade_loadtest.trace import Shot, Trace, parse_trace
 
 #: A record has at most so many bins; longer runs have longer ones.
@@ -124,11 +124,12 @@ class FleetLoad(_Part):
 
 
 class TraceLoad(_Part):
-    """A trace file's text, replayed."""
+    """A trace file's text, replayed. ``switched``: its cameras are switched on and off from outside."""
 
     kind: Literal["trace"] = "trace"
     name: str = "trace"
     text: str
+    switched: bool = False
 
     @cached_property
     def trace(self) -> Trace:
@@ -318,7 +319,9 @@ class Plan(_Part):
             users = len(range(index, self.load.users, count))
             return WaitingSource(users, self.load.duration_s, self.load.pause_s)
         if isinstance(self.load, FleetLoad) and self.load.switched:
-            return FleetSource(self.load.fleet)
+            return fleet_source(self.load.fleet)
+        if isinstance(self.load, TraceLoad) and self.load.switched:
+            return trace_source(self.load.trace)
         return ScheduledSource(self.load.shots(index, count))
 
     def limits(self, count: int) -> Limits:

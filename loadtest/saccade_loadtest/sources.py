@@ -10,14 +10,14 @@ import heapq
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from saccade_loadtest.arrivals import BadSchedule, Profile, arrivals
 from saccade_loadtest.arrivals import Process as ArrivalProcess
 from saccade_loadtest.cameras import Fleet
-from saccade_loadtest.trace import Shot
+from saccade_loadtest.trace import Shot, Trace
 
 #: Multiples of it modulo 1 fill the unit interval evenly from the first few on (a Weyl sequence).
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
@@ -193,13 +193,14 @@ class FleetSource:
     """Cameras that are switched on and off while the run goes on, as Locust's users are; each follows its schedule.
 
     Args:
-        fleet: what cameras do; its number of cameras does not count.
+        frames_of: the frames of a camera that is switched on at a moment, from that moment on.
+        again: whether a camera whose frames are over begins anew.
     """
 
     loop = "open"
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, frames_of: Callable[[int, float], Iterator[Shot]], again: bool = True) -> None:
+        self._frames_of, self._again = frames_of, again
         self._ends = False
         self._on: dict[int, int] = {}  # camera -> which time it is on
         self._turns = itertools.count()
@@ -209,8 +210,7 @@ class FleetSource:
     def switch_on(self, camera: int, at_s: float) -> None:
         """A camera begins to send; one that is on begins anew."""
         turn = self._on[camera] = next(self._turns)
-        shots = (shot._replace(due_s=shot.due_s + at_s) for shot in self._fleet.frames_of(camera))
-        self._push(shots, camera, turn)
+        self._push(self._frames_of(camera, at_s), camera, turn)
 
     def switch_off(self, camera: int) -> None:
         """A camera sends no more; one that is off stays so."""
@@ -251,8 +251,29 @@ class FleetSource:
         shot = next(shots, None)
         if shot is not None:
             heapq.heappush(self._heap, (shot.due_s, camera, turn, shot, shots))
-        elif self._on.get(camera) == turn:
+        elif self._again and self._on.get(camera) == turn:
             self.switch_on(camera, self._now_s)  # its day is over, and the next begins
+
+
+def fleet_source(fleet: Fleet) -> FleetSource:
+    """Switched cameras of a fleet, whose number of cameras does not count."""
+
+    def frames_of(camera: int, at_s: float) -> Iterator[Shot]:
+        return (shot._replace(due_s=shot.due_s + at_s) for shot in fleet.frames_of(camera))
+
+    return FleetSource(frames_of)
+
+
+def trace_source(trace: Trace) -> FleetSource:
+    """Switched cameras of a trace: each plays what is left of its frames, at the trace's own moments."""
+    by_camera: dict[int, list[Shot]] = {}
+    for shot in trace.shots:
+        by_camera.setdefault(shot.camera, []).append(shot)
+
+    def frames_of(camera: int, at_s: float) -> Iterator[Shot]:
+        return (shot for shot in by_camera.get(camera, ()) if shot.due_s >= at_s)
+
+    return FleetSource(frames_of, again=False)
 
 
 @dataclass(frozen=True)

@@ -153,9 +153,20 @@ def test_the_number_of_cameras_follows_a_shape(url: str, slo: Path, tmp_path: Pa
     assert sum(due[:3]) * 2 < sum(due[-4:-1])
 
 
+def test_an_slo_with_a_typo_is_refused_before_anything_is_sent(url: str, tmp_path: Path) -> None:
+    log, slo = tmp_path / "log", tmp_path / "slo.yaml"
+    slo.write_text("name: test\nerors: {at_most: 0.1}\n")
+    with started(["--host", url, "-u", "1", "-t", "60s", "--slo", str(slo), "JpegUser"], log) as locust:
+        assert locust.wait(SOON_S) == 2, log.read_text()
+    assert "errors" in log.read_text()
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_target_that_is_not_there_ends_locust_with_2_and_a_sentence(tmp_path: Path) -> None:
     log = tmp_path / "log"
     nobody = f"http://127.0.0.1:{free_port()}"
-    with started(["--host", nobody, "-u", "1", "-t", "5s", "--out", str(tmp_path / "out"), "JpegUser"], log) as locust:
+    with started(
+        ["--host", nobody, "-u", "1", "-t", "60s", "--out", str(tmp_path / "out"), "JpegUser"], log
+    ) as locust:
         assert locust.wait(SOON_S) == 2, log.read_text()
     assert f"{nobody} cannot be reached" in log.read_text()
