@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from saccade_loadtest.recorder import Recorder
-from saccade_loadtest.results import Run, Schedule, Target
+from saccade_loadtest.results import OVERLOADED, TIMEOUT, Phase, Run, Schedule, Target
+from saccade_loadtest.server_metrics import Scrape, ServerRecord, StageTimes
 
 TARGET = Target("http://127.0.0.1:8080", "transformer", "nanodet")
 
@@ -41,4 +44,43 @@ def virtual_run(
         else:
             recorder.failed(protocol, due_s, kind, version=version)
     recorder.worker.cpu_s, recorder.worker.wall_s = 0.2 * schedule.duration_s, schedule.duration_s
+    return run
+
+
+def eventful_run(seed: int = 1) -> Run:
+    """A run in which everything happened that a report shows: two protocols, a spike, a stall, failures, a canary."""
+    drawn = random.Random(seed)
+    phases = (Phase("warm-up", 0, 4, 60), Phase("steady", 4, 20, 60), Phase("spike", 20, 30, 150))
+    schedule = Schedule(
+        "cameras", 94.6, 30, warmup_s=4, nominal_per_s=1000, nominal_limit_ms=100, seed=seed, phases=phases
+    )
+    target = replace(TARGET, note="example pair, cache bypassed")
+    run = Run("spike", target, "open", schedule, began_at="2026-11-27T22:30:00Z", machine={"cpu": "a <fast> one"})
+    recorder = Recorder(run, "generator-1")
+    due_s = 0.0
+    while (due_s := due_s + drawn.expovariate(150 if due_s >= 20 else 60)) < 30:
+        protocol = "jpeg" if drawn.random() < 0.7 else "v2-binary"
+        version = "2" if drawn.random() < 0.2 else "1"
+        sent_s = due_s + drawn.expovariate(5000)
+        recorder.sent(protocol, due_s, sent_s)
+        if drawn.random() < 0.01:
+            recorder.failed(protocol, due_s, drawn.choice([TIMEOUT, OVERLOADED, "<b>odd</b>"]), version=version)
+            continue
+        stalled_s = max(0.0, 26 - due_s) if due_s > 25 else 0.0
+        ended_s = sent_s + drawn.lognormvariate(-3.5, 0.5) * (1.5 if version == "2" else 1) + stalled_s
+        cache = drawn.choice(["miss", "near", "exact"])
+        recorder.answered(protocol, due_s, sent_s, ended_s, version=version, cache=cache, agreed=True)
+    recorder.worker.cpu_s, recorder.worker.wall_s = 5, 26
+    run.notes.append("5 fps: not even one camera at 10 fps fits <script>alert(1)</script>")
+    run.server = ServerRecord()
+    bounds_s = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+    for number, stage in enumerate(
+        ("transformer/total", "transformer/decode", "predictor/queue", "predictor/compute")
+    ):
+        counts = [0.0] * 8
+        counts[number + 2], counts[number + 3] = 1500, 40
+        run.server.stages[stage] = StageTimes(bounds_s, tuple(counts), 1540 * 0.004 * (number + 1))
+    for at_s in range(0, 31, 3):
+        gauges = {"process_resident_memory_bytes": 2e8 + 1e5 * at_s, "process_open_fds": 40.0 + at_s % 2}
+        run.server.watch("transformer", float(at_s), Scrape(gauges=gauges))
     return run

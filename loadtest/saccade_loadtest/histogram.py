@@ -22,6 +22,8 @@ LOWEST_US: Final = 1
 HIGHEST_US: Final = 600_000_000
 SIGNIFICANT_DIGITS: Final = 3
 _FOLD_AT: Final = 4096
+#: So many values take no more room than their encoded counts.
+_FEW: Final = 128
 
 
 class DamagedHistogram(ValueError):
@@ -66,14 +68,9 @@ class Histogram:
             return
         theirs = other._counts()
         self._fold()
-        mine = self._opened()
-        view = _view(mine)
+        view = _view(self._opened())
         view += theirs
-        mine.total_count += int(theirs.sum())
-        self._count = mine.total_count
-        used = np.flatnonzero(view)
-        mine.max_value = mine.get_value_from_index(int(used[-1]))
-        mine.min_value = mine.get_value_from_index(int(used[0]))
+        self._count += other.count
 
     def copy(self) -> Histogram:
         """One of its own with the same counts."""
@@ -82,8 +79,8 @@ class Histogram:
         return made
 
     def pack(self) -> None:
-        """Give up the 170 KiB of counters for the encoded form; later uses open it again."""
-        if self.count:
+        """Give up the 170 KiB of counters for the encoded form, which later uses open again; a few values stay."""
+        if not self._only_pending or len(self._pending) > _FEW:
             self._packed = self.encode()
             self._dense = None
 
@@ -158,7 +155,12 @@ class Histogram:
         if self._packed is not None and not self._pending:
             return self._packed
         self._fold()
-        encoded: bytes = self._opened().encode()
+        dense = self._opened()
+        used = np.flatnonzero(_view(dense))
+        dense.total_count = self._count
+        # The codec writes the counters up to that of the largest value.
+        dense.max_value = dense.get_value_from_index(int(used[-1])) if len(used) else 0
+        encoded: bytes = dense.encode()
         return encoded.decode("ascii")
 
     @classmethod
@@ -169,9 +171,8 @@ class Histogram:
             DamagedHistogram: it is no such thing, or has other bounds.
         """
         made = cls()
-        made._dense = _decoded(encoded)
-        made._count = made._dense.total_count
-        made.pack()
+        made._count = int(_view(_decoded(encoded)).sum())
+        made._packed = encoded
         return made
 
     @property
@@ -191,10 +192,7 @@ class Histogram:
         dense = self._opened()
         view = _view(dense)
         np.add.at(view, _indexes(dense, whole), 1)
-        dense.total_count += len(whole)
-        dense.max_value = max(dense.max_value, int(whole.max()))
-        dense.min_value = min(dense.min_value, int(whole.min()))
-        self._count = dense.total_count
+        self._count += len(whole)
         self._pending = array("d")
 
     def _counts(self) -> NDArray[np.uint64]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from saccade_loadtest import confidence
 from saccade_loadtest.evidence import Bounds, Evidence
@@ -23,10 +24,21 @@ from saccade_loadtest.slo import LatencyLimit, ShareLimit, Slo
 HITS = ("exact", "near", "coalesced")
 
 
-def judge(run: Run, slo: Slo) -> list[Finding]:
+#: What a run shows, by protocol; None for all together.
+Evidences: TypeAlias = Callable[[str | None], Evidence]
+
+
+def evidences(run: Run) -> Evidences:
+    """Gathers what a run shows of a protocol once, however many objectives ask for it."""
+    if len(run.series) == 1:
+        whole = Evidence(run)
+        return lambda _protocol: whole
+    return functools.cache(functools.partial(Evidence, run))
+
+
+def judge(run: Run, slo: Slo, of: Evidences) -> list[Finding]:
     """A finding for each objective, in the order of the SLO file's documentation."""
     findings: list[Finding] = []
-    of = functools.cache(functools.partial(Evidence, run))
     for limit in slo.latency:
         if limit.stage:
             findings.append(judge_stage(run.server, limit, slo.alpha))

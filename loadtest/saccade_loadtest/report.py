@@ -6,7 +6,7 @@ time, the servers' stages and the versions that answered. Judges nothing: it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,7 @@ from saccade_loadtest.charts import STYLES, Curve
 from saccade_loadtest.finding import Finding, Outcome, digits, figure, percent, percentile_name, seconds
 from saccade_loadtest.html_parts import facts, mark, table
 from saccade_loadtest.objectives import HITS
-from saccade_loadtest.results import Run
+from saccade_loadtest.results import Run, Tally
 from saccade_loadtest.slo import Slo
 from saccade_loadtest.tables import bounds_text, limit_text
 from saccade_loadtest.verdict import Verdict
@@ -60,27 +60,30 @@ def _sections(run: Run, slo: Slo, verdict: Verdict) -> Iterator[str]:
         + (f"<ul>{reasons}</ul>" if reasons else "")
         + "</section>"
     )
-    yield from _load(run)
+    totals = {protocol: run.measured(protocol) for protocol in run.series}
+    yield from _load(run, totals)
     yield "<h2>Objectives</h2>"
     yield _objectives(slo, verdict)
-    if run.measured().answered:
-        yield from _latency(run, slo)
+    if any(total.answered for total in totals.values()):
+        yield from _latency(run, slo, totals)
     yield from _timeline(run, slo)
     yield from _servers(run)
     yield from _revisions(run)
-    yield from _answers(run)
+    yield from _answers(run, totals)
     yield from _generator(run, verdict)
     yield from _reading(slo)
 
 
-def _load(run: Run) -> Iterator[str]:
-    measured, schedule = run.measured(), run.schedule
-    offered = measured.due / schedule.measured_s
+def _load(run: Run, totals: Mapping[str, Tally]) -> Iterator[str]:
+    schedule = run.schedule
+    due = sum(total.due for total in totals.values())
+    answered = sum(total.answered for total in totals.values())
+    offered = due / schedule.measured_s
     shown = {
         "offered": f"{digits(offered)}/s",
-        "answered rightly": f"{digits(measured.answered / schedule.measured_s)}/s",
-        "requests that count": f"{measured.due:,}",
-        "without a right answer": f"{measured.due - measured.answered:,}",
+        "answered rightly": f"{digits(answered / schedule.measured_s)}/s",
+        "requests that count": f"{due:,}",
+        "without a right answer": f"{due - answered:,}",
         "measured for": seconds(schedule.measured_s),
         "arrivals": f"{schedule.arrivals}, {run.loop} loop",
     }
@@ -122,19 +125,18 @@ def _objective(finding: Finding) -> tuple[str, ...]:
     )
 
 
-def _latency(run: Run, slo: Slo) -> Iterator[str]:
+def _latency(run: Run, slo: Slo, totals: Mapping[str, Tally]) -> Iterator[str]:
     yield "<h2>Latency</h2>"
     curves = []
     rows = []
-    for number, protocol in enumerate(run.series):
-        tally = run.measured(protocol)
+    for number, (protocol, tally) in enumerate(totals.items()):
         if tally.answered:
             curves.append(Curve(protocol, tally.latency, tally.due, STYLES[number % len(STYLES)]))
         for what, histogram in (("from due", tally.latency), ("from sent", tally.service)):
             figures = (figure(histogram.percentile_us(level) / 1e3, "ms") for level in _PERCENTILES)
             rows.append((escape(protocol), what, f"{tally.due:,}", f"{tally.answered:,}", *figures))
-    only = run.measured()
-    if len(curves) == 1:
+    if len(totals) == 1:
+        [only] = totals.values()
         curves.append(Curve("from sent, as a closed loop would see it", only.service, only.due, "s2 thin"))
     limits = [
         (limit.percentile, limit.limit_ms) for limit in slo.latency if not limit.stage and limit.failures == "worst"
@@ -206,7 +208,7 @@ def _revisions(run: Run) -> Iterator[str]:
     yield table(heads, rows, numbers=(2, 3, 4, 5, 6), caption="As the answers name it, after the warm-up.")
 
 
-def _answers(run: Run) -> Iterator[str]:
+def _answers(run: Run, totals: Mapping[str, Tally]) -> Iterator[str]:
     rows = []
     for protocol, series in run.series.items():
         named = series.cache.total()
@@ -218,8 +220,8 @@ def _answers(run: Run) -> Iterator[str]:
         yield table(("protocol", "outcome", "", "answers", "share"), rows, numbers=(3, 4))
     errors = [
         (escape(protocol), escape(kind), f"{count:,}")
-        for protocol in run.series
-        for kind, count in run.measured(protocol).errors.most_common()
+        for protocol, total in totals.items()
+        for kind, count in total.errors.most_common()
     ]
     if errors:
         yield "<h2>Failures</h2>"

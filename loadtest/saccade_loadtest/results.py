@@ -90,6 +90,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.bin_s <= 0 or self.duration_s <= 0 or self.warmup_s < 0:
             raise ValueError("a schedule needs a duration and a bin over 0 s, and a warm-up of 0 s or more")
+        if self.warmup_s >= self.duration_s:
+            raise ValueError(f"a warm-up of {self.warmup_s} s leaves nothing of {self.duration_s} s to measure")
         if abs(self.warmup_s / self.bin_s - round(self.warmup_s / self.bin_s)) > 1e-9:
             raise ValueError(f"the warm-up ({self.warmup_s} s) must be whole bins of {self.bin_s} s")
 

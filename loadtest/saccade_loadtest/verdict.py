@@ -44,8 +44,9 @@ class Verdict:
 
 def judge(run: Run, slo: Slo) -> Verdict:
     """Judge a run by an SLO."""
-    checks = tuple(check_generator(run, slo.generator))
-    findings = tuple(objectives.judge(run, slo))
+    of = objectives.evidences(run)
+    checks = tuple(check_generator(run, slo.generator, of(None)))
+    findings = tuple(objectives.judge(run, slo, of))
     broken = [check.sentence for check in checks if not check.kept]
     if broken:
         return Verdict("invalid", tuple(broken), findings, checks)
@@ -67,8 +68,8 @@ def shortest_measurement_s(slo: Slo, per_s: float) -> float:
     return max((confidence.minimum_sample(limit, slo.alpha) / per_s for limit in limits), default=0.0)
 
 
-def check_generator(run: Run, limits: GeneratorLimits) -> Iterator[Check]:
-    """Whether the run is what was planned, condition by condition."""
+def check_generator(run: Run, limits: GeneratorLimits, evidence: Evidence) -> Iterator[Check]:
+    """Whether the run is what was planned, condition by condition; the evidence is that of all protocols."""
     for fault in run.faults:
         yield Check("run", False, fault)
     if run.loop == "closed":
@@ -84,7 +85,6 @@ def check_generator(run: Run, limits: GeneratorLimits) -> Iterator[Check]:
             continue
         sentence = f"worker {worker.name} used {share:.0%} of its CPU, at most {allowed:.0%} are allowed"
         yield Check("generator CPU", share <= allowed, sentence)
-    evidence = Evidence(run)
     if run.loop == "open":
         yield _schedule_error(run, evidence, limits)
         yield _offered(run, evidence, limits)

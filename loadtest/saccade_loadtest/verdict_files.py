@@ -45,15 +45,15 @@ def to_json(run: Run, slo: Slo, verdict: Verdict) -> str:
 
 
 def _load(run: Run) -> dict[str, Any]:
-    measured = run.measured()
+    totals = [run.measured(protocol) for protocol in run.series]
     return {
         "arrivals": run.schedule.arrivals,
         "measured_s": run.schedule.measured_s,
         "warmup_s": run.schedule.warmup_s,
         "nominal_per_s": run.schedule.nominal_per_s,
         "planned_per_s": run.schedule.offered_per_s,
-        "offered_per_s": measured.due / run.schedule.measured_s,
-        "answered_per_s": measured.answered / run.schedule.measured_s,
+        "offered_per_s": sum(total.due for total in totals) / run.schedule.measured_s,
+        "answered_per_s": sum(total.answered for total in totals) / run.schedule.measured_s,
     }
 
 

@@ -26,7 +26,7 @@ def reference(values: list[int]) -> HdrHistogram:
 
 @given(values_us)
 def test_values_are_counted_where_hdrhistogram_counts_them(values: list[int]) -> None:
-    decoded = HdrHistogram.decode(Histogram(values).encode())
+    decoded: HdrHistogram = HdrHistogram.decode(Histogram(values).encode())
     expected = reference(values)
     assert list(decoded.counts) == list(expected.counts)
     assert decoded.total_count == len(values)

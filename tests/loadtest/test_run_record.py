@@ -152,10 +152,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "schedule", [{"duration_s": 0}, {"bin_s": 0}, {"warmup_s": -1}, {"warmup_s": 1.5}, {"warmup_s": 3, "bin_s": 2}]
+    "schedule",
+    [
+        {"duration_s": 0},
+        {"bin_s": 0},
+        {"warmup_s": -1},
+        {"warmup_s": 1.5},
+        {"warmup_s": 3, "bin_s": 2},
+        {"warmup_s": 10},
+    ],
 )
 def test_a_schedule_that_cannot_be_is_refused(schedule: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"schedule needs|whole bins"):
+    with pytest.raises(ValueError, match=r"schedule needs|whole bins|leaves nothing"):
         Schedule(**{"arrivals": "constant", "offered_per_s": 1.0, "duration_s": 10.0, **schedule})  # type: ignore[arg-type]
 
 

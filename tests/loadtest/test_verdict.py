@@ -10,7 +10,6 @@ import pytest
 from saccade_loadtest import slo
 from saccade_loadtest.finding import Finding
 from saccade_loadtest.histogram import Histogram
-from saccade_loadtest.objectives import judge as judge_objectives
 from saccade_loadtest.results import OVERLOADED, TIMEOUT, Run, Worker
 from saccade_loadtest.server_metrics import Scrape, ServerRecord, StageTimes
 from saccade_loadtest.verdict import judge, shortest_measurement_s
@@ -27,9 +26,14 @@ def objective(**keys: Any) -> slo.Slo:
 P99 = objective(latency=[{"percentile": 99, "limit_ms": 100}])
 
 
+def findings(run: Run, slo_file: slo.Slo) -> list[Finding]:
+    """What is said of each objective."""
+    return list(judge(run, slo_file).findings)
+
+
 def only(run: Run, slo_file: slo.Slo) -> Finding:
     """The one finding."""
-    [finding] = judge_objectives(run, slo_file)
+    [finding] = findings(run, slo_file)
     return finding
 
 
@@ -125,7 +129,7 @@ def test_protocols_are_judged_together_each_or_by_name() -> None:
 
     def found(protocol: str) -> dict[str, str]:
         limits = objective(latency=[{"percentile": 99, "limit_ms": 100, "protocol": protocol}])
-        return {finding.objective: finding.outcome for finding in judge_objectives(run, limits)}
+        return {finding.objective: finding.outcome for finding in findings(run, limits)}
 
     assert found("all") == {"p99 latency": "fail"}
     assert found("each") == {"p99 latency (jpeg)": "pass", "p99 latency (v1)": "fail"}
@@ -181,11 +185,11 @@ def test_goodput_counts_right_answers_in_time() -> None:
 def test_cache_hits_and_agreement_are_shares_of_the_answers_that_tell() -> None:
     run = virtual_run(FAST)
     both = objective(cache={"hits_at_least": 0.8}, agreement={"at_least": 0.98})
-    assert [finding.outcome for finding in judge_objectives(run, both)] == ["invalid", "invalid"]
+    assert [finding.outcome for finding in findings(run, both)] == ["invalid", "invalid"]
     series = run.series["jpeg"]
     series.cache.update({"near": 60, "exact": 15, "coalesced": 5, "miss": 15, "bypass": 5})
     series.agreement_checked, series.agreed = 100, 97
-    hits, agreement = judge_objectives(run, both)
+    hits, agreement = findings(run, both)
     assert (hits.outcome, agreement.outcome) == ("pass", "fail")
     assert hits.measured == pytest.approx(0.8)
     assert agreement.measured == pytest.approx(0.97)
