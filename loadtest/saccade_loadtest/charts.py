@@ -146,14 +146,13 @@ def moments(run: Run) -> list[Moment]:
 
 
 def timeline_plots(run: Run, stretch: Sequence[Moment], limit_ms: float | None) -> list[tuple[str, str]]:
-    """Latency, rate and failures over time, one below the other on the same axis, each with its legend as HTML."""
+    """Latency, rate, and failures if there are any, over time on the same axis, each with its legend as HTML."""
     end_s = max(run.schedule.duration_s, stretch[-1].at_s + stretch[-1].length_s)
     across = svg.linear(0.0, end_s, _clock(end_s), wanted=8)
-    return [
-        _latency_plot(run, stretch, across, limit_ms),
-        _rate_plot(run, stretch, across),
-        _failure_plot(run, stretch, across),
-    ]
+    plots = [_latency_plot(run, stretch, across, limit_ms), _rate_plot(run, stretch, across)]
+    if any(moment.tally.failed or moment.tally.not_sent for moment in stretch):
+        plots.append(_failure_plot(run, stretch, across))
+    return plots
 
 
 def _latency_plot(run: Run, stretch: Sequence[Moment], across: svg.Scale, limit_ms: float | None) -> tuple[str, str]:
@@ -176,11 +175,11 @@ def _latency_plot(run: Run, stretch: Sequence[Moment], across: svg.Scale, limit_
         y_label="latency, by the moment a request was due",
     )
     _phases(plot, run)
-    if limit_ms is not None:
-        plot.level(limit_ms, f"limit {limit_ms:g} ms")
     styles = {"slowest": "s2 thin", "p99": "s1", "p50": "s0"}
     for name, style in styles.items():
         plot.line(lines[name], style, name)
+    if limit_ms is not None:
+        plot.level(limit_ms, f"limit {limit_ms:g} ms")
     return plot.render(), legend([("p50", "s0"), ("p99", "s1"), ("slowest", "s2 thin")])
 
 
@@ -221,7 +220,6 @@ def _failure_plot(run: Run, stretch: Sequence[Moment], across: svg.Scale) -> tup
         lines["others"] = others
     if any(m.tally.not_sent for m in stretch):
         lines["not sent"] = [(m.at_s + m.length_s / 2, m.tally.not_sent / m.length_s) for m in stretch]
-    lines = lines or {"none": [(m.at_s + m.length_s / 2, 0.0) for m in stretch]}
     plot = svg.Plot(
         "Failures per second over time",
         ", ".join(f"{name}: up to {digits(_most(points))}/s" for name, points in lines.items()),

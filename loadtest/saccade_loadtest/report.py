@@ -14,6 +14,7 @@ from typing import Final
 from saccade_loadtest import charts
 from saccade_loadtest.charts import STYLES, Curve
 from saccade_loadtest.finding import Finding, Outcome, digits, figure, percent, percentile_name, seconds
+from saccade_loadtest.histogram import Histogram
 from saccade_loadtest.html_parts import facts, mark, table
 from saccade_loadtest.objectives import HITS
 from saccade_loadtest.results import Run, Tally
@@ -133,7 +134,7 @@ def _latency(run: Run, slo: Slo, totals: Mapping[str, Tally]) -> Iterator[str]:
         if tally.answered:
             curves.append(Curve(protocol, tally.latency, tally.due, STYLES[number % len(STYLES)]))
         for what, histogram in (("from due", tally.latency), ("from sent", tally.service)):
-            figures = (figure(histogram.percentile_us(level) / 1e3, "ms") for level in _PERCENTILES)
+            figures = (_percentile(histogram, level) for level in _PERCENTILES)
             rows.append((escape(protocol), what, f"{tally.due:,}", f"{tally.answered:,}", *figures))
     if len(totals) == 1:
         [only] = totals.values()
@@ -145,6 +146,13 @@ def _latency(run: Run, slo: Slo, totals: Mapping[str, Tally]) -> Iterator[str]:
     yield f'<div class="card">{names}{charts.percentile_plot("Latency by percentile", curves, limits)}</div>'
     heads = ("protocol", "counted", "due", "answered", *(_level_name(level) for level in _PERCENTILES))
     yield table(heads, rows, numbers=tuple(range(2, len(heads))), caption="Right answers, after the warm-up.")
+
+
+def _percentile(histogram: Histogram, level: float) -> str:
+    """A percentile in words; nothing where the sample is so small that it is the slowest."""
+    if level < 100 and histogram.count * (1 - level / 100) < 1 - 1e-9:
+        return "-"
+    return figure(histogram.percentile_us(level) / 1e3, "ms")
 
 
 def _level_name(level: float) -> str:
@@ -159,7 +167,11 @@ def _timeline(run: Run, slo: Slo) -> Iterator[str]:
     limits = [limit.limit_ms for limit in slo.latency if not limit.stage and limit.percentile == 99]
     for plot, legend in charts.timeline_plots(run, stretch, min(limits, default=None)):
         yield f'<div class="card">{legend}{plot}</div>'
-    yield f'<p class="soft">Each point stands for {seconds(stretch[0].length_s)}.</p>'
+    nothing = "" if any(m.tally.failed or m.tally.not_sent for m in stretch) else " Nothing failed."
+    yield (
+        f'<p class="soft">Each point stands for {seconds(stretch[0].length_s)}; where fewer than 100 requests were '
+        f"due in it, its p99 is the slowest of them.{nothing}</p>"
+    )
 
 
 def _servers(run: Run) -> Iterator[str]:

@@ -140,6 +140,14 @@ def test_a_run_without_any_request_has_a_report_that_says_so() -> None:
     assert "INVALID: this run cannot tell" in Page(report(run)).text
 
 
+def test_percentiles_that_so_few_requests_do_not_have_are_left_out_and_no_failures_are_not_drawn() -> None:
+    text = Page(report(virtual_run([10.0] * 485, per_s=5))).text
+    assert "jpeg from due 485 485 10.0 ms 10.0 ms 10.0 ms - - 10.0 ms" in text
+    assert "Nothing failed." in text
+    assert "failures per second" not in text
+    assert "failures per second" in Page(report(eventful_run())).text
+
+
 def test_a_closed_loop_is_labelled() -> None:
     run = virtual_run([10.0] * 5_000)
     run.loop = "closed"
