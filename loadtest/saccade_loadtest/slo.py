@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -143,10 +144,23 @@ def load(path: Path) -> Slo:
     if len(text) > _LARGEST_FILE:
         raise BadSlo(str(path), [f"it has {len(text)} bytes, and an SLO file at most {_LARGEST_FILE}"])
     try:
-        found = yaml.safe_load(text)
+        found = yaml.load(text, _OnceLoader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadSlo(str(path), [f"it is not YAML: {' '.join(str(error).split())}"]) from error
     return parse(found, where=str(path))
+
+
+class _OnceLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Refuses a key that stands twice in a mapping, of which YAML's readers silently take the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"the key {twice} stands twice in one mapping, line {node.start_mark.line + 1} on")
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 def parse(found: object, *, where: str = "the SLO") -> Slo:
@@ -159,11 +173,26 @@ def parse(found: object, *, where: str = "the SLO") -> Slo:
         raise BadSlo(
             where, [f"it holds {_named(found)}, and a mapping with at least a name and an objective is needed"]
         )
+    strange = [place for place, value in _numbers(found) if not math.isfinite(value)]
+    if strange:
+        raise BadSlo(where, [f"{place} is no finite number" for place in strange])
     validator = jsonschema.Draft202012Validator(_schema())
     faults = [sentence for error in _ordered(validator.iter_errors(found)) for sentence in _sentences(error)]
     if faults:
         raise BadSlo(where, faults)
     return _slo(found)
+
+
+def _numbers(found: object, place: str = "") -> Iterator[tuple[str, float]]:
+    """All floating-point numbers, with where they stand; JSON Schema's limits let NaN pass."""
+    if isinstance(found, float):
+        yield place, found
+    elif isinstance(found, dict):
+        for key, value in found.items():
+            yield from _numbers(value, f"{place}.{key}".lstrip("."))
+    elif isinstance(found, list):
+        for number, value in enumerate(found):
+            yield from _numbers(value, f"{place}[{number}]")
 
 
 @functools.cache

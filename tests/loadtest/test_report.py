@@ -184,6 +184,27 @@ def test_a_browser_draws_the_report_in_light_and_in_dark(tmp_path: Path) -> None
             assert tuple(bytes.fromhex(found[1])) in seen, f"{name} is not in the picture"
 
 
+def luminance(color: str) -> float:
+    """WCAG 2's relative luminance."""
+    parts = [part / 255 for part in bytes.fromhex(color)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_lines_stand_out_from_what_is_behind_them(scheme: str) -> None:
+    style = (ROOT / "loadtest/saccade_loadtest/report.css").read_text(encoding="utf-8")
+    light, _, dark = style.partition("prefers-color-scheme: dark")
+    colors = dict(re.findall(r"--(\S+): #([0-9a-f]{6});", light if scheme == "light" else dark))
+    texts = [(name, back) for name in ("ink", "soft", "limit") for back in ("page", "card")]
+    texts += [(name, back) for name in ("pass", "fail", "invalid") for back in (f"{name}-back", "card")]
+    lines = [(f"s{number}", "card") for number in range(5)]
+    for (front, back), least in [*((pair, 4.5) for pair in texts), *((pair, 3.0) for pair in lines)]:
+        bright, dim = sorted((luminance(colors[front]), luminance(colors[back])), reverse=True)
+        contrast = (bright + 0.05) / (dim + 0.05)
+        assert contrast >= least, f"{front} on {back}: {contrast:.1f}, WCAG asks for {least}"
+
+
 #: The shape of JUnit XML as CI servers read it (Jenkins' xunit schema): attributes and children of each element.
 JUNIT: Final[dict[str, tuple[set[str], set[str]]]] = {
     "testsuites": ({"name", "tests", "failures", "errors", "time", "disabled"}, {"testsuite"}),

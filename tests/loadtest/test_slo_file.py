@@ -12,6 +12,7 @@ from saccade_loadtest import slo
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
+LIMIT: dict[str, Any] = {"percentile": 99, "limit_ms": 5}
 FULL: dict[str, Any] = {
     "name": "full",
     "description": "all keys",
@@ -102,6 +103,8 @@ def test_the_generator_may_be_late_by_a_tenth_of_the_tightest_limit_that_clients
         ({"confidence": 0.5}, ["confidence is 0.5"]),
         ({"name": ""}, ['name is ""']),
         ({1: 2}, ["unknown key 1; known here: name"]),
+        ({"latency": [{**LIMIT, "limit_ms": float("nan")}]}, ["latency[0].limit_ms is no finite number"]),
+        ({"latency": [{**LIMIT, "limit_ms": float("inf")}]}, ["latency[0].limit_ms is no finite number"]),
     ],
 )
 def test_a_mistake_is_named_with_its_place_and_what_would_be_right(
@@ -134,8 +137,11 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> N
         (b"\xff\xfe\xfa", "not YAML"),
         (b"#" * 300_000, "300000 bytes"),
         (b"!!python/name:os.system", "not YAML"),
+        (b"name: x\nerrors: {at_most: 0.1}\nerrors: {at_most: 0.2}\n", "the key errors stands twice"),
+        (b"name: x\nerrors:\n  at_most: 0.1\n  at_most: 0.2\n", "the key at_most stands twice in one mapping, line 3"),
+        (b"? [a, b]\n: 1\n", "not YAML|unknown key"),
     ],
-    ids=["open bracket", "no UTF-8", "too large", "python object"],
+    ids=["open bracket", "no UTF-8", "too large", "python object", "key twice", "inner key twice", "key is a list"],
 )
 def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:
     path = tmp_path / "slo.yaml"
