@@ -55,13 +55,14 @@ def answers(width: int, height: int) -> dict[bytes, bytes]:
         b"POST /v2": _http(v2, f"Inference-Header-Content-Length: {len(header)}\r\n"),
         b"GET /v2/models/detector/ready": _http(b'{"name": "detector", "ready": true}'),
         b"GET /v2/models/detector": _http(json.dumps(metadata).encode()),
-        b"GET /v2/models": _http(b'{"models": ["detector"]}'),
+        b"GET /v2/models ": _http(b'{"models": ["detector"]}'),
+        b"GET /v2/models/": _http(b'{"error": "no such model"}', status="404 Not Found"),
         b"GET ": _http(b'{"live": true}'),
     }
 
 
-def _http(body: bytes, more: str = "") -> bytes:
-    return f"HTTP/1.1 200 OK\r\n{more}Content-Length: {len(body)}\r\n\r\n".encode() + body
+def _http(body: bytes, more: str = "", status: str = "200 OK") -> bytes:
+    return f"HTTP/1.1 {status}\r\n{more}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class Connection(asyncio.Protocol):

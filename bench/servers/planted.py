@@ -53,9 +53,13 @@ class Planted:
         stall_at_s: after the first request, all stands still; infinite: never.
         stall_s: for so long.
         clients: of the schedule: a request's number is its scene times these, and its camera.
+        work_s: what each answer takes of the only thread that answers.
     """
 
-    def __init__(self, share: float, delay_s: float, stall_at_s: float, stall_s: float, clients: int) -> None:
+    def __init__(
+        self, share: float, delay_s: float, stall_at_s: float, stall_s: float, clients: int, work_s: float
+    ) -> None:
+        self.work_s = work_s
         self.share, self.delay_s = share, delay_s
         self._stall_at_s, self._stall_s, self._clients = stall_at_s, stall_s, clients
         self._first: float | None = None
@@ -98,6 +102,8 @@ class PlantedConnection(Connection):
 
     def answer(self, whole: bytes) -> None:
         """Now, or later."""
+        if self._number is not None and self._planted.work_s:
+            time.sleep(self._planted.work_s)
         if self._asks_truth:
             body = json.dumps([[number, *times] for number, times in self._planted.seen.items()]).encode()
             super().answer(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
@@ -132,8 +138,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--stall-at", type=float, default=math.inf)
     parser.add_argument("--stall", type=float, default=2.0)
     parser.add_argument("--clients", type=int, default=100)
+    parser.add_argument("--work", type=float, default=0.0)
     given = parser.parse_args(arguments)
-    planted = Planted(given.share, given.delay, given.stall_at, given.stall, given.clients)
+    planted = Planted(given.share, given.delay, given.stall_at, given.stall, given.clients, given.work)
     uvloop.run(serve(given.port, given.width, given.height, planted))
 
 

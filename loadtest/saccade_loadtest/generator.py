@@ -140,9 +140,13 @@ class _Streams:
         self._lines: list[bytes] = []
 
     def say(self, line: Mapping[str, Any]) -> None:
-        """Write a line."""
-        sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
-        sys.stdout.flush()
+        """Write a line; nobody may be there any more to read it, which ``obey`` notices."""
+        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        try:
+            while data:
+                data = data[os.write(1, data) :]
+        except BrokenPipeError:
+            return
 
     def wait(self) -> dict[str, Any]:
         """The next line, before the run.

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import typer
+from pydantic import ValidationError
 
 from saccade_loadtest import slo as slo_file
 from saccade_loadtest.arrivals import BadSchedule
@@ -164,7 +165,18 @@ def make_plan(
         "nominal_limit_ms": script.nominal_limit_ms,
         "notes": script.notes,
     }
-    return Plan(**{**content, **{name: value for name, value in changes.items() if value is not None}})
+    try:
+        return Plan(**{**content, **{name: value for name, value in changes.items() if value is not None}})
+    except ValidationError as error:
+        raise BadSchedule("; ".join(_sentence(one) for one in error.errors())) from error
+
+
+def _sentence(fault: Any) -> str:
+    """What pydantic found, with what was given."""
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, BadSchedule):
+        return str(cause)
+    return f"{'.'.join(map(str, fault['loc']))} is {fault['input']!r}: {fault['msg']}"
 
 
 def find(url: str, model: str, headers: dict[str, str], script: Script) -> Found:
