@@ -344,7 +344,7 @@ def environments(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.mark.install
 @if_asked
-def test_the_wheel_holds_the_four_packages_their_types_and_the_licences(wheel: Path) -> None:
+def test_the_wheel_holds_all_packages_their_types_their_data_and_the_licences(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {
@@ -352,8 +352,10 @@ def test_the_wheel_holds_the_four_packages_their_types_and_the_licences(wheel: P
         "saccade_predictor",
         "saccade_transformers",
         "saccade_cli",
+        "saccade_loadtest",
     }
-    assert sum(name.endswith("/py.typed") for name in names) == 4
+    assert sum(name.endswith("/py.typed") for name in names) == 5
+    assert {"saccade_loadtest/slo.schema.json", "saccade_loadtest/report.css"} <= set(names)
     for file in PROJECT["license-files"]:
         assert any(name.endswith(f".dist-info/licenses/{file}") for name in names)
 
