@@ -123,7 +123,9 @@ def _search(search: Search, plan: Plan, slo: Slo, trial_s: float | None, process
             total = run.measured()
             p50_ms, p99_ms = (total.latency.percentile_us(percent) / 1e3 for percent in (50, 99))
             reason = verdict.reasons[0] if verdict.reasons else ""
-            one = Trial(per_s, verdict.outcome, p50_ms, p99_ms, total.answered / run.schedule.measured_s, reason)
+            # At a rate too near to the limit to tell, the SLO is not shown to be met.
+            result = "fail" if verdict.is_undecided else verdict.outcome
+            one = Trial(per_s, result, p50_ms, p99_ms, total.answered / run.schedule.measured_s, reason)
             console.print(
                 f"{per_s:10,.1f}/s  p50 {p50_ms:8,.1f} ms  p99 {p99_ms:8,.1f} ms  "
                 f"{one.answered_per_s:10,.1f} answers/s  {verdict.outcome}{f': {reason}' if reason else ''}",

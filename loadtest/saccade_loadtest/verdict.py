@@ -37,6 +37,11 @@ class Verdict:
     checks: tuple[Check, ...]
 
     @property
+    def is_undecided(self) -> bool:
+        """Invalid though the generator did what was planned: there were too few requests for what was seen."""
+        return self.outcome == "invalid" and all(check.kept for check in self.checks)
+
+    @property
     def exit_code(self) -> int:
         """0 pass, 1 fail, 2 invalid."""
         return EXIT_CODES[self.outcome]

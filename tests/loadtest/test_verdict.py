@@ -76,6 +76,16 @@ def test_a_run_too_close_to_the_limit_is_invalid_and_says_what_would_decide() ->
     assert "instead of 50 s" in reason
 
 
+def test_a_run_that_is_invalid_for_want_of_requests_is_undecided_and_one_of_a_bad_generator_is_not() -> None:
+    assert judge(virtual_run([10.0] * 300), P99).is_undecided
+    assert not judge(virtual_run(FAST), P99).is_undecided
+    spoiled = virtual_run([10.0] * 300)
+    spoil_cpu(spoiled)
+    verdict = judge(spoiled, P99)
+    assert verdict.outcome == "invalid"
+    assert not verdict.is_undecided
+
+
 def test_a_clear_fail_needs_no_large_sample() -> None:
     assert judge(virtual_run([500.0] * 50), P99).outcome == "fail"
 
