@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import yaml
 
 from saccade_loadtest import slo
+from saccade_loadtest.dialects import DIALECTS
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
 
 LIMIT: dict[str, Any] = {"percentile": 99, "limit_ms": 5}
 FULL: dict[str, Any] = {
@@ -159,3 +162,9 @@ def test_yaml_and_the_schema_agree_on_the_full_file(tmp_path: Path) -> None:
     path = tmp_path / "slo.yaml"
     path.write_text(yaml.safe_dump(FULL), encoding="utf-8")
     assert slo.load(path) == slo.parse(FULL)
+
+
+def test_the_protocols_that_can_be_named_are_those_that_can_be_sent() -> None:
+    schema = json.loads((ROOT / "loadtest/saccade_loadtest/slo.schema.json").read_text(encoding="utf-8"))
+    named = schema["properties"]["latency"]["items"]["properties"]["protocol"]["enum"]
+    assert set(named) - {"all", "each"} == set(DIALECTS)
