@@ -23,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from saccade_loadtest import run_file
+from saccade_loadtest.agreement import Comparison, NoReference, ask_about
 from saccade_loadtest.arrivals import BadSchedule
 from saccade_loadtest.dialects import Dialect, Tensor, UnknownDialect
 from saccade_loadtest.engine import Engine, Unreachable
@@ -36,7 +37,7 @@ from saccade_loadtest.trace import Shot
 #: Different tensors that a predictor is asked about.
 _TENSORS: Final = 8
 #: What it ends with for a reason that a person can act on.
-FAILURES: Final = (BadSchedule, UnknownDialect, Unreachable, NoPictures, OSError)
+FAILURES: Final = (BadSchedule, UnknownDialect, Unreachable, NoPictures, NoReference, OSError)
 
 
 class Generator:
@@ -57,7 +58,8 @@ class Generator:
         self.mix = mix = Mix(plan.mix)
         dialects = {name: Dialect(name, plan.endpoint, content) for name in mix.protocols}
         limits = plan.limits(count)
-        self.engine = Engine(dialects, key, mix, self.source, self.recorder, limits, self._ended)
+        compare = Comparison(ask_about(content, plan.endpoint)) if plan.agreement else None
+        self.engine = Engine(dialects, key, mix, self.source, self.recorder, limits, self._ended, compare)
         self._warmup_s = self.recorder.run.schedule.warmup_s
         self._first: tuple[float, float] | None = None
         # gRPC is done by threads of its own, which may run while this one does.

@@ -233,6 +233,7 @@ class Plan(_Part):
         nominal_per_s: the rate that the scenario stands for; None: itself.
         nominal_limit_ms: the latency limit that belongs to it.
         notes: for the report.
+        agreement: whether answers are compared with what the service says of the pictures past its cache.
     """
 
     scenario: str
@@ -254,6 +255,7 @@ class Plan(_Part):
     nominal_per_s: float | None = None
     nominal_limit_ms: float | None = None
     notes: tuple[str, ...] = ()
+    agreement: bool = False
 
     def model_post_init(self, _context: Any) -> None:
         """Refuse what cannot be.
@@ -266,6 +268,8 @@ class Plan(_Part):
             raise BadSchedule(f"{', '.join(unknown)} is not served by a {self.service}; known: {', '.join(known)}")
         if "v2-grpc" in Mix(self.mix).protocols and not self.grpc:
             raise BadSchedule("protocol v2-grpc needs the address of the gRPC port, as --grpc 127.0.0.1:8081")
+        if self.agreement and self.service != "transformer":
+            raise BadSchedule("agreement is of detections, which a predictor does not answer; ask its transformer")
         if self.warmup_s >= self.load.duration_s:
             raise BadSchedule(
                 f"a warm-up of {self.warmup_s:g} s leaves nothing of {self.load.duration_s:g} s to measure"

@@ -112,7 +112,8 @@ def run(
         headers = options.read_headers(header)
         found = options.find(url, model, headers, script)
         mix = options.read_mix(protocol, found, bool(grpc))
-        given = {"cache": cache, "patience_s": patience, "most_open": most_open}
+        compares = objective.agreement is not None
+        given = {"cache": cache, "patience_s": patience, "most_open": most_open, "agreement": compares}
         plan = options.make_plan(scenario, script, url, found, mix, pictures, size, grpc, headers, **given)
         disturbance = Disturbance(during, plan.load.duration_s / 2 if at is None else at) if during else None
         warn_if_short(plan, objective, console)

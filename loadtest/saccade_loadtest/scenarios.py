@@ -251,6 +251,7 @@ def _cache(wishes: Wishes) -> Script:
     objective = {
         "name": "cache",
         "cache": {"hits_at_least": 0.8},
+        "agreement": {"at_least": 0.95},
         "errors": {"at_most": 0.001},
         "generator": _UNTIMED,
     }
@@ -296,7 +297,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "soak": Scenario("hours of days and nights: memory and descriptors of the servers must not grow", _soak),
     "cold-start": Scenario("requests from the first moment on, however long the first answer takes", _cold_start),
     "drain": Scenario("a rolling restart (--during) under load, without one failed request", _drain),
-    "cache": Scenario("cameras that look at still scenes: the share that the frame cache answers", _cache),
+    "cache": Scenario("cameras that look at still scenes: what the frame cache answers, and whether rightly", _cache),
     "overload": Scenario(
         "twice the capacity: what is still served, and whether all cameras get their share", _overload
     ),
