@@ -74,6 +74,7 @@ class Reach:
         request_bytes: of a JPEG, on average.
         most_per_s: right answers per second, users who wait.
         most_cpu: share of one core meanwhile.
+        per_core_per_s: what a whole core would do: the most by its CPU time, whoever else uses the machine.
         goal_per_s: what is asked for.
         offered_per_s: on schedule, half of the most.
         answered_per_s: right answers meanwhile.
@@ -85,6 +86,7 @@ class Reach:
     request_bytes: int
     most_per_s: float
     most_cpu: float
+    per_core_per_s: float
     goal_per_s: float
     offered_per_s: float
     answered_per_s: float
@@ -154,6 +156,7 @@ def reach(name: str, seconds: float) -> Reach:
         request_bytes=_mean_bytes(pictures),
         most_per_s=most_per_s,
         most_cpu=most.workers[0].cpu_share,
+        per_core_per_s=most_per_s / most.workers[0].cpu_share,
         goal_per_s=goal,
         offered_per_s=most_per_s / 2,
         answered_per_s=half.measured().answered / seconds,
@@ -215,7 +218,17 @@ def reach_table(rows: Sequence[Reach]) -> Table:
     """The first half."""
     table = Table(title="One generator against a server that does nothing, answers checked", title_justify="left")
     table.add_column("request", no_wrap=True)
-    for name in ("bytes", "most/s", "goal", "CPU", "offered/s", "late p50 ms", "late p99 ms", "CPU at half"):
+    for name in (
+        "bytes",
+        "most/s",
+        "goal",
+        "CPU",
+        "per core",
+        "offered/s",
+        "late p50 ms",
+        "late p99 ms",
+        "CPU at half",
+    ):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
@@ -224,6 +237,7 @@ def reach_table(rows: Sequence[Reach]) -> Table:
             f"{row.most_per_s:,.0f}",
             f"{row.goal_per_s:,.0f}",
             f"{row.most_cpu:.0%}",
+            f"{row.per_core_per_s:,.0f}",
             f"{row.offered_per_s:,.0f}",
             f"{row.late_p50_ms:.3f}",
             f"{row.late_p99_ms:.3f}",
@@ -258,9 +272,10 @@ def main(arguments: list[str]) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="bench/loadtest.py", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="a look: few seconds of each")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement (default: 15)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file (default: bench/results/)")
     given = parser.parse_args(arguments)
-    seconds = 3.0 if given.quick else 15.0
+    seconds = 3.0 if given.quick else given.seconds
     load = machine.Load(cpu.own_cpu_s)
     reached = [reach(name, seconds) for name in LOADS]
     console().print(reach_table(reached))
