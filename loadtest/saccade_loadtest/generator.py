@@ -14,9 +14,11 @@ import contextlib
 import gc
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +36,8 @@ from saccade_loadtest.plan import Plan
 from saccade_loadtest.sources import FleetSource, Mix, WaitingSource
 from saccade_loadtest.trace import Shot
 
+#: Descriptors that are no connections: streams, epoll, gRPC's.
+_OTHER_FILES: Final = 64
 #: Different tensors that a predictor is asked about.
 _TENSORS: Final = 8
 #: What it ends with for a reason that a person can act on.
@@ -58,6 +62,7 @@ class Generator:
         self.mix = mix = Mix(plan.mix)
         dialects = {name: Dialect(name, plan.endpoint, content) for name in mix.protocols}
         limits = plan.limits(count)
+        limits = replace(limits, most_open=allow_open(limits.most_open))
         compare = Comparison(ask_about(content, plan.endpoint)) if plan.agreement else None
         self.engine = Engine(dialects, key, mix, self.source, self.recorder, limits, self._ended, compare)
         self._warmup_s = self.recorder.run.schedule.warmup_s
@@ -98,6 +103,19 @@ class Generator:
             self._first = (now_s, used_s)
         elif not (self.source.is_over or self.engine.stopped) or worker.wall_s == 0:
             worker.wall_s, worker.cpu_s = now_s - self._first[0], used_s - self._first[1]
+
+
+def allow_open(wanted: int) -> int:
+    """Let this process have so many connections; returns how many it may have.
+
+    One that the system refused would look like a failure of the server.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else min(wanted, soft - _OTHER_FILES)
 
 
 def contents(plan: Plan) -> tuple[Mapping[Any, Any], Callable[[Shot], Any]]:

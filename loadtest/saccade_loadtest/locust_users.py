@@ -201,8 +201,6 @@ def _send_record(environment: Environment) -> None:
 
 def _setting_exit_code(environment: Environment, judge: Judge) -> Callable[[], None]:
     def act() -> None:
-        code = judge.conclude()
-        if environment.process_exit_code is None:
-            environment.process_exit_code = code
+        environment.process_exit_code = judge.conclude()  # of several runs on the web page, the last one's
 
     return act

@@ -192,6 +192,17 @@ def test_a_generator_that_cannot_begin_says_why(url: str) -> None:
         Conductor(plan).run()
 
 
+def test_few_descriptors_are_fewer_requests_under_way_and_no_failures() -> None:
+    code = (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))\n"
+        "from saccade_loadtest.generator import allow_open\n"
+        "print(allow_open(10), allow_open(2000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.split() == ["10", "236", "300"]
+
+
 def test_who_drives_a_generator_and_goes_takes_it_along(url: str) -> None:
     generator = GeneratorProcess("alone")
     plan = plan_for(url, constant(5, 600))
