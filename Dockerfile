@@ -1,8 +1,9 @@
-# Four images from one file (docs/images.md):
+# Five images from one file (docs/images.md):
 #   docker build --target transformer   -t saccade-transformer .
 #   docker build --target predictor     -t saccade-predictor .        TensorRT plans on a GPU, ONNX on a CPU
 #   docker build --target predictor-cpu -t saccade-predictor-cpu .    ONNX on a CPU; nothing of NVIDIA's
 #   docker build --target plan-builder  -t saccade-plan-builder .     predictor, and what builds plans for it
+#   docker build --target loadtest      -t saccade-loadtest .         Locust with our users, for helm/loadtest
 # Health is Kubernetes' business (readiness: /v2/models/<model>/ready), so there is no HEALTHCHECK.
 
 FROM python:3.11-slim-bookworm AS base
@@ -23,6 +24,7 @@ COPY serving serving
 COPY predictor predictor
 COPY transformers transformers
 COPY cli cli
+COPY loadtest loadtest
 RUN /venv/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
 
 FROM base AS transformer-environment
@@ -54,6 +56,23 @@ COPY --from=predictor-environment /opt/saccade /opt/saccade
 USER 1000:1000
 EXPOSE 8080 8081 9095
 ENTRYPOINT ["/opt/saccade/bin/saccade-predictor"]
+
+FROM base AS loadtest-environment
+COPY requirements/loadtest.txt /requirements.txt
+RUN python -m venv /opt/saccade && /opt/saccade/bin/pip install --require-hashes -r /requirements.txt
+COPY --from=wheel /wheels /wheels
+RUN /opt/saccade/bin/pip install --no-deps --no-index --find-links /wheels saccade
+
+FROM base AS loadtest
+LABEL org.opencontainers.image.title="saccade-loadtest" \
+      org.opencontainers.image.description="Load tests of Saccade: Locust with cameras as users, and a verdict" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=loadtest-environment /opt/saccade /opt/saccade
+COPY loadtest/locustfile.py /opt/loadtest/locustfile.py
+COPY examples/images /opt/loadtest/images
+USER 1000:1000
+EXPOSE 5557 8089
+ENTRYPOINT ["/opt/saccade/bin/locust", "-f", "/opt/loadtest/locustfile.py"]
 
 # TensorRT's libraries and CUDA's toolkit. The version is that of the bindings in requirements/gpu.txt.
 FROM nvidia/cuda:13.0.1-devel-ubuntu24.04 AS cuda

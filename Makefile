@@ -1,4 +1,4 @@
-# `make demo` shows the pair, `make serve` keeps it running, `make test` tests it; `make help` lists all targets.
+# `make demo` shows the pair, `make serve` keeps it running, `make loadtest` loads it, `make test` tests it; `make help` lists all targets.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,11 +9,12 @@ DEV := $(VENV)/.dev-installed
 LOCK_VENV := .tools/lock
 CODE := serving predictor transformers cli loadtest bench tests helm requirements terraform
 TESTS ?= tests
+LOADTEST_OUT ?= loadtest-out
 # Processes that run tests; 0 runs them in pytest's own, where a debugger can be used.
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test cluster cluster-down test-cluster soak bench gpu-kit dev tools chart lint format lock clean
+.PHONY: help demo serve loadtest test cluster cluster-down test-cluster soak bench gpu-kit dev tools chart lint format lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +24,9 @@ demo: $(APP) ## Run the pair once: photos in, boxes out, pictures in demo-out/.
 
 serve: $(APP) ## Run the pair until Ctrl-C; prints curl lines to paste.
 	$(BIN)/saccade up
+
+loadtest: $(LOADTEST) ## Load the pair with cameras and judge it: a table, and a report in loadtest-out/ (2 minutes).
+	$(BIN)/saccade-loadtest example --out $(LOADTEST_OUT) $(FLAGS)
 
 test: $(DEV) ## Run the tests (no cluster, soak or GPU).
 	$(BIN)/python -m pytest $(TESTS) -n $(WORKERS) -m "not cluster and not soak and not gpu"
@@ -55,6 +59,7 @@ bench: $(DEV) ## Measure what a request and batching cost, beside other servers 
 	$(BIN)/python bench/hard_limit.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/replay.py --real-time $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/gpu.py $(filter --quick,$(FLAGS))
+	$(BIN)/python bench/loadtest.py $(filter --quick,$(FLAGS))
 
 gpu-kit: $(DEV) ## Pack the wheels that a GPU machine without a network needs into .gpu-kit/ (docs/development.md).
 	$(BIN)/python bench/gpu_kit.py $(FLAGS)
@@ -81,7 +86,7 @@ lock: $(LOCK_VENV)/bin/uv ## Write requirements/*.txt from pyproject.toml (FLAGS
 	UV="$(LOCK_VENV)/bin/uv" FLAGS="$(FLAGS)" sh requirements/lock.sh
 
 clean: ## Remove everything that make created.
-	rm -rf $(VENV) .tools .gpu-kit demo-out bench/results .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .tools .gpu-kit demo-out loadtest-out bench/results .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@echo "creating $(VENV) with $(PYTHON)"

@@ -23,7 +23,10 @@ CONTAINERS = {
     "predictor": "saccade_predictor",
     "transformers": "saccade_transformers",
     "cli": "saccade_cli",
+    "loadtest": "saccade_loadtest",
 }
+#: What a container may hold beside its package: Locust wants a file to run.
+BESIDE = {"loadtest": {"locustfile.py"}}
 PACKAGES = {name: ROOT / folder / name for folder, name in CONTAINERS.items()}
 
 #: What each package may import of ours. The two services meet on the wire; only the command line may use both.
@@ -31,7 +34,8 @@ ALLOWED = {
     "saccade_serving": {"saccade_serving"},
     "saccade_predictor": {"saccade_predictor", "saccade_serving"},
     "saccade_transformers": {"saccade_transformers", "saccade_serving"},
-    "saccade_cli": set(PACKAGES),
+    "saccade_cli": {"saccade_serving", "saccade_predictor", "saccade_transformers", "saccade_cli"},
+    "saccade_loadtest": {"saccade_loadtest"},  # a client like any other
 }
 #: The modules whose import brings kserve's global protobuf definitions with it.
 KSERVE_MODULES = {f"saccade_serving.{name}" for name in ("server", "application", "listener", "model")}
@@ -89,7 +93,7 @@ def run_python(code: str, **environment: str) -> str:
 def test_a_code_folder_holds_exactly_one_package_and_is_none_itself(folder: str, package: str) -> None:
     here = ROOT / folder
     assert not (here / "__init__.py").exists(), f"{folder}/ would be a package of that name"
-    assert [child.name for child in here.iterdir() if child.name != "__pycache__"] == [package]
+    assert {child.name for child in here.iterdir()} - {"__pycache__"} - BESIDE.get(folder, set()) == {package}
     assert (here / package / "__init__.py").is_file()
     assert (here / package / "py.typed").is_file(), f"{package} is typed, and says so"
 
@@ -206,6 +210,16 @@ def test_the_transformer_loads_no_engine_and_nothing_of_the_predictor() -> None:
     found = run_python(
         "import sys, saccade_transformers.__main__\n"
         "bad = ('saccade_predictor', 'tensorrt', 'tensorrt_rtx', 'cuda', 'pycuda', 'onnxruntime', 'onnx', 'torch')\n"
+        "print(sorted(m for m in sys.modules if m.partition('.')[0] in bad))"
+    )
+    assert found == "[]"
+
+
+def test_a_load_test_without_locust_loads_neither_gevent_nor_a_protobuf_module_nor_a_service() -> None:
+    # gevent patches whoever imports it; the generators' schedules must not run under it.
+    found = run_python(
+        "import sys, saccade_loadtest.__main__, saccade_loadtest.generator\n"
+        "bad = ('gevent', 'locust', 'kserve', 'tritonclient', 'saccade_serving', 'onnxruntime')\n"
         "print(sorted(m for m in sys.modules if m.partition('.')[0] in bad))"
     )
     assert found == "[]"

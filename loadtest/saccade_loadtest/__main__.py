@@ -1,0 +1,27 @@
+"""The ``saccade-loadtest`` command: run, judge, report and compare. Each command is a module of its own."""
+
+from __future__ import annotations
+
+import typer
+
+from saccade_loadtest import capacity_command, example_command, judging_commands, run_command
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Load tests of Saccade: open-loop arrivals, and a verdict on a p99 objective that one can trust.",
+)
+run_command.add_to(app)
+example_command.add_to(app)
+capacity_command.add_to(app)
+judging_commands.add_to(app)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
