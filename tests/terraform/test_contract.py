@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,21 @@ def test_the_charts_own_check_of_headroom_gets_what_the_pools_have_room_for(
     more = helm("template", "detector", CHART, "-f", values, "--set", "predictor.minReplicas=3")
     assert more.returncode != 0
     assert "rollout.maxSurgeGpus is 2" in more.stderr
+
+
+def test_the_readmes_example_is_taken(tmp_path_factory: pytest.TempPathFactory) -> None:
+    [example] = re.findall(r"```hcl\n(.*?)```", (TERRAFORM / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    request = Configuration(copy_sources(tmp_path_factory.mktemp("readme")) / "modules" / "contract" / "request")
+    request.init()
+    request.set(
+        {"cloud": "aws", "name": "vision", "region": "eu-central-1", "zones": ["eu-central-1a", "eu-central-1b"]}
+    )
+    (request.folder / "terraform.tfvars").write_text(example)
+    sizes = request.plan()["planned_values"]["outputs"]["sizes"]["value"]
+    assert sizes["arithmetic"][:2] == [
+        "peak: ceil(300 rps x 130 % / 70 rps per replica) = 6",
+        "quiet hours: ceil(100 rps x 130 % / 70 rps per replica) = 2",
+    ]
 
 
 def test_a_name_that_the_contract_does_not_have_is_refused_by_its_schema(contract: Configuration) -> None:
