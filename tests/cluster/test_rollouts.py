@@ -114,6 +114,55 @@ def test_one_component_at_a_time(demo: Namespace) -> None:
     assert demo.shares("predictor") == {"00001": 100}
 
 
+def test_a_canary_of_the_other_component_waits_for_the_first(demo: Namespace) -> None:
+    demo.upgrade(NEW, CANARY, percent(10))
+    demo.wait()
+    for sets in (
+        ("transformer.image.tag=new", "canary.component=transformer", percent(10)),
+        (NEW, "transformer.image.tag=new", "canary.component=transformer", percent(10)),
+        ("canary.component=transformer", percent(0)),
+    ):
+        assert "a candidate of the predictor is being tried; expected that to be promoted" in demo.refused(*sets)
+    assert demo.shares("predictor") == {"00001": 90, "00002": 10}
+
+
+def test_an_upgrade_that_failed_is_not_believed(demo: Namespace) -> None:
+    """Nothing of it is recorded; what of it was applied is seen in the InferenceService."""
+    before = demo.digest()
+    broken = '{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "broken"}, "spec": {"ports": []}}'
+    sets = ("transformer.image.tag=new", f"json:extraObjects=[{broken}]")
+    assert "broken" in demo.refused(*sets)
+    assert demo.digest() == before
+    said = demo.refused("transformer.image.tag=new", NEW, CANARY, percent(10))
+    assert "the transformer differs from the stable release's, too" in said
+    demo.kubectl("patch", "isvc", "demo", "--type=merge", "-p", '{"spec": {"predictor": {"maxReplicas": 7}}}')
+    assert "The InferenceService has another spec" in demo.refused(NEW, CANARY, percent(10))
+    demo.upgrade()
+    demo.wait()
+    demo.upgrade(NEW, CANARY, percent(10))
+
+
+def test_a_stable_release_that_was_refused_has_not_arrived(demo: Namespace) -> None:
+    demo.upgrade("predictor.annotations.autoscaling\\.knative\\.dev/metric=none")
+    ended = demo.rollout("wait", "demo", "--timeout", "10")
+    assert ended.returncode == 1
+    said = demo.refused(NEW, CANARY, percent(10))
+    assert "The last release is recorded as stable, but its predictor has not arrived" in said
+
+
+def test_the_other_component_has_to_have_arrived(demo: Namespace) -> None:
+    unready = "string:transformer.annotations.fakenode/ready=false"
+    demo.upgrade(unready)
+    ended = demo.rollout("wait", "demo", "--timeout", "10")
+    assert ended.returncode == 1
+    assert "its transformer has not arrived" in demo.refused(unready, NEW, CANARY, percent(10))
+
+
+def test_a_canary_is_no_first_installation(demo: Namespace, namespace: Namespace) -> None:
+    of = f"canary.of={demo.digest()}"
+    assert "there is no InferenceService other" in namespace.refused(NEW, CANARY, percent(5), of, release="other")
+
+
 def test_a_canary_without_anything_ready_is_refused(namespace: Namespace) -> None:
     namespace.upgrade(UNREADY)
     said = namespace.refused(NEW, CANARY, percent(10))
@@ -125,7 +174,7 @@ def test_a_canary_beside_a_release_that_did_not_arrive_is_refused(demo: Namespac
     ended = demo.rollout("wait", "demo", "--timeout", "10")
     assert ended.returncode == 1
     said = demo.refused(NEW, CANARY, percent(10))
-    assert "its predictor's newest revision, demo-predictor-00002, is not ready" in said
+    assert "its predictor has not arrived: its newest revision is demo-predictor-00002" in said
     assert "demo-predictor-00001 serves" in said
 
 
@@ -143,7 +192,7 @@ def test_cameras_are_split_by_the_transformer_without_a_new_revision_of_it(names
     assert tags["latest"] == "demo-predictor-00002"
     assert f"latest-demo-predictor.{namespace.name}" in json.dumps(namespace.get("route", "demo-predictor")["status"])
     assert "latest-demo-predictor" in namespace.names("service")
-    assert namespace.get("configmap", "demo-rollout")["data"]["candidateShare"] == "0.25"
+    assert namespace.get("configmap", "demo-cameras")["data"]["candidateShare"] == "0.25"
     assert transformer_revisions(namespace) == ["demo-transformer-00001"]
     [container] = namespace.get("revision", "demo-transformer-00001")["spec"]["containers"]
     environment = {one["name"]: one.get("value") for one in container["env"]}
@@ -151,7 +200,7 @@ def test_cameras_are_split_by_the_transformer_without_a_new_revision_of_it(names
     namespace.upgrade(camera, NEW)
     namespace.wait()
     assert namespace.shares("predictor") == {"00002": 100}
-    assert namespace.get("configmap", "demo-rollout")["data"]["candidateShare"] == "0"
+    assert namespace.get("configmap", "demo-cameras")["data"]["candidateShare"] == "0"
     assert transformer_revisions(namespace) == ["demo-transformer-00001"]
 
 

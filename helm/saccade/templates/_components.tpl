@@ -108,7 +108,7 @@ volumes:
   {{- if eq $.Values.canary.split "camera" }}
   - name: rollout
     configMap:
-      name: {{ include "saccade.rolloutName" $ }}
+      name: {{ include "saccade.camerasName" $ }}
       items:
         - key: candidateShare
           path: candidateShare

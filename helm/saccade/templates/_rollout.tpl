@@ -9,6 +9,10 @@ ready and the rest to the one that was last ready with all of the traffic. */}}
 {{ include "saccade.name" . }}-rollout
 {{- end -}}
 
+{{- define "saccade.camerasName" -}}
+{{ include "saccade.name" . }}-cameras
+{{- end -}}
+
 {{/* Annotations of the InferenceService, which KServe hands on to the revisions of both components. */}}
 {{- define "saccade.serviceAnnotations" -}}
 serving.kserve.io/deploymentMode: Knative
@@ -30,6 +34,19 @@ serving.kserve.io/enable-tag-routing: "true"
 {{/* Digest of the release: predictor, transformer. */}}
 {{- define "saccade.digest" -}}
 {{- include "saccade.digestOf" (list . "predictor") }}-{{ include "saccade.digestOf" (list . "transformer") -}}
+{{- end -}}
+
+{{/* Of a component's spec, live or rendered, a digest of what KServe stores as it was given: it shows whether the one became the
+other. (Resources and probes are filled up.) Takes the spec. */}}
+{{- define "saccade.fingerprint" -}}
+{{- $container := first .containers -}}
+{{- $parts := list $container.image $container.args $container.env .annotations .minReplicas .maxReplicas .scaleTarget .timeout .containerConcurrency -}}
+{{- toJson $parts | sha256sum | trunc 12 -}}
+{{- end -}}
+
+{{/* Fingerprints of what is rendered: predictor, transformer. */}}
+{{- define "saccade.applied" -}}
+{{- include "saccade.fingerprint" (include "saccade.predictor" . | fromYaml) }}-{{ include "saccade.fingerprint" (include "saccade.transformer" . | fromYaml) -}}
 {{- end -}}
 
 {{/* A component is being tried: not all of the traffic is its candidate's. */}}
@@ -61,6 +78,13 @@ canaryTrafficPercent: {{ ternary 0 $canary.percent (eq $canary.split "camera") }
 {{- $found := lookup "v1" "ConfigMap" .Release.Namespace (include "saccade.rolloutName" .) -}}
 {{- if $found -}}
 {{- toYaml $found.data -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Helm sees the namespace, which exists: Kubernetes keeps this ConfigMap in each. */}}
+{{- define "saccade.seesCluster" -}}
+{{- if lookup "v1" "ConfigMap" .Release.Namespace "kube-root-ca.crt" -}}
+true
 {{- end -}}
 {{- end -}}
 
