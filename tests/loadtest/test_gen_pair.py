@@ -1,4 +1,4 @@
-"""The load test against the real pair: answers of every protocol pass the checks, the cache agrees, the example runs."""
+"""The load test against the real pair: answers of every protocol pass, the cache agrees, the example runs."""
 
 from __future__ import annotations
 
