@@ -21,6 +21,7 @@ from saccade_loadtest.__main__ import app
 from saccade_loadtest.arrivals import constant
 from saccade_loadtest.conductor import Conductor, GeneratorProcess, RunFailed
 from saccade_loadtest.plan import ClientsLoad, Pictures
+from saccade_loadtest.trace import read_trace
 
 SIZE = ("--size", f"{WIDTH}x{HEIGHT}")
 LENIENT = "name: test\nerrors: {at_most: 0.001}\ngenerator: {schedule_error_p99_ms: 10000}\n"
@@ -129,6 +130,32 @@ def test_a_trace_is_replayed_frame_by_frame(url: str, tmp_path: Path) -> None:
     assert status == 0, said
     timeline = run_file.load(out / "run.json").timeline()
     assert [tally.due for tally in timeline.values()] == [10, 10, 10]
+
+
+def test_what_cameras_do_is_written_as_a_trace_that_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    options = (
+        "--cameras",
+        "4",
+        "--fps",
+        "5",
+        "--duration",
+        "30",
+        "--day",
+        "10",
+        "--night-fps",
+        "1",
+        "--burst-every",
+        "5",
+    )
+    status, said = invoke("trace", path, *options)
+    assert status == 0
+    trace = read_trace(path)
+    assert f"{len(trace.shots):,} frames of 4 cameras" in said
+    assert {shot.light for shot in trace.shots} == {"day", "night"}
+    status, said = invoke("trace", path, "--jitter", "0.9")
+    assert status == 2
+    assert "jitter is 0.9; it must be from 0 to 0.5" in said
 
 
 def test_a_command_in_the_middle_of_a_run_is_run_and_its_failure_is_a_fault(url: str, tmp_path: Path) -> None:
