@@ -120,6 +120,21 @@ def test_a_run_leaves_its_record_verdict_and_report(url: str, tmp_path: Path) ->
     assert json.loads((out / "verdict.json").read_text())["verdict"] == "pass"
 
 
+def test_a_generator_that_cannot_keep_up_says_so_and_never_passes(url: str, tmp_path: Path) -> None:
+    slo, out = tmp_path / "slo.yaml", tmp_path / "out"
+    # What is wrong is not the server: the load was not the one that was asked for.
+    slo.write_text("name: test\nlatency: [{percentile: 99, limit_ms: 600}]\n")
+    status, said = invoke(
+        *("run", "smoke", "--url", url, "--slo", slo, "--out", out, "--rate", "30000", "--duration", "2"),
+        *("--warmup", "0", "--protocol", "v2-binary", "--patience", "60", *SIZE),
+    )
+    assert status == 2
+    verdict = json.loads((out / "verdict.json").read_text())
+    assert verdict["verdict"] == "invalid"
+    broken = {check["name"] for check in verdict["generator"] if not check["kept"]}
+    assert broken & {"schedule error", "generator CPU", "not sent"}, said
+
+
 def test_a_trace_is_replayed_frame_by_frame(url: str, tmp_path: Path) -> None:
     slo, path, out = tmp_path / "slo.yaml", tmp_path / "trace.csv", tmp_path / "out"
     slo.write_text(LENIENT)
