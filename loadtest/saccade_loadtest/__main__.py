@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from saccade_loadtest import capacity_command, example_command, judging_commands, run_command
+from saccade_loadtest import capacity_command, example_command, judging_commands, run_command, trace_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,6 +15,7 @@ app = typer.Typer(
 run_command.add_to(app)
 example_command.add_to(app)
 capacity_command.add_to(app)
+trace_command.add_to(app)
 judging_commands.add_to(app)
 
 

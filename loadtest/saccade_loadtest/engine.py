@@ -119,8 +119,8 @@ class Engine:
         parts = urlsplit(self._endpoint.url)
         self._tls = None
         if parts.scheme == "https":
-            name = self._endpoint.authority.rpartition(":")[0] or self._endpoint.authority
-            self._tls = (tls or ssl.create_default_context(), name)
+            name = urlsplit(f"//{self._endpoint.authority}").hostname
+            self._tls = (tls or ssl.create_default_context(), name or "")
         port = parts.port or (443 if parts.scheme == "https" else 80)
         self._addresses = resolve(parts.hostname or "", port)
         self._grpc: GrpcCalls | None = None

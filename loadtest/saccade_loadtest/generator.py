@@ -205,6 +205,7 @@ class _Streams:
                     source.switch_on(int(line["on"]), max(0.0, engine.now_s()))
                 elif "off" in line:
                     source.switch_off(int(line["off"]))
+                    self.generator.mix.release(int(line["off"]))
                 elif "end" in line:
                     source.end()
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import gevent
 from locust.env import Environment
-from locust.runners import MasterRunner, WorkerRunner
+from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from saccade_loadtest import options, outputs, run_file, slo
 from saccade_loadtest.arrivals import BadSchedule
@@ -225,8 +225,7 @@ class Judge:
                 runner.send_message(FINISH, client_id=worker)
         deadline = time.monotonic() + patience_s + _FINISH_S
         while (missing := self._expected - set(self._records)) and time.monotonic() < deadline:
-            present = set(runner.clients) if isinstance(runner, MasterRunner) else set()
-            if not missing & present:
+            if not missing & _present(runner):
                 return
             gevent.sleep(0.1)
 
@@ -247,6 +246,13 @@ class Judge:
         for reason in verdict.reasons:
             log.info("  %s", reason)
         return verdict.exit_code
+
+
+def _present(runner: Any) -> set[str]:
+    """The workers that the master hears."""
+    if not isinstance(runner, MasterRunner):
+        return set()
+    return {worker.id for worker in runner.clients.all if worker.state != STATE_MISSING}
 
 
 _DEFAULT_SLO: Final[dict[str, Any]] = {

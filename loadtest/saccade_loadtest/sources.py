@@ -52,6 +52,10 @@ class Mix:
             raise BadSchedule(f"protocol {protocol!r} is not one of this run's: {', '.join(self._names)}")
         self._assigned[camera] = protocol
 
+    def release(self, camera: int) -> None:
+        """A camera is gone, and what it was assigned with it."""
+        self._assigned.pop(camera, None)
+
     def of(self, camera: int) -> str:
         """The protocol of a camera."""
         if self._assigned and (assigned := self._assigned.get(camera)):

@@ -21,6 +21,7 @@ from saccade_loadtest.__main__ import app
 from saccade_loadtest.arrivals import constant
 from saccade_loadtest.conductor import Conductor, GeneratorProcess, RunFailed
 from saccade_loadtest.plan import ClientsLoad, Pictures
+from saccade_loadtest.trace import read_trace
 
 SIZE = ("--size", f"{WIDTH}x{HEIGHT}")
 LENIENT = "name: test\nerrors: {at_most: 0.001}\ngenerator: {schedule_error_p99_ms: 10000}\n"
@@ -119,6 +120,21 @@ def test_a_run_leaves_its_record_verdict_and_report(url: str, tmp_path: Path) ->
     assert json.loads((out / "verdict.json").read_text())["verdict"] == "pass"
 
 
+def test_a_generator_that_cannot_keep_up_says_so_and_never_passes(url: str, tmp_path: Path) -> None:
+    slo, out = tmp_path / "slo.yaml", tmp_path / "out"
+    # What is wrong is not the server: the load was not the one that was asked for.
+    slo.write_text("name: test\nlatency: [{percentile: 99, limit_ms: 600}]\n")
+    status, said = invoke(
+        *("run", "smoke", "--url", url, "--slo", slo, "--out", out, "--rate", "30000", "--duration", "2"),
+        *("--warmup", "0", "--protocol", "v2-binary", "--patience", "60", *SIZE),
+    )
+    assert status == 2
+    verdict = json.loads((out / "verdict.json").read_text())
+    assert verdict["verdict"] == "invalid"
+    broken = {check["name"] for check in verdict["generator"] if not check["kept"]}
+    assert broken & {"schedule error", "generator CPU", "not sent"}, said
+
+
 def test_a_trace_is_replayed_frame_by_frame(url: str, tmp_path: Path) -> None:
     slo, path, out = tmp_path / "slo.yaml", tmp_path / "trace.csv", tmp_path / "out"
     slo.write_text(LENIENT)
@@ -129,6 +145,32 @@ def test_a_trace_is_replayed_frame_by_frame(url: str, tmp_path: Path) -> None:
     assert status == 0, said
     timeline = run_file.load(out / "run.json").timeline()
     assert [tally.due for tally in timeline.values()] == [10, 10, 10]
+
+
+def test_what_cameras_do_is_written_as_a_trace_that_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    options = (
+        "--cameras",
+        "4",
+        "--fps",
+        "5",
+        "--duration",
+        "30",
+        "--day",
+        "10",
+        "--night-fps",
+        "1",
+        "--burst-every",
+        "5",
+    )
+    status, said = invoke("trace", path, *options)
+    assert status == 0
+    trace = read_trace(path)
+    assert f"{len(trace.shots):,} frames of 4 cameras" in said
+    assert {shot.light for shot in trace.shots} == {"day", "night"}
+    status, said = invoke("trace", path, "--jitter", "0.9")
+    assert status == 2
+    assert "jitter is 0.9; it must be from 0 to 0.5" in said
 
 
 def test_a_command_in_the_middle_of_a_run_is_run_and_its_failure_is_a_fault(url: str, tmp_path: Path) -> None:

@@ -153,6 +153,19 @@ def test_the_number_of_cameras_follows_a_shape(url: str, slo: Path, tmp_path: Pa
     assert sum(due[:3]) * 2 < sum(due[-4:-1])
 
 
+def test_users_play_the_cameras_of_a_trace(url: str, slo: Path, tmp_path: Path) -> None:
+    out, log, trace = tmp_path / "out", tmp_path / "log", tmp_path / "trace.csv"
+    # From 4 s on, when all users are there; the fourth camera has no user.
+    frames = [(4 + number / 20, number % 4) for number in range(80)]
+    trace.write_text("due_s,camera\n" + "".join(f"{due_s},{camera}\n" for due_s, camera in frames))
+    arguments = ["--host", url, "-u", "3", "-r", "3", "-t", "16s", "--warmup", "1", "--trace", str(trace)]
+    with started([*arguments, "--slo", str(slo), "--out", str(out), "JpegUser"], log) as locust:
+        assert locust.wait(SOON_S) == 0, log.read_text()
+    run, _ = records_of(out)
+    assert run.measured().answered == 60
+    assert run.schedule.offered_per_s * run.schedule.measured_s == pytest.approx(60)
+
+
 def test_an_slo_with_a_typo_is_refused_before_anything_is_sent(url: str, tmp_path: Path) -> None:
     log, slo = tmp_path / "log", tmp_path / "slo.yaml"
     slo.write_text("name: test\nerors: {at_most: 0.1}\n")
