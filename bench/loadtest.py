@@ -30,11 +30,11 @@ from measuring import cpu, machine
 from measuring.processes import HOST, Server, free_port
 from measuring.table import console
 from measuring.targets import BENCH
-from saccade_loadtest.arrivals import constant
-from saccade_loadtest.conductor import Conductor
-from saccade_loadtest.plan import ClientsLoad, Pictures, Plan, UsersLoad
-from saccade_loadtest.results import Run
-from saccade_loadtest.sources import Clients
+from saccade_loadtest.load.arrivals import constant
+from saccade_loadtest.load.plan import ClientsLoad, Pictures, Plan, UsersLoad
+from saccade_loadtest.load.sources import Clients
+from saccade_loadtest.record.results import Run
+from saccade_loadtest.sending.conductor import Conductor
 from servers.planted import latencies_s
 
 RESULTS: Final = BENCH / "results" / "loadtest.json"
@@ -167,7 +167,7 @@ def reach(name: str, seconds: float) -> Reach:
 
 
 def _mean_bytes(pictures: Pictures) -> int:
-    from saccade_loadtest.frames import Album, read_photos
+    from saccade_loadtest.load.frames import Album, read_photos
 
     album = Album(read_photos(IMAGES), pictures.width, pictures.height, quality=pictures.quality)
     return round(album.mean_bytes)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from measuring.processes import HOST, Server, free_port
-from saccade_loadtest.arrivals import Profile
-from saccade_loadtest.plan import ClientsLoad, Pictures, Plan
+from saccade_loadtest.load.arrivals import Profile
+from saccade_loadtest.load.plan import ClientsLoad, Pictures, Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "bench"

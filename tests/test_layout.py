@@ -218,7 +218,7 @@ def test_the_transformer_loads_no_engine_and_nothing_of_the_predictor() -> None:
 def test_a_load_test_without_locust_loads_neither_gevent_nor_a_protobuf_module_nor_a_service() -> None:
     # gevent patches whoever imports it; the generators' schedules must not run under it.
     found = run_python(
-        "import sys, saccade_loadtest.__main__, saccade_loadtest.generator\n"
+        "import sys, saccade_loadtest.__main__, saccade_loadtest.sending.generator\n"
         "bad = ('gevent', 'locust', 'kserve', 'tritonclient', 'saccade_serving', 'onnxruntime')\n"
         "print(sorted(m for m in sys.modules if m.partition('.')[0] in bad))"
     )

@@ -357,7 +357,7 @@ def test_the_wheel_holds_all_packages_their_types_their_data_and_the_licences(wh
         "saccade_loadtest",
     }
     assert sum(name.endswith("/py.typed") for name in names) == 5
-    assert {"saccade_loadtest/slo.schema.json", "saccade_loadtest/report.css"} <= set(names)
+    assert {"saccade_loadtest/judging/slo.schema.json", "saccade_loadtest/reports/report.css"} <= set(names)
     for file in PROJECT["license-files"]:
         assert any(name.endswith(f".dist-info/licenses/{file}") for name in names)
 

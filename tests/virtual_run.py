@@ -6,9 +6,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from saccade_loadtest.recorder import Recorder
-from saccade_loadtest.results import OVERLOADED, TIMEOUT, Phase, Run, Schedule, Target
-from saccade_loadtest.server_metrics import Scrape, ServerRecord, StageTimes
+from saccade_loadtest.record.recorder import Recorder
+from saccade_loadtest.record.results import OVERLOADED, TIMEOUT, Phase, Run, Schedule, Target
+from saccade_loadtest.record.server_metrics import Scrape, ServerRecord, StageTimes
 
 TARGET = Target("http://127.0.0.1:8080", "transformer", "nanodet")
 

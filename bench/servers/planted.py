@@ -21,7 +21,7 @@ import uvloop
 
 from servers.null_detector import Connection, answers
 
-#: The frames' stamp (saccade_loadtest.frames): start of image, comment, its length, camera, scene, shot.
+#: The frames' stamp (saccade_loadtest.load.frames): start of image, comment, its length, camera, scene, shot.
 _STAMP: Final = struct.Struct(">2sHHIII")
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from saccade_loadtest import capacity_command, example_command, judging_commands, run_command, trace_command
+from saccade_loadtest.commands import capacity_command, example_command, judging_commands, run_command, trace_command
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -21,16 +21,19 @@ import gevent
 from locust.env import Environment
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
-from saccade_loadtest import options, outputs, run_file, slo
-from saccade_loadtest.arrivals import BadSchedule
-from saccade_loadtest.conductor import GeneratorProcess, machine
-from saccade_loadtest.dialects import DIALECTS, TENSOR_DIALECTS
-from saccade_loadtest.live import Beat
-from saccade_loadtest.plan import FleetLoad, Plan, TraceLoad, UsersLoad
-from saccade_loadtest.preflight import Preflight
-from saccade_loadtest.results import Phase, Run, Schedule, Worker
-from saccade_loadtest.run_command import FAILURES
-from saccade_loadtest.scenarios import Script
+from saccade_loadtest.commands import options
+from saccade_loadtest.commands.run_command import FAILURES
+from saccade_loadtest.judging import slo
+from saccade_loadtest.load.arrivals import BadSchedule
+from saccade_loadtest.load.plan import FleetLoad, Plan, TraceLoad, UsersLoad
+from saccade_loadtest.load.scenarios import Script
+from saccade_loadtest.record import run_file
+from saccade_loadtest.record.live import Beat
+from saccade_loadtest.record.results import Phase, Run, Schedule, Worker
+from saccade_loadtest.reports import outputs
+from saccade_loadtest.sending.conductor import GeneratorProcess, machine
+from saccade_loadtest.sending.dialects import DIALECTS, TENSOR_DIALECTS
+from saccade_loadtest.sending.preflight import Preflight
 
 #: Name of the message that carries a worker's record to the master.
 RECORD: Final = "saccade-record"

@@ -17,7 +17,8 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from saccade_loadtest import options, scenarios
+from saccade_loadtest.commands import options
+from saccade_loadtest.load import scenarios
 from saccade_loadtest.locust_bridge import FINISH, RECORD, Bridge, Judge, failing, options_of
 
 #: Seconds of a shape where no run time is given.

@@ -16,7 +16,8 @@ import yaml
 from helm_support import HELM, KUBERNETES, ROOT, Object, helm, only
 from loadtest_support import HEIGHT, WIDTH, served
 from measuring.processes import free_port
-from saccade_loadtest import slo, trace
+from saccade_loadtest.judging import slo
+from saccade_loadtest.load import trace
 
 CHART = ROOT / "helm" / "loadtest"
 EXAMPLES = sorted((CHART / "ci").glob("*-values.yaml"))

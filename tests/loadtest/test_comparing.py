@@ -7,9 +7,9 @@ import json
 
 import numpy as np
 
-from saccade_loadtest import comparison_report
-from saccade_loadtest.comparing import Change, Comparison, compare
-from saccade_loadtest.results import TIMEOUT, Run
+from saccade_loadtest.judging.comparing import Change, Comparison, compare
+from saccade_loadtest.record.results import TIMEOUT, Run
+from saccade_loadtest.reports import comparison_report
 from virtual_run import virtual_run
 
 

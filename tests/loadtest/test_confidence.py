@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade_loadtest import confidence
+from saccade_loadtest.judging import confidence
 
 
 def exact_cdf(successes: int, trials: int, share: float) -> float:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from saccade_loadtest import confidence, slo
-from saccade_loadtest.verdict import judge
+from saccade_loadtest.judging import confidence, slo
+from saccade_loadtest.judging.verdict import judge
 from virtual_run import virtual_run
 
 LIMIT_MS = 100.0

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from loadtest_support import HEIGHT, WIDTH, plan_for, served
-from saccade_loadtest.agreement import Comparison, NoReference, agrees, ask_about, overlaps
-from saccade_loadtest.arrivals import constant
-from saccade_loadtest.checks import Seen
-from saccade_loadtest.conductor import Conductor
-from saccade_loadtest.dialects import Endpoint
-from saccade_loadtest.frames import Picture
-from saccade_loadtest.plan import Pictures
+from saccade_loadtest.load.arrivals import constant
+from saccade_loadtest.load.frames import Picture
+from saccade_loadtest.load.plan import Pictures
+from saccade_loadtest.sending.agreement import Comparison, NoReference, agrees, ask_about, overlaps
+from saccade_loadtest.sending.checks import Seen
+from saccade_loadtest.sending.conductor import Conductor
+from saccade_loadtest.sending.dialects import Endpoint
 
 
 def seen(*rows: tuple[float, float, float, float, float, int]) -> Seen:

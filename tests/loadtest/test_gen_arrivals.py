@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saccade_loadtest.arrivals import (
+from saccade_loadtest.load.arrivals import (
     BadSchedule,
     Profile,
     arrivals,

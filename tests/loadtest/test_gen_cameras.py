@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saccade_loadtest.arrivals import BadSchedule
-from saccade_loadtest.cameras import Fleet
-from saccade_loadtest.sources import Mix, fleet_source, trace_source
-from saccade_loadtest.trace import BadTrace, Shot, parse_trace, read_trace, write_trace
+from saccade_loadtest.load.arrivals import BadSchedule
+from saccade_loadtest.load.cameras import Fleet
+from saccade_loadtest.load.sources import Mix, fleet_source, trace_source
+from saccade_loadtest.load.trace import BadTrace, Shot, parse_trace, read_trace, write_trace
 
 
 def test_every_camera_sends_its_frames_at_its_rate_with_jitter() -> None:

@@ -10,15 +10,15 @@ import pytest
 from typer.testing import CliRunner
 
 from loadtest_support import HEIGHT, WIDTH, served
-from saccade_loadtest import scenarios
 from saccade_loadtest.__main__ import app
-from saccade_loadtest.arrivals import BadSchedule
-from saccade_loadtest.capacity import Search, SearchFailed, Trial, batch_profile
-from saccade_loadtest.example_command import fitting_cameras
-from saccade_loadtest.finding import Outcome
-from saccade_loadtest.plan import ClientsLoad, FleetLoad, TraceLoad, UsersLoad
-from saccade_loadtest.scenarios import UnknownScenario, Wishes, script_of
-from saccade_loadtest.slo import parse
+from saccade_loadtest.commands.example_command import fitting_cameras
+from saccade_loadtest.judging.capacity import Search, SearchFailed, Trial, batch_profile
+from saccade_loadtest.judging.finding import Outcome
+from saccade_loadtest.judging.slo import parse
+from saccade_loadtest.load import scenarios
+from saccade_loadtest.load.arrivals import BadSchedule
+from saccade_loadtest.load.plan import ClientsLoad, FleetLoad, TraceLoad, UsersLoad
+from saccade_loadtest.load.scenarios import UnknownScenario, Wishes, script_of
 
 
 def search(limit_per_s: float, start_per_s: float, noise: float = 0.0, seed: int = 1, **options: float) -> Search:

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from loadtest_support import HEIGHT, ROOT, WIDTH, plan_for, served
 from measuring.processes import free_port
-from saccade_loadtest import run_file
 from saccade_loadtest.__main__ import app
-from saccade_loadtest.arrivals import constant
-from saccade_loadtest.conductor import Conductor, GeneratorProcess, RunFailed
-from saccade_loadtest.plan import ClientsLoad, Pictures
-from saccade_loadtest.trace import read_trace
+from saccade_loadtest.load.arrivals import constant
+from saccade_loadtest.load.plan import ClientsLoad, Pictures
+from saccade_loadtest.load.trace import read_trace
+from saccade_loadtest.record import run_file
+from saccade_loadtest.sending.conductor import Conductor, GeneratorProcess, RunFailed
 
 SIZE = ("--size", f"{WIDTH}x{HEIGHT}")
 LENIENT = "name: test\nerrors: {at_most: 0.001}\ngenerator: {schedule_error_p99_ms: 10000}\n"
@@ -238,7 +238,7 @@ def test_few_descriptors_are_fewer_requests_under_way_and_no_failures() -> None:
     code = (
         "import resource\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))\n"
-        "from saccade_loadtest.generator import allow_open\n"
+        "from saccade_loadtest.sending.generator import allow_open\n"
         "print(allow_open(10), allow_open(2000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -17,14 +17,14 @@ import pytest
 
 from http1_support import make_certificate
 from loadtest_support import ROOT
-from saccade_loadtest.arrivals import constant
-from saccade_loadtest.dialects import Dialect, Endpoint
-from saccade_loadtest.engine import Engine, Limits, Unreachable
-from saccade_loadtest.frames import Album, read_photos
-from saccade_loadtest.http1 import ConnectionLost, dechunk
-from saccade_loadtest.recorder import Recorder
-from saccade_loadtest.results import Run, Schedule, Target
-from saccade_loadtest.sources import Clients, Mix, ScheduledSource, Source, WaitingSource
+from saccade_loadtest.load.arrivals import constant
+from saccade_loadtest.load.frames import Album, read_photos
+from saccade_loadtest.load.sources import Clients, Mix, ScheduledSource, Source, WaitingSource
+from saccade_loadtest.record.recorder import Recorder
+from saccade_loadtest.record.results import Run, Schedule, Target
+from saccade_loadtest.sending.dialects import Dialect, Endpoint
+from saccade_loadtest.sending.engine import Engine, Limits, Unreachable
+from saccade_loadtest.sending.http1 import ConnectionLost, dechunk
 from servers.null_detector import answers
 
 WIDTH, HEIGHT = 64, 48

@@ -17,8 +17,8 @@ import pytest
 
 from loadtest_support import HEIGHT, ROOT, WIDTH, served
 from measuring.processes import free_port
-from saccade_loadtest import run_file
-from saccade_loadtest.results import Run
+from saccade_loadtest.record import run_file
+from saccade_loadtest.record.results import Run
 
 LOCUSTFILE = ROOT / "loadtest" / "locustfile.py"
 SOON_S = 90.0

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from saccade_loadtest import run_file
 from saccade_loadtest.__main__ import app
-from saccade_loadtest.example import Addresses, ExamplePair
+from saccade_loadtest.commands.example import Addresses, ExamplePair
+from saccade_loadtest.record import run_file
 
 #: How fast this machine is at the moment is not what is tested.
 LENIENT = "generator: {schedule_error_p99_ms: 60000, offered_at_least: 0.5}\n"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from loadtest_support import plan_for, served, truth_of
-from saccade_loadtest.arrivals import constant
-from saccade_loadtest.conductor import Conductor
-from saccade_loadtest.results import Tally
-from saccade_loadtest.sources import Clients
+from saccade_loadtest.load.arrivals import constant
+from saccade_loadtest.load.sources import Clients
+from saccade_loadtest.record.results import Tally
+from saccade_loadtest.sending.conductor import Conductor
 from servers.planted import latencies_s
 
 RATE_PER_S = 250.0

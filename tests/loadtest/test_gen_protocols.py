@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saccade_loadtest.checks import check_detect, check_pictures, check_tensors, check_v1, read_v2
-from saccade_loadtest.dialects import DIALECTS, Dialect, Endpoint, Request, Tensor, UnknownDialect
-from saccade_loadtest.frames import Album, NoPictures, read_photos, stamp_of
-from saccade_loadtest.oip_wire import WrongAnswer, decode_infer
-from saccade_loadtest.trace import Shot
+from saccade_loadtest.load.frames import Album, NoPictures, read_photos, stamp_of
+from saccade_loadtest.load.trace import Shot
+from saccade_loadtest.sending.checks import check_detect, check_pictures, check_tensors, check_v1, read_v2
+from saccade_loadtest.sending.dialects import DIALECTS, Dialect, Endpoint, Request, Tensor, UnknownDialect
+from saccade_loadtest.sending.oip_wire import WrongAnswer, decode_infer
 from saccade_serving.oip import binary_codec, grpc_codec, proto
 from saccade_serving.oip.messages import InferRequest, InferResponse
 from saccade_serving.oip.messages import Tensor as OipTensor

@@ -11,7 +11,7 @@ from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade_loadtest.histogram import HIGHEST_US, LOWEST_US, DamagedHistogram, Histogram
+from saccade_loadtest.record.histogram import HIGHEST_US, LOWEST_US, DamagedHistogram, Histogram
 
 values_us = st.lists(st.integers(LOWEST_US, HIGHEST_US), max_size=300)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from saccade_loadtest import confidence, slo
-from saccade_loadtest.verdict import EXIT_CODES
+from saccade_loadtest.judging import confidence, slo
+from saccade_loadtest.judging.verdict import EXIT_CODES
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "loadtest.md").read_text(encoding="utf-8")
-SCHEMA = json.loads((ROOT / "loadtest/saccade_loadtest/slo.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((ROOT / "loadtest/saccade_loadtest/judging/slo.schema.json").read_text(encoding="utf-8"))
 
 
 def section(heading: str) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from loadtest_support import plan_for, served
-from saccade_loadtest import outputs, slo
-from saccade_loadtest.arrivals import constant
-from saccade_loadtest.conductor import Conductor
-from saccade_loadtest.verdict import Verdict
+from saccade_loadtest.judging import slo
+from saccade_loadtest.judging.verdict import Verdict
+from saccade_loadtest.load.arrivals import constant
+from saccade_loadtest.reports import outputs
+from saccade_loadtest.sending.conductor import Conductor
 
 RATE_PER_S = 200.0
 SECONDS = 10.0

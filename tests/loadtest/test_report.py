@@ -17,10 +17,12 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from saccade_loadtest import outputs, run_file, slo, svg, verdict_files
-from saccade_loadtest.report import to_html
-from saccade_loadtest.results import Run
-from saccade_loadtest.verdict import judge
+from saccade_loadtest.judging import slo
+from saccade_loadtest.judging.verdict import judge
+from saccade_loadtest.record import run_file
+from saccade_loadtest.record.results import Run
+from saccade_loadtest.reports import outputs, svg, verdict_files
+from saccade_loadtest.reports.report import to_html
 from tools import missing
 from virtual_run import eventful_run, virtual_run
 
@@ -172,7 +174,7 @@ def photograph(page: Path, image: Path, scheme: int) -> Image.Image:
 def test_a_browser_draws_the_report_in_light_and_in_dark(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_text(report(eventful_run()), encoding="utf-8")
-    style = (ROOT / "loadtest/saccade_loadtest/report.css").read_text(encoding="utf-8")
+    style = (ROOT / "loadtest/saccade_loadtest/reports/report.css").read_text(encoding="utf-8")
     light_style, _, dark_style = style.partition("prefers-color-scheme: dark")
     for scheme, wanted in ((1, light_style), (0, dark_style)):
         picture = photograph(page, tmp_path / f"{scheme}.png", scheme)
@@ -193,7 +195,7 @@ def luminance(color: str) -> float:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_and_lines_stand_out_from_what_is_behind_them(scheme: str) -> None:
-    style = (ROOT / "loadtest/saccade_loadtest/report.css").read_text(encoding="utf-8")
+    style = (ROOT / "loadtest/saccade_loadtest/reports/report.css").read_text(encoding="utf-8")
     light, _, dark = style.partition("prefers-color-scheme: dark")
     colors = dict(re.findall(r"--(\S+): #([0-9a-f]{6});", light if scheme == "light" else dark))
     texts = [(name, back) for name in ("ink", "soft", "limit") for back in ("page", "card")]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from saccade_loadtest import run_file
-from saccade_loadtest.recorder import Recorder
-from saccade_loadtest.results import MOST_NAMES, OTHER, TIMEOUT, Run, Schedule
-from saccade_loadtest.server_metrics import Scrape, ServerRecord, StageTimes
+from saccade_loadtest.record import run_file
+from saccade_loadtest.record.recorder import Recorder
+from saccade_loadtest.record.results import MOST_NAMES, OTHER, TIMEOUT, Run, Schedule
+from saccade_loadtest.record.server_metrics import Scrape, ServerRecord, StageTimes
 from virtual_run import TARGET, virtual_run
 
 
@@ -169,7 +169,7 @@ def test_a_schedule_that_cannot_be_is_refused(schedule: dict[str, float]) -> Non
 
 def test_judging_loads_neither_locust_nor_gevent() -> None:
     code = (
-        "import sys, saccade_loadtest.judging_commands, saccade_loadtest.recorder\n"
+        "import sys, saccade_loadtest.commands.judging_commands, saccade_loadtest.record.recorder\n"
         "bad = {'locust', 'gevent', 'kserve', 'tritonclient', 'grpc'}\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & bad))"
     )

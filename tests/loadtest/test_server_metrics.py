@@ -8,7 +8,15 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 
-from saccade_loadtest.server_metrics import CACHE, STAGES, Scrape, ServerRecord, StageTimes, UnreadableMetrics, parse
+from saccade_loadtest.record.server_metrics import (
+    CACHE,
+    STAGES,
+    Scrape,
+    ServerRecord,
+    StageTimes,
+    UnreadableMetrics,
+    parse,
+)
 from saccade_serving.metrics import Counter, Gauge, Histogram
 
 

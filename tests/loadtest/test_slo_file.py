@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from saccade_loadtest import slo
-from saccade_loadtest.dialects import DIALECTS
+from saccade_loadtest.judging import slo
+from saccade_loadtest.sending.dialects import DIALECTS
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -165,6 +165,6 @@ def test_yaml_and_the_schema_agree_on_the_full_file(tmp_path: Path) -> None:
 
 
 def test_the_protocols_that_can_be_named_are_those_that_can_be_sent() -> None:
-    schema = json.loads((ROOT / "loadtest/saccade_loadtest/slo.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads((ROOT / "loadtest/saccade_loadtest/judging/slo.schema.json").read_text(encoding="utf-8"))
     named = schema["properties"]["latency"]["items"]["properties"]["protocol"]["enum"]
     assert set(named) - {"all", "each"} == set(DIALECTS)

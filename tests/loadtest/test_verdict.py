@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from saccade_loadtest import slo
-from saccade_loadtest.finding import Finding
-from saccade_loadtest.histogram import Histogram
-from saccade_loadtest.results import OVERLOADED, TIMEOUT, Run, Worker
-from saccade_loadtest.server_metrics import Scrape, ServerRecord, StageTimes
-from saccade_loadtest.verdict import judge, shortest_measurement_s
+from saccade_loadtest.judging import slo
+from saccade_loadtest.judging.finding import Finding
+from saccade_loadtest.judging.verdict import judge, shortest_measurement_s
+from saccade_loadtest.record.histogram import Histogram
+from saccade_loadtest.record.results import OVERLOADED, TIMEOUT, Run, Worker
+from saccade_loadtest.record.server_metrics import Scrape, ServerRecord, StageTimes
 from virtual_run import virtual_run
 
 FAST = [10.0] * 5_000

@@ -1,0 +1,1 @@
+"""What that shows: intervals, SLO files, the verdict, comparisons, the capacity search."""

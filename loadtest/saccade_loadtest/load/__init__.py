@@ -1,0 +1,1 @@
+"""What is sent, and when: arrivals, cameras, traces, pictures, scenarios, the plan of a run."""

@@ -1,0 +1,1 @@
+"""What a person or CI gets to see: HTML, figures, tables, JSON, JUnit."""

@@ -1,0 +1,1 @@
+"""Sends it: connections, protocols with checked answers, the open-loop dispatcher, a process per generator."""

@@ -1,0 +1,158 @@
+"""Whether an answer is right: the tensors that were promised, plausible detections, not the status code alone.
+
+Each check takes an answer's body and returns what it says, or raises ``WrongAnswer`` with what is wrong. Pure. Knows
+the shapes of the transformer's answers and of the predictor's ``candidates`` (DESIGN section 2); of other models it
+checks that the outputs are the promised ones and hold numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from saccade_loadtest.sending.oip_wire import Answer, WrongAnswer, decode_binary, decode_json
+
+#: Boxes are rounded and may lie this far outside, in pixels.
+_SLACK: Final = 1.0
+_JSON_BYTES: Final = re.compile(rb"\r\ninference-header-content-length: *(\d+)", re.IGNORECASE)
+_OUTPUTS: Final = frozenset(("num_detections", "boxes", "scores", "class_ids", "labels", "cache"))
+_OUTCOMES: Final = frozenset(("miss", "exact", "near", "coalesced", "bypass"))
+_NO_BOXES: Final[NDArray[np.float32]] = np.zeros((0, 4), np.float32)
+
+
+class Seen(NamedTuple):
+    """What a right answer says.
+
+    Attributes:
+        version: of the model that answered.
+        cache: outcome of the frame cache; empty where there is none.
+        boxes: [n, 4] pixels, best score first; None of a model that is not a detector.
+        classes: [n] class ids.
+        scores: [n], 0 to 1.
+    """
+
+    version: str = ""
+    cache: str = ""
+    boxes: NDArray[np.float32] | None = None
+    classes: NDArray[np.int32] | None = None
+    scores: NDArray[np.float32] | None = None
+
+
+def check_detect(body: bytes, width: int, height: int) -> Seen:
+    """An answer of ``POST /detect``."""
+    return _check_object(_parsed(body), width, height)
+
+
+def check_v1(body: bytes, width: int, height: int) -> Seen:
+    """A v1 answer about one picture."""
+    content = _parsed(body)
+    predictions = content.get("predictions")
+    if not isinstance(predictions, list) or len(predictions) != 1:
+        raise WrongAnswer("not one prediction for one picture")
+    return _check_object(predictions[0], width, height)
+
+
+def read_v2(head: bytes, body: bytes) -> Answer:
+    """A V2 answer over REST, in the form that its head says."""
+    found = _JSON_BYTES.search(head)
+    if found is None:
+        _parsed(body)
+        return decode_json(body)
+    size = int(found[1])
+    if size > len(body):
+        raise WrongAnswer(f"its JSON shall have {size} bytes, the whole body has {len(body)}")
+    try:
+        return decode_binary(body, size)
+    except orjson.JSONDecodeError as error:
+        raise WrongAnswer(f"its JSON cannot be read: {error}") from error
+
+
+def check_pictures(answer: Answer, width: int, height: int) -> Seen:
+    """The transformer's V2 answer about one picture."""
+    outputs = answer.outputs
+    if missing := _OUTPUTS - outputs.keys():
+        raise WrongAnswer(f"no output {', '.join(sorted(missing))}")
+    try:
+        count = int(outputs["num_detections"][0])
+        boxes, scores, classes = (outputs[name][0] for name in ("boxes", "scores", "class_ids"))
+        labels = outputs["labels"]
+        if not (len(boxes) == len(scores) == len(classes) == len(labels)) or not 0 <= count <= len(boxes):
+            raise WrongAnswer(f"{count} detections in outputs of {len(boxes)} rows, {len(labels)} labels")
+        cache = outputs["cache"][0].decode()
+    except (IndexError, TypeError, AttributeError) as error:
+        raise WrongAnswer(f"outputs of other shapes: {error!r}") from error
+    boxes, scores, classes = boxes[:count], scores[:count], classes[:count]
+    if any(not label for label in labels[:count]):
+        raise WrongAnswer("a detection without a label")
+    _check_boxes(boxes, scores, width, height)
+    return Seen(answer.version, _outcome(cache), boxes, classes, scores)
+
+
+def check_tensors(answer: Answer, names: Collection[str]) -> Seen:
+    """A predictor's V2 answer: the outputs of its metadata, with numbers in them; candidates as DESIGN has them."""
+    if missing := set(names) - answer.outputs.keys():
+        raise WrongAnswer(f"no output {', '.join(sorted(missing))}")
+    for name, output in answer.outputs.items():
+        if not isinstance(output, list) and output.dtype.kind == "f" and not np.isfinite(output).all():
+            raise WrongAnswer(f"output {name!r} holds values that are no finite numbers")
+    candidates = answer.outputs.get("candidates")
+    if candidates is not None:
+        if candidates.ndim != 3 or candidates.shape[0] != 1 or candidates.shape[2] != 6:
+            raise WrongAnswer(f"candidates of shape {list(candidates.shape)}; expected [1, K, 6]")
+        scores = candidates[0, :, 4]
+        if len(scores) and (scores[-1] < 0 or scores[0] > 1 or (np.diff(scores) > 0).any()):
+            raise WrongAnswer("candidates whose scores are not in order, or not from 0 to 1")
+    return Seen(answer.version)
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise WrongAnswer(f"no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise WrongAnswer(f"JSON, but a {type(content).__name__}")
+    return content
+
+
+def _check_object(content: Mapping[str, Any], width: int, height: int) -> Seen:
+    try:
+        detections, image, model = content["detections"], content["image"], content["model"]
+        if (image["width"], image["height"]) != (width, height):
+            raise WrongAnswer(f"about a picture of {image['width']} x {image['height']}, not {width} x {height}")
+        boxes = np.array([one["box"] for one in detections], np.float32) if detections else _NO_BOXES
+        scores = np.array([one["score"] for one in detections], np.float32)
+        classes = np.array([one["class_id"] for one in detections], np.int32)
+        if not all(one["label"] for one in detections):
+            raise WrongAnswer("a detection without a label")
+        if boxes.shape != (len(detections), 4):
+            raise WrongAnswer(f"boxes of shape {list(boxes.shape)}")
+        version, cache = model["version"], content["cache"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise WrongAnswer(f"not the object of detections: {error!r}") from error
+    _check_boxes(boxes, scores, width, height)
+    return Seen(version, _outcome(cache), boxes, classes, scores)
+
+
+def _check_boxes(boxes: NDArray[Any], scores: NDArray[Any], width: int, height: int) -> None:
+    right, bottom = width + _SLACK, height + _SLACK
+    # Plain numbers: for the few boxes of an answer faster than NumPy. NaN fails every comparison.
+    for x1, y1, x2, y2 in boxes.tolist():
+        if not (-_SLACK <= x1 <= x2 <= right and -_SLACK <= y1 <= y2 <= bottom):
+            raise WrongAnswer(f"the box [{x1}, {y1}, {x2}, {y2}] does not lie in the picture of {width} x {height}")
+    before = 1.0
+    for score in scores.tolist():
+        if not 0 <= score <= before:
+            raise WrongAnswer("scores that are not in order, or not from 0 to 1")
+        before = score
+
+
+def _outcome(cache: object) -> str:
+    if cache not in _OUTCOMES:
+        raise WrongAnswer(f"the cache outcome {cache!r} is not known")
+    return str(cache)
