@@ -101,6 +101,7 @@ NO_METRICS = {"request_log", "request_log_share"}
 def exposed_names() -> set[str]:
     predictor, transformer = PredictorMetrics(), TransformerMetrics()
     predictor.watch_queues(list, list, list)
+    predictor.watch_models(list)
     predictor.watch_gpus(list, lambda: 0)
     workers = ImageWorkers(1, 1)
     transformer.watch_workers(workers)

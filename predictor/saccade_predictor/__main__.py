@@ -90,6 +90,7 @@ def main() -> None:
         lambda: [(labels, version.batcher.oldest_s()) for labels, version in versions()],
         lambda: [(labels, float(bool(version.fallback))) for labels, version in versions()],
     )
+    metrics.watch_models(lifecycle.unavailable)
     metrics.watch_gpus(gpus.memory, gpus.locked_bytes)
     with recording(settings) as recorder:
         server.gate.recorder = recorder

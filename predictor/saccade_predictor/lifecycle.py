@@ -21,6 +21,7 @@ from saccade_predictor.loader import Loader
 from saccade_predictor.model import PredictorModel, reason_of
 from saccade_predictor.modelconfig import json_as_text
 from saccade_predictor.repository import ModelDirectory, RepositoryError, list_models
+from saccade_predictor.unavailability import Reason
 from saccade_serving.connection.control import Mode
 from saccade_serving.errors import InvalidRequest, ModelNotFound, short
 
@@ -71,6 +72,7 @@ class Lifecycle:
         self._served: dict[str, PredictorModel] = {}
         self._changing: dict[str, PredictorModel] = {}  # that are loaded for the first time, or unloaded
         self._states: dict[str, tuple[str, str]] = {}  # of models that are not served: state and reason
+        self._failed: dict[str, dict[str, Reason]] = {}  # of these, versions that could not be loaded
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._work: set[asyncio.Task[None]] = set()
         self._taken_up: dict[str, str] = {}
@@ -119,6 +121,11 @@ class Lifecycle:
             {"name": name, "version": "", "state": state, "reason": reason}
             for name, (state, reason) in self._states.items()
         ]
+
+    def unavailable(self) -> list[tuple[str, str, Reason]]:
+        """Models and versions that should be served and cannot be, with the kind of reason."""
+        found = {**self._failed, **{model.name: model.unavailable() for model in self.served()}}
+        return [(name, version, reason) for name, failed in found.items() for version, reason in failed.items()]
 
     async def load(self, name: str, config: str | None = None) -> None:
         """Serve what the repository holds of a model now; what has not changed goes on as it is.
@@ -256,18 +263,21 @@ class Lifecycle:
             await model.update(directory)
         except BaseException as error:
             self._states[name] = "UNAVAILABLE", reason_of(error)
+            self._failed[name] = model.unavailable()
             await model.retire()
             raise
         finally:
             del self._changing[name]
         self._served[name] = model
         self._states.pop(name, None)
+        self._failed.pop(name, None)
         self._add(model)
         log.info("model_ready", extra={"model": name, "versions": model.versions()})
         return True
 
     async def _unload(self, name: str) -> None:
         async with self._lock(name):
+            self._failed.pop(name, None)  # nobody wants it any more
             model = self._served.pop(name, None)
             if model is None:
                 return  # it has been unloaded meanwhile, or never was loaded
@@ -294,6 +304,7 @@ class Lifecycle:
         names = {directory.name for directory in directories}
         for name in self._states.keys() - names - self._changing.keys():
             del self._states[name]
+            self._failed.pop(name, None)
         for name in names - self._served.keys() - self._states.keys():
             self._states[name] = "UNAVAILABLE", NOT_LOADED
         return directories

@@ -71,6 +71,17 @@ class PredictorMetrics(Metrics):
             ),
         )
 
+    def watch_models(self, unavailable: Callable[[], Iterable[Labels]]) -> None:
+        """Expose what should be served and cannot be: model, version, and a word for the reason."""
+        self.add(
+            Gauge(
+                "saccade_model_unavailable",
+                "1 for what should be served and cannot be, by the kind of reason; nothing for what is served.",
+                lambda: [(labels, 1.0) for labels in unavailable()],
+                (*VERSIONED, "reason"),
+            )
+        )
+
     def watch_gpus(
         self, memory: Callable[[], Iterable[tuple[Labels, float]]], locked_bytes: Callable[[], int]
     ) -> None:

@@ -14,6 +14,7 @@ from typing import ClassVar, Final
 
 from saccade_predictor.batchingconfig import ModelConfigError
 from saccade_predictor.repository import ModelDirectory, RepositoryError
+from saccade_predictor.unavailability import Reason, classify
 from saccade_predictor.version import Loadable, Surroundings, Version
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import ModelNotFound, Overloaded, SaccadeError
@@ -49,6 +50,7 @@ class PredictorModel(ServedModel):
         self._changing = asyncio.Lock()
         self._retiring: dict[asyncio.Task[None], Version] = {}
         self._unserved: dict[str, tuple[str, str]] = {}
+        self._failed: dict[str, Reason] = {}  # versions of the last change that cannot be served
 
     async def prepare(self) -> None:
         """Load all versions, warm each up, then be ready."""
@@ -84,10 +86,12 @@ class PredictorModel(ServedModel):
                     served[changing] = known
             except BaseException as error:
                 self._unserved = {changing: ("UNAVAILABLE", reason_of(error))}
+                self._failed = {changing: classify(error)}
                 for version in fresh:
                     self._let_go(version)
                 raise
             self._unserved = missing
+            self._failed = dict.fromkeys(missing, "files")
             before, self._versions = self._versions, served
             self._newest = next(reversed(served.values()))
             self.ready, self.must_restart = True, False  # every engine that is served has just worked
@@ -129,6 +133,11 @@ class PredictorModel(ServedModel):
     def unserved(self) -> dict[str, tuple[str, str]]:
         """The version that is being loaded, or that the last change failed for, and versions that are not there."""
         return dict(self._unserved)
+
+    def unavailable(self) -> dict[str, Reason]:
+        """Versions that should be served and cannot be, by the kind of reason; "" is the model as a whole."""
+        broken: dict[str, Reason] = {version.version: "engine" for version in self.loaded() if version.batcher.dead}
+        return {**self._failed, **broken}
 
     def metadata(self, version: str = "") -> ModelMetadata:
         """Tensors as a client sends and gets them, the batch dimension as -1."""

@@ -12,15 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
+from exported_metrics import OF_ALL, exported, grouped, selected
 from helm_support import CHART, ROOT, only, refused, render
-from metrics_of_the_code import declared, exposed
+from metrics_of_the_code import declared
 from promtool import promtool
 
 FILES = sorted((CHART / "files" / "dashboards").glob("*.json"))
 AWS = CHART / "ci" / "production-aws-values.yaml"
-EXPORTED = Path(__file__).with_name("exported_metrics.yaml")
-#: What Prometheus, and our PodMonitors, give to all that they scrape.
-OF_ALL = {"namespace", "inferenceservice", "component", "revision", "pod", "container", "job", "instance"}
 #: As templates/prometheusrule.yaml records them.
 RECORDED = {
     "inferenceservice:saccade_slo_error_budget:remaining": {"slo"},
@@ -39,23 +37,8 @@ def queries(path: Path) -> list[str]:
 
 
 def known() -> dict[str, set[str]]:
-    """Series and their labels: ours from the code, others from the list."""
-    found = {name: set(labels) for name, labels in declared().items()} | RECORDED
-    for group in yaml.safe_load(EXPORTED.read_text(encoding="utf-8")).values():
-        for name, metric in group.items():
-            series = exposed(name, "Histogram") if metric["type"] == "histogram" else (name,)
-            found |= {one: {*metric["labels"], *(["le"] if one.endswith("_bucket") else [])} for one in series}
-    return found
-
-
-def selected(expression: str) -> list[tuple[str, set[str]]]:
-    """The series that PromQL selects, with the labels that it selects by."""
-    found = re.findall(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}", expression)
-    return [(name, set(re.findall(r"(\w+)(?:=~|!~|!=|=)", labels))) for name, labels in found]
-
-
-def grouped(expression: str) -> set[str]:
-    return {label.strip() for group in re.findall(r"by \(([^)]*)\)", expression) for label in group.split(",")}
+    """Series and their labels: those that are exported, and those that the rules record."""
+    return exported() | RECORDED
 
 
 def test_there_are_five() -> None:
@@ -64,15 +47,15 @@ def test_there_are_five() -> None:
 
 @every_dashboard
 def test_every_metric_and_label_is_exported(path: Path) -> None:
-    exported = known()
+    series_known = known()
     assert len(queries(path)) >= 12
     for expression in queries(path):
         series = selected(expression)
         assert series, expression
         for name, labels in series:
-            assert name in exported, f"{name} in {expression}"
-            assert labels <= exported[name] | OF_ALL, expression
-        theirs = set.union(*(exported[name] | OF_ALL for name, _ in series))
+            assert name in series_known, f"{name} in {expression}"
+            assert labels <= series_known[name] | OF_ALL, expression
+        theirs = set.union(*(series_known[name] | OF_ALL for name, _ in series))
         assert grouped(expression) <= theirs, expression
 
 

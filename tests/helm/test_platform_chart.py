@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -15,7 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from helm_support import EXAMPLES, HELM, KUBERNETES, ROOT, Object, helm, only
+from helm_support import CHART, EXAMPLES, HELM, KUBERNETES, ROOT, Object, helm, only
 from helm_support import render as render_saccade
 from tools import missing
 
@@ -348,6 +349,7 @@ THEIRS = {
     "device-plugin": {"gfd.enabled", "nfd.worker.tolerations"},
     "dcgm-exporter": {"nodeSelector.nvidia.com/gpu.present", "tolerations", "serviceMonitor.enabled"},
     "prometheus": {
+        "prometheus.prometheusSpec.retention",
         "prometheus.prometheusSpec.podMonitorSelectorNilUsesHelmValues",
         "prometheus.prometheusSpec.ruleSelectorNilUsesHelmValues",
         "prometheus.prometheusSpec.serviceMonitorSelectorNilUsesHelmValues",
@@ -373,6 +375,16 @@ def _leaves(values: Any, path: str = "") -> list[str]:
     if not isinstance(values, dict):
         return [path]
     return [leaf for key, one in values.items() for leaf in _leaves(one, f"{path}.{key}".lstrip("."))]
+
+
+def test_prometheus_keeps_what_the_error_budgets_reach_back_to() -> None:
+    groups = only(render_saccade(CHART / "ci" / "production-aws-values.yaml"), "PrometheusRule")["spec"]["groups"]
+    expressions = " ".join(rule["expr"] for group in groups for rule in group["rules"])
+    reach_days = max(int(days) for days in re.findall(r"\[(\d+)d\]", expressions))
+    values = yaml.safe_load((PLATFORM / "values" / "prometheus.yaml").read_text(encoding="utf-8"))
+    kept = re.fullmatch(r"(\d+)d", values["prometheus"]["prometheusSpec"]["retention"])
+    assert kept is not None
+    assert int(kept[1]) > reach_days >= 30
 
 
 def test_kserve_is_told_the_mode_that_the_models_chart_asks_for() -> None:

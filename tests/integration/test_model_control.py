@@ -20,6 +20,7 @@ import onnx_graphs as graphs
 from integration_support import HOST, SOON_S, Address, Answer, Service, eventually, run_client
 from measuring.memory import rss_bytes
 from measuring.processes import free_port
+from plan_support import put_version
 from saccade_serving.oip import proto
 
 KEY = "only for the operator"
@@ -198,6 +199,8 @@ def test_broken_models_are_in_the_index_with_their_reasons_while_others_go_on(
     predictor.put("missing", config=CONFIG + "version_policy { specific { versions: [7] } }")
     predictor.put("empty")
     (repository / "empty" / "1" / "model.onnx").unlink()
+    put_version(repository / "planned" / "1", compute_capabilities=("1.0",))  # of a GPU that no machine has
+    (repository / "planned" / "config.pbtxt").write_text('backend: "tensorrt_rtx" max_batch_size: 8')
     with predictor.service:
         predictor.service.wait_ready("good")
         reasons = {
@@ -207,6 +210,7 @@ def test_broken_models_are_in_the_index_with_their_reasons_while_others_go_on(
             "corrupt": "model.onnx cannot be loaded by ONNX Runtime",
             "missing": "has no version to serve (versions found: 1)",
             "empty": "empty/1 has no file 'model.onnx' (found: nothing)",
+            "planned": "planned/1/model.plan",
         }
 
         def told() -> bool:
@@ -217,6 +221,19 @@ def test_broken_models_are_in_the_index_with_their_reasons_while_others_go_on(
             assert state == ("READY" if name == "good" else "UNAVAILABLE")
             assert reasons.get(name, "") in reason
             assert str(tmp_path) not in reason
+        missed = {
+            ("malformed", ""): "config",
+            ("unknown", ""): "config",
+            ("refused", ""): "config",
+            ("corrupt", "1"): "load",
+            ("missing", ""): "files",
+            ("empty", "1"): "files",
+            ("planned", "1"): "plan",
+        }
+        samples = predictor.address.scrape()
+        for (name, version), kind in missed.items():
+            assert samples.total("saccade_model_unavailable", model=name, version=version, reason=kind) == 1
+        assert samples.total("saccade_model_unavailable") == len(missed)
         assert predictor.ask("good") == ("1", 1.0)
         refused = predictor.address.http("/v2/models/corrupt/infer", INFER)
         assert refused.status == 503

@@ -198,11 +198,13 @@ class TestExplicit:
         state, reason = (await house.states())["broken"]
         assert state == "UNAVAILABLE"
         assert "model.onnx cannot be loaded" in reason
+        assert house.lifecycle.unavailable() == [("broken", "1", "load")]
         assert str(house.root) not in reason
         assert list(house.found) == ["a"]
         house.put("broken")
         await house.lifecycle.load("broken")
         assert await house.ask("broken") == ("1", 1.0)
+        assert house.lifecycle.unavailable() == []
         await house.lifecycle.load("broken")
         await house.lifecycle.unload("broken")
         assert house.counted == Counter(("broken", one) for one in ("failed", "loaded", "unchanged", "unloaded"))
@@ -216,6 +218,23 @@ class TestExplicit:
             await house.lifecycle.load("a")
         assert await house.ask("a") == ("1", 1.0)
         assert list(house.found["a"].unserved()) == ["2"]
+        assert house.lifecycle.unavailable() == [("a", "2", "load")]
+
+    @pytest.mark.parametrize("given_up", ["unloaded", "removed"])
+    async def test_what_could_not_be_loaded_is_missed_until_nobody_wants_it(self, house: House, given_up: str) -> None:
+        house.put("a", config="max_batch_size: [")
+        await house.start("explicit", set())
+        assert await house.states() == {"a": ("UNAVAILABLE", "not loaded")}
+        assert house.lifecycle.unavailable() == [], "nobody has asked for it"
+        with pytest.raises(InvalidRequest, match="line 1"):
+            await house.lifecycle.load("a")
+        assert house.lifecycle.unavailable() == [("a", "", "config")]
+        if given_up == "unloaded":
+            await house.lifecycle.unload("a")
+        else:
+            shutil.rmtree(house.root / "a")
+            assert await house.states() == {}
+        assert house.lifecycle.unavailable() == []
 
     async def test_who_asked_may_leave_and_the_load_goes_on(self, house: House) -> None:
         house.put("a")

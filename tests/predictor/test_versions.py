@@ -140,12 +140,14 @@ async def test_a_change_that_fails_changes_nothing_and_says_why(failing: str) ->
     assert disk.model.ready
     assert disk.model.versions() == ["1"]
     assert disk.model.unserved() == {failing: ("UNAVAILABLE", "made of cheese")}
+    assert disk.model.unavailable() == {failing: "load"}
     assert not disk.engine(0).closed
     if failing:
         await eventually(lambda: disk.engine(1).closed, "the new version 1 is not kept without version 2")
     disk.broken.clear()
     await disk.change(v1="a", v2="b")
     assert disk.model.unserved() == {}
+    assert disk.model.unavailable() == {}
     await disk.model.close()
 
 
@@ -160,6 +162,7 @@ async def test_an_engine_that_cannot_run_its_model_changes_nothing() -> None:
     assert task.exception() is not None
     assert disk.model.versions() == ["1"]
     assert "failed on this batch" in disk.model.unserved()["2"][1]
+    assert disk.model.unavailable() == {"2": "warmup"}
     await eventually(lambda: disk.engine(1).closed, "it is freed")
     await disk.model.close()
 
@@ -290,7 +293,9 @@ async def test_a_version_whose_engine_is_dead_is_loaded_anew_although_nothing_ch
     version.batcher.dead = True
     disk.model._break(version)
     assert disk.model.must_restart
+    assert disk.model.unavailable() == {"1": "engine"}
     await disk.change(v1="a")
+    assert disk.model.unavailable() == {}
     assert [name for name, _ in disk.opened] == ["1", "1"]
     assert disk.model.ready
     assert not disk.model.must_restart, "what is served now works"

@@ -1,7 +1,13 @@
-{{/* Values that would not work, of what is beside the service: dashboards, plans, nodes. As in _refusals.tpl. */}}
+{{/* Values that would not work, of what is beside the service: dashboards, alerts, plans, nodes. As in _refusals.tpl. */}}
 {{- define "saccade.dashboardRefusals" -}}
 {{- if not .Values.monitoring.podMonitor.enabled -}}
 {{- fail "\n\nmonitoring.dashboards.enabled is true and monitoring.podMonitor.enabled false; expected both: the dashboards read what it collects, by labels that it gives.\n" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "saccade.ruleRefusals" -}}
+{{- if lt (float64 .Values.slo.availability) 0.94 -}}
+{{- fail (printf "\n\nslo.availability is %v; expected at least 0.94: the page for a budget that goes 14.4 times too fast would need more faults than there are requests.\n" .Values.slo.availability) -}}
 {{- end -}}
 {{- end -}}
 
