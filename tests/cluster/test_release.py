@@ -190,7 +190,7 @@ def test_what_knative_would_refuse_the_chart_refuses_first(
 
 def rendered(namespace: Namespace, name: str = "broken") -> Object:
     """An InferenceService of the chart that works, by another name, to be changed."""
-    command = ["template", "demo", CHART, *options(*VALUES, "serviceAccount.create=false")]
+    command: list[str | Path] = ["template", "demo", CHART, *options(*VALUES, "serviceAccount.create=false")]
     ended = namespace.helm(*command, "--set", "serviceAccount.name=default")
     assert ended.returncode == 0, ended.stderr
     service = only([one for one in yaml.safe_load_all(ended.stdout) if one], "InferenceService")
