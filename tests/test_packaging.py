@@ -275,7 +275,10 @@ def test_only_the_images_for_gpus_have_nvidias_libraries() -> None:
 def test_the_plan_builder_is_the_predictor_with_the_rest_of_tensorrt() -> None:
     builder = STAGES["plan-builder"]
     assert builder.base == "predictor"
-    assert list(copied(builder)) == [("cuda", ["/tensorrt/builder"], "/opt/tensorrt/lib")]
+    assert list(copied(builder)) == [
+        ("cuda", ["/tensorrt/builder"], "/opt/tensorrt/lib"),
+        ("plan-builder-environment", ["/opt/saccade"], "/opt/saccade"),
+    ]
     [command] = json.loads(builder.of("ENTRYPOINT")[0])
     assert Path(command).name in PROJECT["scripts"]
     assert Path(command).name == "saccade-build"
