@@ -1,7 +1,8 @@
-# Five images from one file (docs/images.md):
+# Six images from one file (docs/images.md):
 #   docker build --target transformer   -t saccade-transformer .
 #   docker build --target predictor     -t saccade-predictor .        TensorRT plans on a GPU, ONNX on a CPU
 #   docker build --target predictor-cpu -t saccade-predictor-cpu .    ONNX on a CPU; nothing of NVIDIA's
+#   docker build --target example       -t saccade-example .          predictor-cpu with the example model in it, to try it
 #   docker build --target plan-builder  -t saccade-plan-builder .     predictor, and what builds plans for it
 #   docker build --target loadtest      -t saccade-loadtest .         Locust with our users, for helm/loadtest
 # Health is Kubernetes' business (readiness: /v2/models/<model>/ready), so there is no HEALTHCHECK.
@@ -56,6 +57,12 @@ COPY --from=predictor-environment /opt/saccade /opt/saccade
 USER 1000:1000
 EXPOSE 8080 8081 9095
 ENTRYPOINT ["/opt/saccade/bin/saccade-predictor"]
+
+# The example model in its image, for a cluster without a bucket: helm/saccade/ci/cpu-only-values.yaml names the folder.
+FROM predictor-cpu AS example
+LABEL org.opencontainers.image.title="saccade-example" \
+      org.opencontainers.image.description="The predictor for CPUs with the example detector, to try Saccade"
+COPY examples/model-repository /opt/saccade/models
 
 FROM base AS loadtest-environment
 COPY requirements/loadtest.txt /requirements.txt

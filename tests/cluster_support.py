@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from helm_support import CHART, HELM, ROOT, Object, need_helm
+from helm_support import CHART, HELM, ROOT, Object, need_helm, options
 
 SHARED = ROOT.parent / "shared" / "cluster"
 KUBECTL = HELM["helm 4"].parent / "kubectl"
@@ -75,13 +75,13 @@ class Namespace:
 
     def upgrade(self, *sets: str, release: str = "demo", which: str = "helm 4") -> str:
         """Install or upgrade a release of the chart; what Helm prints."""
-        ended = self.helm("upgrade", "--install", release, CHART, *options(sets), which=which)
+        ended = self.helm("upgrade", "--install", release, CHART, *options(*VALUES, *sets), which=which)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
     def refused(self, *sets: str, release: str = "demo") -> str:
         """The sentence with which the chart refuses an upgrade."""
-        ended = self.helm("upgrade", "--install", release, CHART, *options(sets))
+        ended = self.helm("upgrade", "--install", release, CHART, *options(*VALUES, *sets))
         assert ended.returncode != 0, "it was not refused"
         return " ".join(ended.stderr.split())
 
@@ -108,15 +108,6 @@ class Namespace:
             revision = one["revisionName"].rpartition("-")[2]
             found[revision] = found.get(revision, 0) + one.get("percent", 0)
         return found
-
-
-def options(sets: tuple[str, ...]) -> list[str]:
-    """Helm's options for values; those that begin with ``json:`` or ``string:`` are set as that."""
-    found = []
-    for one in (*VALUES, *sets):
-        kind, _, value = one.partition(":")
-        found += [f"--set-{kind}", value] if kind in ("json", "string") else ["--set", one]
-    return found
 
 
 def features() -> dict[str, str]:

@@ -43,26 +43,33 @@ def helm(*arguments: str | Path, which: str = "helm 4") -> subprocess.CompletedP
     )
 
 
+def options(*sets: str) -> list[str]:
+    """Helm's options for values; those that begin with ``json:`` or ``string:`` are set as that."""
+    found = []
+    for one in sets:
+        kind, _, value = one.partition(":")
+        found += [f"--set-{kind}", value] if kind in ("json", "string") else ["--set", one]
+    return found
+
+
 def template(
     values: Path = MINIMAL, *sets: str, which: str = "helm 4", release: str = "demo", namespace: str = "vision"
 ) -> str:
     """What Helm renders."""
-    options = [option for one in sets for option in ("--set", one)]
     where = ["--namespace", namespace, "--kube-version", KUBERNETES]  # a Helm built by Go alone takes it for 1.20
-    ended = helm("template", release, CHART, *where, "-f", values, *options, which=which)
+    ended = helm("template", release, CHART, *where, "-f", values, *options(*sets), which=which)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
 
-def render(values: Path = MINIMAL, *sets: str, which: str = "helm 4") -> list[Object]:
+def render(values: Path = MINIMAL, *sets: str, which: str = "helm 4", release: str = "demo") -> list[Object]:
     """The objects that Helm renders."""
-    return [found for found in yaml.safe_load_all(template(values, *sets, which=which)) if found]
+    return [found for found in yaml.safe_load_all(template(values, *sets, which=which, release=release)) if found]
 
 
-def refused(values: Path = MINIMAL, *sets: str) -> str:
+def refused(values: Path = MINIMAL, *sets: str, release: str = "demo") -> str:
     """The sentence with which the chart refuses values."""
-    options = [option for one in sets for option in ("--set", one)]
-    ended = helm("template", "demo", CHART, "-f", values, *options)
+    ended = helm("template", release, CHART, "-f", values, *options(*sets))
     assert ended.returncode != 0, "it was not refused"
     return " ".join(ended.stderr.split())
 

@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from measuring.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = ROOT / "Dockerfile"
 REPOSITORY = ROOT / "examples" / "model-repository"
+CPU_VALUES = ROOT / "helm" / "saccade" / "ci" / "cpu-only-values.yaml"
 PHOTO = ROOT / "examples" / "images" / "astronaut.jpg"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 #: Targets of the Dockerfile that serve, with the service and the locks that each installs.
@@ -273,7 +275,10 @@ def test_only_the_images_for_gpus_have_nvidias_libraries() -> None:
 def test_the_plan_builder_is_the_predictor_with_the_rest_of_tensorrt() -> None:
     builder = STAGES["plan-builder"]
     assert builder.base == "predictor"
-    assert list(copied(builder)) == [("cuda", ["/tensorrt/builder"], "/opt/tensorrt/lib")]
+    assert list(copied(builder)) == [
+        ("cuda", ["/tensorrt/builder"], "/opt/tensorrt/lib"),
+        ("plan-builder-environment", ["/opt/saccade"], "/opt/saccade"),
+    ]
     [command] = json.loads(builder.of("ENTRYPOINT")[0])
     assert Path(command).name in PROJECT["scripts"]
     assert Path(command).name == "saccade-build"
@@ -283,6 +288,36 @@ def test_the_plan_builder_is_the_predictor_with_the_rest_of_tensorrt() -> None:
     assert not any(
         fnmatch("libnvinfer_builder_resource.so.10.13.3", one) for found in copies.values() for one in found
     )
+
+
+def test_the_example_is_the_predictor_for_cpus_with_the_model_where_the_charts_values_look_for_it() -> None:
+    example = STAGES["example"]
+    assert example.base == "predictor-cpu"
+    assert {keyword for keyword, _ in example.instructions} == {"LABEL", "COPY"}
+    [(origin, [source], target)] = copied(example)
+    assert origin == ""
+    values = yaml.safe_load(CPU_VALUES.read_text(encoding="utf-8"))
+    assert values["model"]["path"] == target
+    assert (ROOT / source / "detector" / "1" / "model.onnx").is_file()
+
+
+def test_the_lines_for_kind_build_load_and_install_the_same_images() -> None:
+    install = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    [lines] = [found for found in re.findall(r"```sh\n(.*?)```", install, re.DOTALL) if "kind load" in found]
+    built = dict(re.findall(r"^docker build --target (\S+) +-t (\S+) \.$", lines, re.MULTILINE))
+    values = yaml.safe_load(CPU_VALUES.read_text(encoding="utf-8"))
+    wanted = {
+        target: f"{values[part]['image']['repository']}:{PROJECT['version']}"
+        for target, part in (("example", "predictor"), ("transformer", "transformer"))
+    }
+    assert built == wanted
+    [loaded] = re.findall(r"^kind load docker-image --name saccade (.*)$", lines, re.MULTILINE)
+    assert loaded.split() == list(built.values())
+    assert f"-f {CPU_VALUES.relative_to(ROOT)}" in lines
+    for path in re.findall(r"file=@(\S+)", lines):
+        assert (ROOT / path).is_file()
+    script = (ROOT / "helm" / "platform" / "install-kind.sh").read_text(encoding="utf-8")
+    assert "kind create cluster --name saccade" in script
 
 
 def test_the_dockerfile_passes_hadolint() -> None:

@@ -2,8 +2,8 @@
 
 Helm cannot judge an InferenceService: KServe copies its ``observedGeneration`` from whichever Knative service it
 handled last, and its ``Ready`` may still be that of the spec before. So this compares what the InferenceService asks
-for with what each Knative service has, and asks for the newest revision to be the one that is ready and to have its
-traffic.
+for with what each Knative service has (``passed_on``), and asks for the newest revision to be the one that is ready
+and to have its traffic.
 Asks no cluster itself (``cluster``), and waits for nothing.
 """
 
@@ -13,28 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from kubernetes.utils.quantity import parse_quantity
+from saccade_cli.passed_on import find_difference
 
 Object = dict[str, Any]
 
 COMPONENTS: Final = ("predictor", "transformer")
-#: Fields of a component that the pods' template of its Knative service has under the same name.
-_OF_PODS: Final = (
-    "containers",
-    "volumes",
-    "nodeSelector",
-    "tolerations",
-    "serviceAccountName",
-    "priorityClassName",
-    "imagePullSecrets",
-    "containerConcurrency",
-)
-#: Fields of a component that are annotations of its revisions.
-_ANNOTATIONS: Final = {
-    "minReplicas": "autoscaling.knative.dev/min-scale",
-    "maxReplicas": "autoscaling.knative.dev/max-scale",
-    "scaleTarget": "autoscaling.knative.dev/target",
-}
 #: Time that a revision may take when nothing is said of it (seconds): Knative's own default.
 _DEADLINE_S: Final = 600.0
 _DEADLINE: Final = "serving.knative.dev/progress-deadline"
@@ -118,7 +101,7 @@ def _waits_for(
     observed: Observed, name: str, knative: Object, newest: str, ready: str, shares: Mapping[str, int]
 ) -> str:
     spec = observed.service["spec"][name]
-    if different := _not_passed_on(spec, knative["spec"]["template"]):
+    if different := find_difference(observed.service, name, knative["spec"]["template"]):
         return f"KServe has not passed on the spec yet ({different})"
     if knative.get("status", {}).get("observedGeneration") != knative["metadata"].get("generation"):
         return "Knative has not seen the spec yet"
@@ -137,55 +120,6 @@ def _waits_for(
     if shares.get(newest, 0) != wanted:
         return f"revision {newest} has {shares.get(newest, 0)} % of the traffic; expected {wanted} %"
     return ""
-
-
-def _not_passed_on(spec: Object, template: Object) -> str:
-    """The first field of a component that its Knative service's template does not have so; empty if it has all."""
-    pods: Object = {field: spec[field] for field in _OF_PODS if field in spec}
-    if "timeout" in spec:
-        pods["timeoutSeconds"] = spec["timeout"]
-    annotations = {key: str(spec[field]) for field, key in _ANNOTATIONS.items() if field in spec}
-    annotations |= spec.get("annotations", {})
-    return _difference(annotations, template["metadata"].get("annotations", {}), "annotations") or _difference(
-        pods, template["spec"], ""
-    )
-
-
-def _difference(wanted: object, found: object, path: str) -> str:
-    """Path of the first value that is wanted and not there; what is there besides does not count."""
-    if isinstance(wanted, dict):
-        if not isinstance(found, dict):
-            return path
-        for key, value in wanted.items():
-            there = f"{path}.{key}".lstrip(".")
-            if key not in found and not value and value is not False:
-                continue  # an empty list or map is the same as none
-            if different := _difference(value, found.get(key), there):
-                return different
-        return ""
-    if isinstance(wanted, list):
-        left = list(found) if isinstance(found, list) else []
-        for value in wanted:
-            while left and _difference(value, left[0], path):
-                left.pop(0)
-            if not left:
-                name = value.get("name", "") if isinstance(value, dict) else value
-                return f"{path}[{name}]"
-            left.pop(0)
-        return ""
-    if wanted == found:
-        return ""
-    return path if found is None or not _is_same_quantity(str(wanted), str(found)) else ""
-
-
-def _is_same_quantity(one: str, other: str) -> bool:
-    """Whether two texts are the same, or the same number of Kubernetes: 1000m is 1."""
-    if one == other:
-        return True
-    try:
-        return bool(parse_quantity(one) == parse_quantity(other))
-    except ValueError:
-        return False
 
 
 def _condition(one: Object, kind: str) -> Object:

@@ -132,6 +132,83 @@ def test_a_container_that_was_not_passed_on_is_seen(change: Object, where: str) 
     assert missing(seen) == [f"predictor: KServe has not passed on the spec yet ({where})"]
 
 
+def lay(seen: Observed, path: str, value: Any) -> None:
+    """Leave something in the Knative service's template that the release before had, at a dotted path."""
+    found: Any = seen.knative["predictor"]["spec"]["template"]
+    *way, last = path.replace("container.", "spec.containers.0.").split(".")
+    for step in way:
+        found = found[int(step)] if step.isdecimal() else found.setdefault(step, {})
+    if isinstance(value, list):
+        found.setdefault(last, []).extend(value)
+    else:
+        found.setdefault(last, {}).update(value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where"),
+    [
+        ("container.env", [{"name": "B", "value": "2"}], "containers[kserve-container].env[B]"),
+        ("container.args", ["--verbose"], "containers[kserve-container].args[--verbose]"),
+        ("container.volumeMounts", [{"name": "a"}], "containers[kserve-container].volumeMounts[a]"),
+        (
+            "container.resources",
+            {"limits": {"cpu": "1", "memory": "4Gi", "nvidia.com/gpu": "1"}},
+            "containers[kserve-container].resources.limits.nvidia.com/gpu",
+        ),
+        ("spec.nodeSelector", {"nvidia.com/gpu.product": "NVIDIA-L4"}, "nodeSelector.nvidia.com/gpu.product"),
+        ("spec.tolerations", [{"key": "nvidia.com/gpu"}], "tolerations"),
+        ("spec.volumes", [{"name": "rollout"}], "volumes[rollout]"),
+        ("spec.imagePullSecrets", [{"name": "registry"}], "imagePullSecrets[registry]"),
+        ("spec", {"priorityClassName": "serving"}, "priorityClassName"),
+        (
+            "metadata.annotations",
+            {"autoscaling.knative.dev/window": "60s"},
+            "annotations.autoscaling.knative.dev/window",
+        ),
+        (
+            "metadata.annotations",
+            {"queue.sidecar.serving.knative.dev/cpu-resource-limit": "1"},
+            "annotations.queue.sidecar.serving.knative.dev/cpu-resource-limit",
+        ),
+        (
+            "metadata.annotations",
+            {"serving.kserve.io/enable-tag-routing": "true"},
+            "annotations.serving.kserve.io/enable-tag-routing",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_release_takes_away_is_not_passed_on_while_it_is_there(path: str, value: object, where: str) -> None:
+    seen = observed(p_2=100)
+    lay(seen, path, value)
+    assert missing(seen) == [f"predictor: KServe has not passed on the spec yet ({where})"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("container.env", [{"name": "INFERENCE_SERVICE_NAME", "value": "a"}, {"name": "OTEL_SERVICE_NAME"}]),
+        ("container.args", ["--workers", "1"]),
+        ("metadata.annotations", {"autoscaling.knative.dev/metric": "concurrency", "a.webhook/of": "the cluster"}),
+        ("metadata.annotations", {"internal.serving.kserve.io/storage-initializer-sourceuri": "s3://a"}),
+        ("spec", {"responseStartTimeoutSeconds": 60, "enableServiceLinks": False}),
+    ],
+)
+def test_what_controllers_add_is_no_difference(path: str, value: object) -> None:
+    seen = observed(p_2=100)
+    lay(seen, path, value)
+    assert missing(seen) == []
+
+
+def test_an_annotation_of_the_whole_has_to_reach_its_components() -> None:
+    seen = observed(p_2=100)
+    seen.service["metadata"] = {"annotations": {"serving.kserve.io/enable-tag-routing": "true"}}
+    where = "annotations.serving.kserve.io/enable-tag-routing"
+    assert missing(seen) == [f"predictor: KServe has not passed on the spec yet ({where})"]
+    lay(seen, "metadata.annotations", {"serving.kserve.io/enable-tag-routing": "true"})
+    assert missing(seen) == []
+
+
 def test_no_knative_service_is_said_with_the_reason() -> None:
     seen = observed(p_2=100)
     refused = {"type": "Ready", "status": "False", "reason": "ReconcileFailed", "message": "webhook denied"}

@@ -118,6 +118,11 @@ def test_a_digest_changes_with_what_makes_a_revision_and_with_nothing_else() -> 
     assert stable("podDisruptionBudget.enabled=false", "slo.p99Ms=50", "networkPolicy.enabled=false") == of
 
 
+def test_who_splits_is_part_of_both_components_revisions() -> None:
+    pairs = zip(stable().split("-"), stable("canary.split=camera").split("-"), strict=True)
+    assert all(before != after for before, after in pairs)
+
+
 @pytest.mark.parametrize(
     ("sets", "sentence"),
     [

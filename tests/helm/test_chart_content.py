@@ -164,23 +164,26 @@ def test_the_autoscalers_target_follows_from_the_batches() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "resource", "selector"),
+    ("values", "sets", "resource", "selector"),
     [
-        (MINIMAL, "nvidia.com/gpu", None),
-        (AWS, "nvidia.com/gpu", {"nvidia.com/gpu.product": "NVIDIA-L4"}),
+        (MINIMAL, (), "nvidia.com/gpu", None),
+        (AWS, (), "nvidia.com/gpu", {"nvidia.com/gpu.product": "NVIDIA-L4"}),
         (
-            GCP,
+            AWS,
+            ("predictor.gpu.sharing=time-slicing",),
             "nvidia.com/gpu.shared",
-            {"nvidia.com/gpu.product": "NVIDIA-L4", "cloud.google.com/gke-accelerator": "nvidia-l4"},
+            {"nvidia.com/gpu.product": "NVIDIA-L4"},
         ),
-        (MIG, "nvidia.com/mig-1g.10gb", {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}),
+        # GKE has neither NVIDIA's labels nor another name for a GPU that is shared.
+        (GCP, (), "nvidia.com/gpu", {"cloud.google.com/gke-accelerator": "nvidia-l4"}),
+        (MIG, (), "nvidia.com/mig-1g.10gb", {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}),
     ],
-    ids=["any", "product", "shared", "mig"],
+    ids=["any", "product", "shared", "gke", "mig"],
 )
 def test_gpus_are_asked_for_alike_in_requests_and_limits(
-    values: Path, resource: str, selector: dict[str, str] | None
+    values: Path, sets: tuple[str, ...], resource: str, selector: dict[str, str] | None
 ) -> None:
-    objects = render(values)
+    objects = render(values, *sets)
     resources = container(objects, "predictor")["resources"]
     assert resources["requests"][resource] == resources["limits"][resource] == "1"
     assert float(resources["limits"]["cpu"]) > float(resources["requests"]["cpu"]), "KServe's default is 1"

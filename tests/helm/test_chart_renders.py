@@ -96,7 +96,7 @@ REVISIONS = {
     "minimal": "3f4fb1febc03",
     "plan-build": "09004b0fcedf",
     "production-aws": "b8e4b0d4adbc",
-    "production-gcp": "aa3cd965effd",
+    "production-gcp": "7b6079f6eea5",
 }
 
 

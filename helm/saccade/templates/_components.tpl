@@ -9,7 +9,7 @@ scaleMetric: concurrency
 scaleTarget: {{ include "saccade.predictorTarget" $ }}
 containerConcurrency: {{ .concurrency.hard }}
 timeout: {{ .timeoutSeconds }}
-serviceAccountName: {{ include "saccade.serviceAccountName" $ }}
+serviceAccountName: {{ include "saccade.serviceAccountName" $ | quote }}
 enableServiceLinks: false
 {{- include "saccade.placement" (list $ "predictor") | nindent 0 }}
 containers:
@@ -58,7 +58,7 @@ scaleMetric: concurrency
 scaleTarget: {{ .concurrency.target }}
 containerConcurrency: {{ .concurrency.hard }}
 timeout: {{ .timeoutSeconds }}
-serviceAccountName: {{ include "saccade.serviceAccountName" $ }}
+serviceAccountName: {{ include "saccade.serviceAccountName" $ | quote }}
 enableServiceLinks: false
 {{- include "saccade.placement" (list $ "transformer") | nindent 0 }}
 containers:

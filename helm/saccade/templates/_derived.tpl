@@ -60,24 +60,29 @@ inside where n is the batch that the load fills (docs/slo.md); without a profile
 {{- end -}}
 {{- end -}}
 
-{{/* Annotations of a component's revisions. Takes (list $ "predictor" target). */}}
-{{- define "saccade.componentAnnotations" -}}
+{{/* Annotations that the chart gives to a component's revisions. Takes (list $ "predictor"). */}}
+{{- define "saccade.ownAnnotations" -}}
 {{- $component := index (index . 0).Values (index . 1) -}}
 {{- with $component.autoscaling -}}
 autoscaling.knative.dev/initial-scale: {{ max 1 $component.minReplicas | quote }}
-autoscaling.knative.dev/scale-down-delay: {{ .scaleDownDelaySeconds }}s
+autoscaling.knative.dev/scale-down-delay: {{ printf "%vs" .scaleDownDelaySeconds | quote }}
 autoscaling.knative.dev/target-burst-capacity: {{ .targetBurstCapacity | quote }}
 autoscaling.knative.dev/target-utilization-percentage: "100"
-autoscaling.knative.dev/window: {{ .windowSeconds }}s
-serving.knative.dev/progress-deadline: {{ .progressDeadlineSeconds }}s
+autoscaling.knative.dev/window: {{ printf "%vs" .windowSeconds | quote }}
+serving.knative.dev/progress-deadline: {{ printf "%vs" .progressDeadlineSeconds | quote }}
 {{- end }}
 {{- with $component.queueProxy }}
-queue.sidecar.serving.knative.dev/cpu-resource-request: {{ .cpuRequest }}
-queue.sidecar.serving.knative.dev/memory-resource-request: {{ .memoryRequest }}
-queue.sidecar.serving.knative.dev/memory-resource-limit: {{ .memoryLimit }}
+queue.sidecar.serving.knative.dev/cpu-resource-request: {{ .cpuRequest | quote }}
+queue.sidecar.serving.knative.dev/memory-resource-request: {{ .memoryRequest | quote }}
+queue.sidecar.serving.knative.dev/memory-resource-limit: {{ .memoryLimit | quote }}
 {{- end }}
-{{- range $name, $value := $component.annotations }}
-{{ $name }}: {{ $value | quote }}
+{{- end -}}
+
+{{/* All annotations of a component's revisions. Takes (list $ "predictor"). */}}
+{{- define "saccade.componentAnnotations" -}}
+{{- include "saccade.ownAnnotations" . }}
+{{- range $name, $value := (index (index . 0).Values (index . 1)).annotations }}
+{{ $name | quote }}: {{ $value | quote }}
 {{- end }}
 {{- end -}}
 

@@ -20,7 +20,7 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{ end -}}
 {{- with $component.priorityClassName -}}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{ end -}}
 {{- include "saccade.pullSecrets" $root -}}
 {{- end -}}
@@ -30,7 +30,7 @@ priorityClassName: {{ . }}
 {{- with .Values.imagePullSecrets -}}
 imagePullSecrets:
 {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
 {{- end }}
 {{ end -}}
 {{- end -}}
@@ -59,14 +59,14 @@ imagePullSecrets:
 {{- if .Values.redis.existingSecret }}
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.redis.existingSecret }}
+      name: {{ .Values.redis.existingSecret | quote }}
       key: url
 {{- if .Values.redis.sealKey }}
 - name: SACCADE_TRANSFORMER_CACHE_REDIS_SECRET
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.redis.existingSecret }}
-      key: {{ .Values.redis.sealKey }}
+      name: {{ .Values.redis.existingSecret | quote }}
+      key: {{ .Values.redis.sealKey | quote }}
 {{- end }}
 {{- else }}
   value: redis://{{ include "saccade.redisName" . }}.{{ .Release.Namespace }}:6379/0

@@ -19,10 +19,19 @@
 {{- if gt (int $component.minReplicas) (int $component.maxReplicas) -}}
 {{- fail (printf "\n\n%s.minReplicas is %v and maxReplicas %v; expected at most as many: KServe refuses it.\n" $part $component.minReplicas $component.maxReplicas) -}}
 {{- end -}}
-{{- $grace := default 30 $component.settings.drainGraceS -}}
+{{- $grace := dig "drainGraceS" 30 $component.settings -}}
 {{- if gt (addf $grace 10) (float64 $component.timeoutSeconds) -}}
 {{- fail (printf "\n\n%s.timeoutSeconds is %v and settings.drainGraceS %v; expected at least 10 more: Knative gives a pod that ends timeoutSeconds, and then kills it with what it still answers.\n" $part $component.timeoutSeconds $grace) -}}
 {{- end -}}
+{{- include "saccade.componentRefusals" (list $ $part) -}}
+{{- end -}}
+{{- include "saccade.nameRefusals" $ -}}
+{{- if $values.redis.enabled -}}
+{{- include "saccade.resourceRefusals" (list "redis.resources" $values.redis.resources) -}}
+{{- end -}}
+{{- if $values.planBuild.enabled -}}
+{{- include "saccade.imageRefusals" (list "planBuild.image" $values.planBuild.image) -}}
+{{- include "saccade.resourceRefusals" (list "planBuild.resources" $values.planBuild.resources) -}}
 {{- end -}}
 {{- with $values.predictor -}}
 {{- if ge (int .timeoutSeconds) (int $values.transformer.timeoutSeconds) -}}
