@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from cluster_support import Namespace, options
-from helm_support import CHART
+from cluster_support import VALUES, Namespace
+from helm_support import CHART, options
 
 NEW = "predictor.image.tag=new"
 CANARY = "canary.component=predictor"
@@ -139,10 +139,10 @@ def test_an_upgrade_that_failed_is_not_believed(demo: Namespace) -> None:
     demo.kubectl("patch", "isvc", "demo", "--type=merge", "-p", '{"spec": {"predictor": {"maxReplicas": 7}}}')
     assert "The InferenceService has another spec" in demo.refused(NEW, CANARY, percent(10))
     # Helm 4 leaves a field to whoever changed it last, unless it is told to take it back.
-    ended = demo.helm("upgrade", "demo", CHART, "--force-conflicts", *options(()))
+    ended = demo.helm("upgrade", "demo", CHART, "--force-conflicts", *options(*VALUES))
     assert ended.returncode == 0, ended.stderr
     demo.wait()
-    ended = demo.helm("upgrade", "demo", CHART, *options((NEW, CANARY, percent(10))), "--dry-run=server")
+    ended = demo.helm("upgrade", "demo", CHART, *options(*VALUES, NEW, CANARY, percent(10)), "--dry-run=server")
     assert ended.returncode == 0, ended.stderr
 
 
