@@ -92,6 +92,8 @@ def test_the_chart_takes_what_the_contract_gives(
     limits = container(objects, "predictor")["resources"]["limits"]
     gpus = asked.get("replica", {}).get("gpus", 1)
     assert {key: value for key, value in limits.items() if "nvidia" in key} == {resource: str(gpus)}
+    requests = container(objects, "predictor")["resources"]["requests"]
+    assert float(limits["cpu"]) == 2 * float(requests["cpu"]), "KServe fills a missing limit with one CPU"
     assert predictor["nodeSelector"] == pool["node_selector"]
     assert predictor["nodeSelector"].items() <= pool["labels"].items()
     assert (predictor["minReplicas"], predictor["maxReplicas"]) == (2, 4)

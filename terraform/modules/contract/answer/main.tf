@@ -73,7 +73,8 @@ locals {
         nodeSelector = local.serving.node_selector
         resources = {
           requests = { cpu = tostring(local.replica.cpus), memory = "${local.replica.memory_gib}Gi" }
-          limits   = { memory = "${local.replica.memory_gib}Gi" }
+          # KServe would fill a missing limit with one CPU, and a request above it is refused.
+          limits = { cpu = tostring(2 * local.replica.cpus), memory = "${local.replica.memory_gib}Gi" }
         }
         minReplicas = var.request.sizes.replicas_min
         maxReplicas = var.request.sizes.replicas_max
