@@ -242,6 +242,12 @@ def test_blue_and_green_are_two_releases_behind_one_route(namespace: Namespace) 
     )
 
 
+def test_an_upgrade_says_how_many_gpus_it_holds_only_if_it_does(demo: Namespace) -> None:
+    gpu = "predictor.gpu.count=2"
+    assert "This release changes the predictor: until the old revision is gone, at least 4 GPUs" in demo.upgrade(gpu)
+    assert "GPUs are held" not in demo.upgrade(gpu, "transformer.image.tag=new")
+
+
 def test_a_shadow_is_a_release_of_its_own_and_a_setting(demo: Namespace) -> None:
     demo.upgrade(NEW, release="next")
     demo.wait("next")
