@@ -28,6 +28,7 @@ import pytest
 import yaml
 
 from measuring.processes import free_port
+from saccade_serving import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = ROOT / "Dockerfile"
@@ -307,7 +308,7 @@ def test_the_lines_for_kind_build_load_and_install_the_same_images() -> None:
     built = dict(re.findall(r"^docker build --target (\S+) +-t (\S+) \.$", lines, re.MULTILINE))
     values = yaml.safe_load(CPU_VALUES.read_text(encoding="utf-8"))
     wanted = {
-        target: f"{values[part]['image']['repository']}:{PROJECT['version']}"
+        target: f"{values[part]['image']['repository']}:{__version__}"
         for target, part in (("example", "predictor"), ("transformer", "transformer"))
     }
     assert built == wanted
