@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import typer
 
 from saccade_loadtest.commands import capacity_command, example_command, judging_commands, run_command, trace_command
@@ -20,8 +23,14 @@ judging_commands.add_to(app)
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line. What nobody foresaw ends with 2, as a run that says nothing: 1 is a service's fail."""
+    try:
+        app()
+    except Exception as error:
+        sys.stderr.write(f"error: {type(error).__name__}: {error}\n")
+        if os.environ.get("SACCADE_DEBUG"):
+            raise
+        sys.exit(2)
 
 
 if __name__ == "__main__":

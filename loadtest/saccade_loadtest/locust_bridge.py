@@ -223,7 +223,8 @@ class Judge:
     def ask_and_wait(self, patience_s: float) -> None:
         """Ask the workers to finish, and wait until all records have come that can come."""
         runner = self._environment.runner
-        if isinstance(runner, MasterRunner):
+        if isinstance(runner, MasterRunner):  # who joined meanwhile takes part, too, also who was lost since
+            self._expected |= set(runner.clients)
             for worker in list(runner.clients):
                 runner.send_message(FINISH, client_id=worker)
         deadline = time.monotonic() + patience_s + _FINISH_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socketserver
 import ssl
 import threading
@@ -202,6 +203,16 @@ def test_an_answer_of_200_with_the_wrong_content_is_a_failure(album: Album) -> N
     assert "99 x 48" in engine.samples["jpeg: wrong_answer"]
 
 
+def test_an_answer_that_no_check_foresaw_is_a_failure_and_not_the_generators_end(album: Album) -> None:
+    outcome = re.search(rb'"cache": ?("[a-z]+")', RIGHT)
+    assert outcome is not None
+    strange = RIGHT.replace(outcome[1], b"[" + b" " * (len(outcome[1]) - 2) + b"]")
+    with serving(lambda _: ([strange], False)) as server:
+        run, engine, _ = drive(album, url_of(server))
+    assert run.measured().errors == {"wrong_answer": 50}
+    assert "the answer cannot be read: TypeError" in engine.samples["jpeg: wrong_answer"]
+
+
 def test_a_connection_that_breaks_in_the_middle_of_an_answer_is_a_failure_of_that_request_alone(album: Album) -> None:
     with serving(lambda number: ([RIGHT[:-9] if number % 5 == 0 else RIGHT], number % 5 == 0)) as server:
         run, _, _ = drive(album, url_of(server))
@@ -377,5 +388,8 @@ def test_an_unfinished_chunked_body_is_none_yet(coded: bytes) -> None:
 
 def test_a_chunk_of_no_size_is_no_http() -> None:
     assert dechunk(b"2\r\nab\r\n0\r\n\r\n") == b"ab"
+    for digits in (b"-6", b"+2", b"0x2", b"1_0", b""):
+        with pytest.raises(ConnectionLost, match="a chunk of size"):
+            dechunk(digits + b"\r\nab\r\n0\r\n\r\n")
     with pytest.raises(ConnectionLost, match="a chunk of size"):
         dechunk(b"zz\r\nab\r\n")

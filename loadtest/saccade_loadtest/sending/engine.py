@@ -294,6 +294,9 @@ class Engine:
         except WrongAnswer as error:
             self._fail(order, WRONG_ANSWER, str(error))
             return
+        except Exception as error:  # whatever a server sends, the generator goes on
+            self._fail(order, WRONG_ANSWER, f"the answer cannot be read: {type(error).__name__}: {error}"[:300])
+            return
         agreed = None if self._compare is None else self._compare(self._key(order.shot), seen)
         self._recorder.answered(
             order.protocol,

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNORECASE)
 _CLOSE: Final = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
+_HEXADECIMAL: Final = re.compile(rb"[0-9A-Fa-f]+")
 _END: Final = b"\r\n\r\n"
 _READ_BYTES: Final = 256 * 1024
 _MOST_HEAD: Final = 64 * 1024
@@ -56,7 +57,10 @@ class Connection:
     )  # fmt: skip
 
     def __init__(self, family: int, address: Any, tls: tuple[ssl.SSLContext, str] | None = None) -> None:
-        self.socket = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self.socket = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            raise ConnectionLost(f"this machine gives no socket: {error.strerror}") from error
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.fd = self.socket.fileno()
@@ -266,10 +270,9 @@ def dechunk(coded: memoryview | bytes) -> bytes | None:
         if line_ends < 0:
             return None
         digits = data[at:line_ends].partition(b";")[0].strip()
-        try:
-            size = int(digits, 16)
-        except ValueError:
-            raise ConnectionLost(f"a chunk of size {digits[:20]!r}") from None
+        if not _HEXADECIMAL.fullmatch(digits):
+            raise ConnectionLost(f"a chunk of size {digits[:20]!r}")
+        size = int(digits, 16)
         at = line_ends + 2
         if size == 0:
             # Trailers, then an empty line.
