@@ -19,8 +19,10 @@ HERE: Final = Path(__file__).resolve().parent
 PLATFORM: Final = HERE / "platform"
 _TEXT: Final = {"type": ["string", "number", "boolean"]}
 _FLAG: Final = {"type": "string", "enum": ["enabled", "allowed", "disabled"]}
+_NODE: Final = "kindest/node:v1.34.0"
 _KIND: Final = [
-    "kind create cluster --name saccade",
+    # kind's default is its newest Kubernetes, which may be newer than those that KServe and Knative are tested with.
+    f"kind create cluster --name saccade --image {_NODE}",
     "kubectl config use-context kind-saccade",
 ]
 _HEAD: Final = """\

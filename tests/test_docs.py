@@ -136,6 +136,13 @@ def test_the_exit_codes_of_a_build_are_documented() -> None:
     assert codes == {0, MODEL, USAGE, INTERRUPTED, TERMINATED, 128 + signal.SIGKILL}
 
 
+def test_every_alert_of_the_chart_is_documented() -> None:
+    rules = (ROOT / "helm" / "saccade" / "templates" / "prometheusrule.yaml").read_text(encoding="utf-8")
+    alerts = set(re.findall(r"alert: (\w+)", rules))
+    rows = re.findall(r"^\| (`Saccade.*?) \|", read("install.md"), flags=re.MULTILINE)
+    assert alerts == {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
 def test_the_readme_names_only_make_targets_that_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     text = "\n".join(page.read_text() for page in [ROOT / "README.md", *DOCS.glob("*.md")])

@@ -4,7 +4,7 @@
 set -eu
 
 # A cluster of one node.
-kind create cluster --name saccade
+kind create cluster --name saccade --image kindest/node:v1.34.0
 kubectl config use-context kind-saccade
 
 # cert-manager: certificates of KServe's webhooks.

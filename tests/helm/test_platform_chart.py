@@ -310,7 +310,7 @@ def test_the_printed_commands_run_in_their_order(name: str, tmp_path: Path) -> N
     """By a shell, with a helm and a kubectl that write down how they were called."""
     target = "print-install-kind" if "kind" in name else "print-install"
     printed = subprocess.run(
-        ["make", "--no-print-directory", "-C", str(PLATFORM), target],
+        ["make", "-s", "-C", str(PLATFORM), target],
         capture_output=True,
         text=True,
         check=True,
@@ -334,6 +334,13 @@ def test_the_printed_commands_run_in_their_order(name: str, tmp_path: Path) -> N
     assert files
     assert all((PLATFORM / file).is_file() for file in files)
     assert ("values/kind.yaml" in files) == on_kind
+    created = next((call for call in calls if call[:3] == ["kind", "create", "cluster"]), None)
+    assert (created is not None) == on_kind
+    if created:
+        node = created[created.index("--image") + 1]
+        assert re.fullmatch(r"kindest/node:v1\.3[345]\.\d+", node), (
+            f"{node} is no Kubernetes that docs/install.md names"
+        )
     assert files.count(str(AWS)) == 1, "the chart's own values are a person's last word"
     order = [" ".join(call) for call in calls]
     [ready] = [at for at, call in enumerate(order) if "wait knativeserving/knative-serving" in call]

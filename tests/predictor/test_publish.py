@@ -412,7 +412,8 @@ def test_without_its_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.delitem(sys.modules, "saccade_predictor.build.s3store", raising=False)
     code, output = run("publish", repository, "s3://models/x")
     assert code == 2
-    assert "needs the library boto3, which is not installed: pip install 'saccade[publish]'" in output
+    assert "needs the library boto3, which is not installed: in the checkout make dev" in output
+    assert ".venv/bin/pip install --require-hashes -r requirements/publish.txt" in output
 
 
 def test_the_order_is_versions_before_what_points_to_them() -> None:

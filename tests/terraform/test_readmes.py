@@ -32,9 +32,11 @@ pasted = [page for page in PAGES if commands(page)]
 
 
 def root_of(page: Path, told: str) -> Path:
-    """The root that a command names by -chdir; else the one that the page is of."""
+    """The root that a command names by -chdir, by variables of the page; else the one that the page is of."""
     if not told:
         return page.parent
+    assigned = dict(re.findall(r"\b([A-Z]+)=([\w.-]+)", commands(page)))
+    told = re.sub(r"\$(\w+)", lambda variable: assigned[variable[1]], told)
     return next(one for one in ((page.parent / told).resolve(), (ROOT / told).resolve()) if one.is_dir())
 
 
@@ -59,6 +61,16 @@ def test_the_outputs_that_are_asked_for_are_there(page: Path) -> None:
         root = root_of(page, told)
         if root in OUTPUTS:
             assert output in OUTPUTS[root], f"{root} has no output {output}"
+
+
+@pytest.mark.parametrize("folder", sorted((TERRAFORM / "examples").iterdir()), ids=lambda folder: folder.name)
+def test_an_example_is_made_with_its_own_folder_and_name(folder: Path) -> None:
+    [(example, called)] = re.findall(r"^EXAMPLE=(\S+) NAME=(\S+)$", commands(folder / "README.md"), flags=re.MULTILINE)
+    assert example == folder.name
+    [named] = re.findall(
+        r'^  name +=\s+"(\S+)"$', (folder / "main.tf").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert called == named
 
 
 @pytest.mark.parametrize("page", pasted, ids=name)

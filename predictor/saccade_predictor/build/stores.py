@@ -107,6 +107,6 @@ def open_store(uri: str) -> Store:
         return GcsStore(bucket, prefix)
     except ImportError as error:
         raise StoreError(
-            f"{uri} needs the library {error.name}, which is not installed: pip install 'saccade[publish]', or with "
-            "the lock: pip install --require-hashes -r requirements/publish.txt"
+            f"{uri} needs the library {error.name}, which is not installed: in the checkout make dev, or after make "
+            "demo .venv/bin/pip install --require-hashes -r requirements/publish.txt"
         ) from None

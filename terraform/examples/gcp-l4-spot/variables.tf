@@ -12,7 +12,7 @@ variable "region" {
 }
 
 variable "domain" {
-  description = "Domain under which models answer, at NAME.vision.DOMAIN."
+  description = "Domain under which models answer, at NAME-transformer.vision.DOMAIN."
   type        = string
   nullable    = false
 }

@@ -22,7 +22,7 @@ variable "namespace" {
 }
 
 variable "domain" {
-  description = "The cluster's domain: a model answers at NAME.NAMESPACE.DOMAIN."
+  description = "The cluster's domain: a model answers at NAME-transformer.NAMESPACE.DOMAIN."
   type        = string
   default     = "example.com"
   nullable    = false

@@ -237,7 +237,7 @@ variable "image_tag" {
 }
 
 variable "ingress" {
-  description = "The HTTPS load balancer on the internet, or null for an internal one without TLS: domain (models answer at NAME.NAMESPACE.DOMAIN), allowed_cidrs (who may call; [\"0.0.0.0/0\"] for everybody), requests_per_minute of one address, dns_zone (a managed zone of Cloud DNS that gets the records)."
+  description = "The HTTPS load balancer on the internet, or null for an internal one without TLS: domain (models answer at NAME-transformer.NAMESPACE.DOMAIN), allowed_cidrs (who may call; [\"0.0.0.0/0\"] for everybody), requests_per_minute of one address, dns_zone (a managed zone of Cloud DNS that gets the records)."
   default     = null
 
   type = object({

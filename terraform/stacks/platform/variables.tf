@@ -80,7 +80,7 @@ variable "kubeconfig" {
 }
 
 variable "domain" {
-  description = "The cluster's domain: a model answers at NAME.NAMESPACE.DOMAIN. null for the load balancer's, else example.com."
+  description = "The cluster's domain: a model answers at NAME-transformer.NAMESPACE.DOMAIN. null for the load balancer's, else example.com."
   type        = string
   default     = null
 

@@ -16,7 +16,7 @@ variable "project" {
 }
 
 variable "domain" {
-  description = "Domain under which models answer, at NAME.NAMESPACE.DOMAIN."
+  description = "Domain under which models answer, at NAME-transformer.NAMESPACE.DOMAIN."
   type        = string
   nullable    = false
 
