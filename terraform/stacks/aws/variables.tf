@@ -124,9 +124,9 @@ variable "gpu_os" {
 }
 
 variable "kubernetes_version" {
-  description = "Kubernetes version, 1.33 to 1.35."
+  description = "Kubernetes version, 1.33 to 1.35. Raise it before EKS' standard support of it ends (1.33: 2026-07-29, 1.34: 2026-12-02, 1.35: 2027-03-27): after that EKS does it by itself."
   type        = string
-  default     = "1.34"
+  default     = "1.35"
   nullable    = false
 }
 

@@ -88,6 +88,10 @@ run "a_pool_is_in_the_zones_that_offer_its_machines" {
     error_message = jsonencode(output.platform.service_accounts)
   }
   assert {
+    condition     = output.platform.cluster.kubernetes_version == "1.35"
+    error_message = "EKS' standard support of earlier versions has ended or ends on 2026-12-02"
+  }
+  assert {
     condition     = output.platform.cluster.private && output.platform.redis == null
     error_message = jsonencode(output.platform.cluster)
   }
