@@ -329,6 +329,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"pools": {"gpu": {"machine_type": "g6.xlarge"}}},
         "which eu-central-1 does not offer in eu-central-1a, eu-central-1b, eu-central-1c",
     ),
+    "a zone that EKS does not take": (
+        {"zones": ["eu-central-1a", "eu-central-1z"]},
+        "write some of eu-central-1a, eu-central-1b, eu-central-1c: EKS takes no others",
+    ),
     "a load balancer for nobody in particular": (
         {"ingress": {"public": True, "certificate_arn": CERTIFICATE}},
         "public is true without allowed_cidrs: write who may connect",

@@ -7,7 +7,7 @@ variable "name" {
 }
 
 variable "zones" {
-  description = "Zones of the region, two to four; null for the first three that need no opting in."
+  description = "Zones of the region, two to four; null for the first three that need no opting in and that EKS takes."
   type        = list(string)
   default     = null
 }

@@ -80,6 +80,10 @@ run "a_pool_is_in_the_zones_that_offer_its_machines" {
     error_message = jsonencode(output.platform.pools)
   }
   assert {
+    condition     = length(setsubtract(["use1-az3", "usw1-az2", "cac1-az3"], data.aws_availability_zones.this.exclude_zone_ids)) == 0
+    error_message = "EKS refuses subnets in these zones"
+  }
+  assert {
     condition     = output.quotas_needed["L-DB2E81BA"].units == 16
     error_message = jsonencode(output.quotas_needed)
   }
