@@ -312,6 +312,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Configuration:
     return found
 
 
+CERTIFICATE = "arn:aws:acm:eu-central-1:123456789012:certificate/x"
 GOOD: dict[str, Any] = {
     "name": "vision",
     "admins": ["arn:aws:iam::123456789012:role/platform"],
@@ -328,8 +329,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"pools": {"gpu": {"machine_type": "g6.xlarge"}}},
         "which eu-central-1 does not offer in eu-central-1a, eu-central-1b, eu-central-1c",
     ),
+    "a zone that EKS does not take": (
+        {"zones": ["eu-central-1a", "eu-central-1z"]},
+        "write some of eu-central-1a, eu-central-1b, eu-central-1c: EKS takes no others",
+    ),
     "a load balancer for nobody in particular": (
-        {"ingress": {"public": True, "certificate_arn": "arn:aws:acm:eu-central-1:123456789012:certificate/x"}},
+        {"ingress": {"public": True, "certificate_arn": CERTIFICATE}},
         "public is true without allowed_cidrs: write who may connect",
     ),
     "pictures in the clear": (
@@ -339,6 +344,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a request that Knative would end": (
         {"ingress": {"request_timeout_seconds": 900}},
         "write 1 to 600, which is Knative's limit",
+    ),
+    "a request that a TLS listener would end": (
+        {
+            "ingress": {
+                "kind": "network",
+                "certificate_arn": CERTIFICATE,
+                "request_timeout_seconds": 341,
+            }
+        },
+        "request_timeout_seconds is 341 with kind network and a certificate: write at most 340",
     ),
     "a cache that anybody may use": ({"cache": {}}, "cache is set without cache_password"),
     "a password that is short": ({"cache": {}, "cache_password": "secret"}, "write 16 to 128 letters"),
@@ -421,3 +436,17 @@ def test_a_stack_that_asks_the_account_nothing_can_be_planned(stack: Configurati
     assert not resources(planned, "aws_eks_pod_identity_association")
     assert not resources(planned, "aws_nat_gateway")
     assert len(resources(planned, "aws_iam_openid_connect_provider")) == 1
+
+
+@pytest.mark.parametrize(
+    "ingress",
+    [
+        {"kind": "network", "request_timeout_seconds": 600},
+        {"kind": "application", "certificate_arn": CERTIFICATE, "request_timeout_seconds": 600},
+        {"kind": "network", "certificate_arn": CERTIFICATE, "request_timeout_seconds": 340},
+    ],
+    ids=["network without TLS", "application", "network, at most"],
+)
+def test_requests_may_take_as_long_as_their_listener_waits(stack: Configuration, ingress: dict[str, Any]) -> None:
+    stack.set(GOOD | {"ingress": ingress})
+    assert resources(stack.plan(), "aws_lb_listener")

@@ -73,6 +73,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         one_pool(machine_type="p4d.24xlarge", sharing="mig:1g.20gb"),
         ["which the A100-40GB does not have: write one of", "mig:3g.20gb"],
     ),
+    "a MIG profile that GKE does not make": (
+        GCP,
+        one_pool(machine_type="a2-highgpu-1g", sharing="mig:4g.20gb"),
+        [
+            "which the A100-40GB does not have on GKE: write one of mig:1g.5gb, mig:2g.10gb, mig:3g.20gb, mig:7g.40gb.",
+        ],
+    ),
     "MPS on GKE": (
         GCP,
         one_pool(machine_type="g2-standard-8", sharing="mps", replicas_per_gpu=2),
@@ -129,6 +136,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         ["but its capacity is on_demand: write it only where capacity is spot"],
     ),
     "a kind of capacity that is none": (AWS, one_pool(capacity="cheap"), ["write on_demand, spot or reservation"]),
+    "a machine that Google has as spot alone": (
+        GCP,
+        one_pool(machine_type="a3-highgpu-2g"),
+        ["capacity is on_demand, but gcp has a3-highgpu-2g as spot alone", "that it has so: a3-highgpu-8g."],
+    ),
     "a reservation without its id": (
         AWS,
         one_pool(capacity="reservation"),

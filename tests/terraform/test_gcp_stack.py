@@ -293,11 +293,15 @@ def test_each_role_is_one_of_a_short_list_and_bound_to_one_thing(plan: Object) -
         "roles/cloudkms.cryptoKeyEncrypterDecrypter",
         "roles/container.defaultNodeServiceAccount",
         "roles/iam.workloadIdentityUser",
+        "roles/serviceusage.serviceUsageConsumer",
         "roles/storage.objectUser",
         "roles/storage.objectViewer",
     }
     of_project = [role for address, role in roles.items() if kind(address).startswith("google_project_iam")]
-    assert of_project == ["roles/container.defaultNodeServiceAccount"]
+    assert sorted(of_project) == [
+        "roles/container.defaultNodeServiceAccount",
+        "roles/serviceusage.serviceUsageConsumer",
+    ]
     members = [values.get("member") for values in resources(plan).values()]
     assert not {"allUsers", "allAuthenticatedUsers"} & set(members)
 

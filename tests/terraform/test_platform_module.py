@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -230,8 +231,28 @@ def test_kourier_s_pods_join_the_target_group(stack: Configuration, tmp_path: Pa
 def test_spot_machines_are_started_before_those_on_demand(stack: Configuration) -> None:
     stack.set({"platform": PLATFORM})
     values = yaml.safe_load(releases(stack.plan())["cluster-autoscaler"]["values"][0])
-    assert yaml.safe_load(values["expanderPriorities"]) == {10: [".*steady.*"], 20: [".*spot.*"]}
+    uuid = "-[0-9a-f]{8}-[0-9a-f]{4}-.*"
+    assert yaml.safe_load(values["expanderPriorities"]) == {
+        10: [f"^eks-vision-steady{uuid}"],
+        20: [f"^eks-vision-spot{uuid}"],
+    }
     assert values["extraArgs"]["expander"] == "priority"
+
+
+def test_a_pool_whose_name_begins_another_one_s_has_a_priority_of_its_own(stack: Configuration) -> None:
+    pools = {
+        "l4": {"capacity": "spot"},
+        "l4-steady": {"capacity": "on_demand"},
+        "l4-0123abcd": {"capacity": "reservation"},
+        "steady": {"capacity": "on_demand"},
+    }
+    stack.set({"platform": PLATFORM | {"pools": pools}})
+    values = yaml.safe_load(releases(stack.plan())["cluster-autoscaler"]["values"][0])
+    priorities = yaml.safe_load(values["expanderPriorities"])
+    for name, pool in pools.items():
+        group = f"eks-vision-{name}-40bbb26b-8679-eb64-d33a-4ba475413529"  # as EKS names them
+        found = [at for at, patterns in priorities.items() for pattern in patterns if re.search(pattern, group)]
+        assert found == [{"reservation": 30, "spot": 20, "on_demand": 10}[pool["capacity"]]], name
 
 
 def test_our_chart_gets_the_infrastructure_s_values_and_then_the_user_s(stack: Configuration, tmp_path: Path) -> None:

@@ -18,14 +18,13 @@ variable "reservation" {
 }
 
 variable "zones" {
-  description = "Zones, two to four."
+  description = "Zones, two to four, the reservation's among them; null for the first three that EKS takes: which of us-east-1 it refuses differs by account."
   type        = list(string)
-  default     = ["us-east-1a", "us-east-1b", "us-east-1c"]
-  nullable    = false
+  default     = null
 }
 
 variable "reservation_zone" {
-  description = "The reservation's zone, one of zones: its machines are nowhere else."
+  description = "The reservation's zone, one of the zones: its machines are nowhere else."
   type        = string
   nullable    = false
 }

@@ -1,9 +1,11 @@
 # What machine types with GPUs there are, and what a GPU can do. Data only: no provider, no resource.
 #
 # gpus.json      product is the value of NVIDIA's node label nvidia.com/gpu.product; mig_instances says into how many
-#                instances of one profile a GPU can be divided (NVIDIA's MIG user guide).
-# machines.json  from the clouds' lists of machine types. Whether a region has a type is not here, since it changes: the
-#                stacks ask the cloud.
+#                instances of one profile a GPU can be divided (NVIDIA's MIG user guide), gke_mig_profiles which of them
+#                GKE's device plugin knows.
+# machines.json  from the clouds' lists of machine types. capacities where a type cannot be had in every way: Google has the
+#                smaller A3 as spot machines (or by flex-start, which is not offered here). Whether a region has a type is
+#                not here, since it changes: the stacks ask the cloud.
 
 locals {
   gpus = jsondecode(file("${path.module}/gpus.json"))
@@ -35,10 +37,14 @@ locals {
       compute_capability = local.gpus[machine.gpu].compute_capability
       gpu_memory_gib     = local.gpus[machine.gpu].memory_gib
       gke_accelerator    = local.gpus[machine.gpu].gke_accelerator
-      mig_instances      = tomap({ for profile, count in local.gpus[machine.gpu].mig_instances : profile => tonumber(count) })
-      gpus               = machine.gpus
-      vcpus              = machine.vcpus
-      memory_gib         = machine.memory_gib
+      mig_instances = tomap({
+        for profile, count in local.gpus[machine.gpu].mig_instances : profile => tonumber(count)
+        if machine.cloud != "gcp" || contains(local.gpus[machine.gpu].gke_mig_profiles, profile)
+      })
+      capacities = tolist(try(machine.capacities, ["on_demand", "spot", "reservation"]))
+      gpus       = machine.gpus
+      vcpus      = machine.vcpus
+      memory_gib = machine.memory_gib
       # A reservation's machines are on-demand ones.
       quotas = {
         for capacity in ["on_demand", "spot"] : capacity => machine.cloud == "aws" ? {

@@ -17,7 +17,7 @@ resource "helm_release" "prometheus" {
   max_history      = local.max_history
 }
 
-# Before Kourier's service: its webhook has a say in every service of type LoadBalancer.
+# Before the TargetGroupBinding, which is of its kind and goes through its webhook.
 resource "helm_release" "aws_load_balancer_controller" {
   count = local.wanted.aws-load-balancer-controller ? 1 : 0
 

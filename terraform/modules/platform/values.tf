@@ -96,8 +96,12 @@ locals {
       clusterName       = var.aws.cluster_name
       region            = var.aws.region
       defaultTargetType = "ip"
-      defaultTags       = var.tags
-      serviceAccount    = merge({ create = true }, var.aws.load_balancer_controller)
+      # Its webhook would be asked about every Service of the cluster, and releases that come while its pods do not answer yet
+      # would fail. stacks/aws has no Service of type LoadBalancer; elsewhere one names its loadBalancerClass or has the
+      # annotation aws-load-balancer-type: external.
+      enableServiceMutatorWebhook = false
+      defaultTags                 = var.tags
+      serviceAccount              = merge({ create = true }, var.aws.load_balancer_controller)
   })
 
   cluster_autoscaler = var.aws == null ? null : {

@@ -5,9 +5,18 @@ data "aws_region" "this" {}
 
 data "aws_availability_zones" "this" {
   state = "available"
+  # EKS makes no control plane there. By ID: which name a zone has differs by account.
+  exclude_zone_ids = ["use1-az3", "usw1-az2", "cac1-az3"]
   filter {
     name   = "opt-in-status"
     values = ["opt-in-not-required"]
+  }
+
+  lifecycle {
+    postcondition {
+      condition     = length(setsubtract(coalesce(var.zones, []), self.names)) == 0
+      error_message = "zones is ${join(", ", coalesce(var.zones, []))}: write some of ${join(", ", sort(self.names))}: EKS takes no others in this region and account (nor the zones whose IDs are use1-az3, usw1-az2 and cac1-az3)."
+    }
   }
 }
 

@@ -7,7 +7,7 @@ variable "name" {
 }
 
 variable "zones" {
-  description = "Zones of the region, two to four; null for the first three that need no opting in."
+  description = "Zones of the region, two to four; null for the first three that need no opting in and that EKS takes."
   type        = list(string)
   default     = null
 }
@@ -124,14 +124,14 @@ variable "gpu_os" {
 }
 
 variable "kubernetes_version" {
-  description = "Kubernetes version, 1.33 to 1.35."
+  description = "Kubernetes version, 1.33 to 1.35. Raise it before EKS' standard support of it ends (1.33: 2026-07-29, 1.34: 2026-12-02, 1.35: 2027-03-27): after that EKS does it by itself."
   type        = string
-  default     = "1.34"
+  default     = "1.35"
   nullable    = false
 }
 
 variable "addon_versions" {
-  description = "Versions of EKS' add-ons by name; what is left out follows the cluster's version."
+  description = "Versions of EKS' add-ons by name; what is left out gets EKS' default for the cluster's version when it is made, and stays at it."
   type        = map(string)
   default     = {}
   nullable    = false

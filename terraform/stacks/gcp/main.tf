@@ -277,7 +277,7 @@ locals {
   apis = toset(concat(
     [
       "artifactregistry", "certificatemanager", "cloudkms", "cloudresourcemanager", "compute", "container",
-      "containerscanning", "iam", "logging", "monitoring", "storage",
+      "containerfilesystem", "containerscanning", "iam", "logging", "monitoring", "storage",
     ],
     var.cache == null ? [] : ["redis", "secretmanager", "servicenetworking"],
     var.budget == null ? [] : ["billingbudgets"],

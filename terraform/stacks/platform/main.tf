@@ -68,11 +68,12 @@ locals {
     for use, account in var.platform.service_accounts : use => { name = account.name, annotations = account.annotations }
   }
 
-  # What is reserved is paid for anyway, and spot machines are cheap: on-demand ones come when those give nothing. By name,
-  # since EKS puts a pool's into its group's.
+  # What is reserved is paid for anyway, and spot machines are cheap: on-demand ones come when those give nothing. By the
+  # scaling group's name, which EKS makes of the node group's (CLUSTER-POOL) and a UUID: whole, since a pool's name may begin
+  # another one's.
   expander_priorities = {
     for priority, capacity in { "30" = "reservation", "20" = "spot", "10" = "on_demand" } : priority => [
-      for name, pool in var.platform.pools : ".*${name}.*" if pool.capacity == capacity
+      for name, pool in var.platform.pools : "^eks-${var.platform.cluster.name}-${name}-[0-9a-f]{8}-[0-9a-f]{4}-.*" if pool.capacity == capacity
     ] if length(distinct([for pool in var.platform.pools : pool.capacity])) > 1 && contains([for pool in var.platform.pools : pool.capacity], capacity)
   }
 

@@ -23,7 +23,7 @@ variable "disks_key_arn" {
 }
 
 variable "addon_versions" {
-  description = "Versions of add-ons by name; what is left out follows the cluster's version."
+  description = "Versions of add-ons by name; what is left out gets EKS' default for the cluster's version when it is made, and stays at it."
   type        = map(string)
   default     = {}
   nullable    = false

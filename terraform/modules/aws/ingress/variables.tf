@@ -71,6 +71,11 @@ variable "request_timeout_seconds" {
     condition     = var.request_timeout_seconds >= 1 && var.request_timeout_seconds <= 600
     error_message = "request_timeout_seconds is ${var.request_timeout_seconds}: write 1 to 600, which is Knative's limit."
   }
+
+  validation {
+    condition     = var.kind == "application" || var.certificate_arn == null || var.request_timeout_seconds <= 340
+    error_message = "request_timeout_seconds is ${var.request_timeout_seconds} with kind network and a certificate: write at most 340, or kind = \"application\": TLS listeners of network load balancers close a connection after 350 quiet seconds, and that cannot be changed."
+  }
 }
 
 variable "access_logs_bucket" {

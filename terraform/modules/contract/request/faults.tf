@@ -39,6 +39,9 @@ locals {
       [for name, pool in var.pools : "pools.${name}.capacity is \"${pool.capacity}\": write on_demand, spot or reservation."
         if !contains(["on_demand", "spot", "reservation"], pool.capacity)
       ],
+      [for name, pool in var.pools : "pools.${name}.capacity is ${pool.capacity}, but ${var.cloud} has ${pool.machine_type} as ${join(", ", local.machine[name].capacities)} alone: write that, or a machine type that it has so: ${join(", ", [for type, machine in local.machines : type if machine.gpu == local.machine[name].gpu && contains(machine.capacities, pool.capacity)])}."
+        if contains(keys(local.machines), pool.machine_type) && contains(["on_demand", "spot", "reservation"], pool.capacity) && !contains(local.machine[name].capacities, pool.capacity)
+      ],
       [for name, pool in var.pools : "pools.${name}.capacity is ${pool.capacity}: write reservation = \"${var.cloud == "aws" ? "cr-0123456789abcdef0" : "NAME"}\" with it, and without it no reservation."
         if(pool.capacity == "reservation") != (pool.reservation != null)
       ],
@@ -65,7 +68,7 @@ locals {
       [for name, pool in var.pools : "pools.${name}.sharing is \"${pool.sharing}\", but the ${local.machine[name].gpu} of ${pool.machine_type} cannot be partitioned: write time_slicing${var.cloud == "aws" ? " or mps" : ""} with replicas_per_gpu, or a machine type with MIG: ${join(", ", [for type, machine in local.machines : type if length(machine.mig_instances) > 0])}."
         if local.mode[name] == "mig" && contains(keys(local.machines), pool.machine_type) && length(local.machine[name].mig_instances) == 0
       ],
-      [for name, pool in var.pools : "pools.${name}.sharing is \"${pool.sharing}\", which the ${local.machine[name].gpu} does not have: write one of ${join(", ", [for profile in keys(local.machine[name].mig_instances) : "mig:${profile}"])}."
+      [for name, pool in var.pools : "pools.${name}.sharing is \"${pool.sharing}\", which the ${local.machine[name].gpu} does not have${var.cloud == "gcp" ? " on GKE" : ""}: write one of ${join(", ", [for profile in keys(local.machine[name].mig_instances) : "mig:${profile}"])}."
         if local.mode[name] == "mig" && length(local.machine[name].mig_instances) > 0 && !contains(keys(local.machine[name].mig_instances), local.profile[name])
       ],
       [for name, pool in var.pools : "pools.${name}.replicas_per_gpu is ${pool.replicas_per_gpu} with sharing ${pool.sharing}: write 2 to 48 with time_slicing and mps, and leave it out otherwise."

@@ -14,7 +14,7 @@ locals {
   # Never fails, so that a fault's own sentence is the only one: a machine type that is unknown has no GPU here.
   unknown_machine = {
     gpu           = "unknown", gpu_product = "", architecture = "", compute_capability = "", gpu_memory_gib = 0, gke_accelerator = null,
-    mig_instances = tomap({}), gpus = 0, vcpus = 0, memory_gib = 0,
+    mig_instances = tomap({}), capacities = [], gpus = 0, vcpus = 0, memory_gib = 0,
     quotas        = { on_demand = { key = "", name = "", unit = "", units = 0 }, spot = { key = "", name = "", unit = "", units = 0 } }
   }
 

@@ -8,10 +8,12 @@ resource "google_service_account" "nodes" {
   description  = "What a node may do: write logs and metrics, and pull images. Pods have accounts of their own."
 }
 
-# Logs, metrics and their metadata: the role that Google keeps for nodes.
+# Logs, metrics and their metadata: the role that Google keeps for nodes. And image streaming, whose quota a node uses.
 resource "google_project_iam_member" "nodes" {
+  for_each = toset(["container.defaultNodeServiceAccount", "serviceusage.serviceUsageConsumer"])
+
   project = var.project
-  role    = "roles/container.defaultNodeServiceAccount"
+  role    = "roles/${each.key}"
   member  = google_service_account.nodes.member
 }
 

@@ -220,6 +220,11 @@ run "eks_gets_its_controllers_with_the_accounts_that_have_roles" {
   }
 
   assert {
+    condition     = yamldecode(helm_release.aws_load_balancer_controller[0].values[0]).enableServiceMutatorWebhook == false
+    error_message = "its webhook would refuse the services of releases that are made at the same time"
+  }
+
+  assert {
     condition = (
       yamldecode(helm_release.cluster_autoscaler[0].values[0]).autoDiscovery.clusterName == "vision"
       && yamldecode(helm_release.cluster_autoscaler[0].values[0]).extraArgs.expander == "priority"

@@ -80,12 +80,20 @@ run "a_pool_is_in_the_zones_that_offer_its_machines" {
     error_message = jsonencode(output.platform.pools)
   }
   assert {
+    condition     = length(setsubtract(["use1-az3", "usw1-az2", "cac1-az3"], data.aws_availability_zones.this.exclude_zone_ids)) == 0
+    error_message = "EKS refuses subnets in these zones"
+  }
+  assert {
     condition     = output.quotas_needed["L-DB2E81BA"].units == 16
     error_message = jsonencode(output.quotas_needed)
   }
   assert {
     condition     = jsonencode(output.platform.service_accounts.serving) == jsonencode({ name = "saccade", namespace = "vision", annotations = {} })
     error_message = jsonencode(output.platform.service_accounts)
+  }
+  assert {
+    condition     = output.platform.cluster.kubernetes_version == "1.35"
+    error_message = "EKS' standard support of earlier versions has ended or ends on 2026-12-02"
   }
   assert {
     condition     = output.platform.cluster.private && output.platform.redis == null

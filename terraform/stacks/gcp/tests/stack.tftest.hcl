@@ -60,6 +60,15 @@ run "a_budget_watches_this_cluster" {
   }
 }
 
+run "images_are_streamed_by_an_api_of_its_own" {
+  command = plan
+
+  assert {
+    condition     = contains(keys(google_project_service.this), "containerfilesystem")
+    error_message = "nodes with gcfs_config would pull whole images without it"
+  }
+}
+
 run "apis_stay_on" {
   command = plan
 

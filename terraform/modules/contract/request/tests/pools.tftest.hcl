@@ -43,6 +43,23 @@ run "instances_of_an_a100_are_asked_for_by_their_profile" {
   }
 }
 
+run "an_h100_on_gke_is_a_spot_machine_or_eight_of_them" {
+  command = plan
+  variables {
+    cloud  = "gcp"
+    region = "europe-west4"
+    zones  = ["europe-west4-a", "europe-west4-b"]
+    pools = {
+      spot   = { machine_type = "a3-highgpu-1g", capacity = "spot", min_nodes = 0, fallback = "steady", sharing = "mig:1g.20gb" }
+      steady = { machine_type = "a3-highgpu-8g", sharing = "mig:1g.20gb" }
+    }
+  }
+  assert {
+    condition     = output.pools["spot"].capacity == "spot" && output.pools["steady"].parts_per_gpu == 4
+    error_message = jsonencode(output.pools)
+  }
+}
+
 run "gke_calls_every_part_of_a_gpu_the_same" {
   command = plan
   variables {

@@ -48,8 +48,10 @@ run "the_endpoint_is_private" {
   }
 
   assert {
-    condition     = google_project_iam_member.nodes.role == "roles/container.defaultNodeServiceAccount"
-    error_message = google_project_iam_member.nodes.role
+    condition = toset([for granted in google_project_iam_member.nodes : granted.role]) == toset([
+      "roles/container.defaultNodeServiceAccount", "roles/serviceusage.serviceUsageConsumer"
+    ])
+    error_message = "logs and metrics; and the quota that image streaming uses"
   }
 }
 
