@@ -77,7 +77,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         GCP,
         one_pool(machine_type="a2-highgpu-1g", sharing="mig:4g.20gb"),
         [
-            "which the A100-40GB does not have on GKE: write one of mig:1g.5gb, mig:2g.10gb, mig:3g.20gb, mig:7g.40gb.",
+            "which the A100-40GB does not have on GKE: write one of "
+            "mig:1g.5gb, mig:2g.10gb, mig:3g.20gb, mig:7g.40gb.",
         ],
     ),
     "MPS on GKE": (
