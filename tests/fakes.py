@@ -22,7 +22,7 @@ from saccade_serving.model import ServedModel
 from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorMetadata
 
 #: For whatever normally takes milliseconds; generous, since the machine may be busy.
-SOON_S = 10.0
+SOON_S = 30.0
 
 
 async def eventually(condition: Callable[[], object], what: str, within_s: float = SOON_S) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import shutil
 import signal
 import socket
@@ -255,11 +256,12 @@ class TestChain:
 
     def test_logs_are_json_and_hold_no_pictures(self, chain: Chain, photos: dict[str, bytes]) -> None:
         for service in (chain.predictor, *chain.transformers.values()):
-            lines = service.log.read_text().splitlines()
-            assert len(service.events()) == len(lines)
+            text = service.log.read_text()
+            lines = text[: text.rindex("\n")].split("\n")  # the service goes on writing
+            assert all(isinstance(json.loads(line), dict) for line in lines)
             assert max(map(len, lines)) < 1000
-            assert "JFIF" not in service.log.read_text()
-            assert "/9j/" not in service.log.read_text()
+            assert "JFIF" not in text
+            assert "/9j/" not in text
 
 
 class Stage:
