@@ -12,7 +12,8 @@ from kubernetes import client, config
 from kubernetes.client import ApiException
 from kubernetes.config import ConfigException
 
-from saccade_cli.rollout import COMPONENTS, Object, Observed
+from saccade_cli.passed_on import Object
+from saccade_cli.rollout import COMPONENTS, Observed
 
 #: Time of one call, to connect and to answer (seconds).
 _CALL_S: Final = (5, 15)
@@ -20,6 +21,10 @@ _CALL_S: Final = (5, 15)
 
 class ClusterFailed(Exception):
     """The API server cannot be asked, or has not what was asked for; the text says which."""
+
+
+class NotThere(ClusterFailed):
+    """The API server answered that there is no such InferenceService."""
 
 
 class Cluster:
@@ -41,11 +46,12 @@ class Cluster:
         """What there is of a release.
 
         Raises:
-            ClusterFailed: there is no such InferenceService, or it cannot be asked for.
+            NotThere: there is no such InferenceService.
+            ClusterFailed: it cannot be asked for.
         """
         service = self._custom("serving.kserve.io", "v1beta1", "inferenceservices", name, namespace)
         if service is None:
-            raise ClusterFailed(f"there is no InferenceService {name} in the namespace {namespace}")
+            raise NotThere(f"there is no InferenceService {name} in the namespace {namespace}")
         knative = {}
         for component in COMPONENTS:
             found = self._custom("serving.knative.dev", "v1", "services", f"{name}-{component}", namespace)
@@ -104,8 +110,8 @@ def _connect(context: str) -> tuple[client.ApiClient, str]:
     """A client, and the namespace that is meant where none is said."""
     try:
         found = config.new_client_from_config(context=context or None)
-        _, current = config.list_kube_config_contexts()
-        every = {one["name"]: one for one in config.list_kube_config_contexts()[0]}
+        contexts, current = config.list_kube_config_contexts()
+        every = {one["name"]: one for one in contexts}
         namespace = every.get(context, current)["context"].get("namespace", "default")
         return found, namespace
     except ConfigException as error:

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from saccade_cli.passed_on import find_difference
-
-Object = dict[str, Any]
+from saccade_cli.passed_on import Object, find_difference
 
 COMPONENTS: Final = ("predictor", "transformer")
 #: Time that a revision may take when nothing is said of it (seconds): Knative's own default.

@@ -105,13 +105,15 @@ def digest(name: Name, namespace: Namespace = "", context: Context = "") -> None
 
 def _look(cluster: Cluster, name: str, namespace: str, heard_s: float) -> tuple[Observed | None, list[str]]:
     """One look. A cluster that does not answer has to have answered not long ago: then it is asked again."""
-    from saccade_cli.cluster import ClusterFailed
+    from saccade_cli.cluster import ClusterFailed, NotThere
 
     try:
         observed = cluster.observe(name, namespace)
         return observed, _missing(cluster, observed, namespace)
+    except NotThere:
+        raise
     except ClusterFailed as error:
-        if time.monotonic() - heard_s > _PATIENCE_S or "there is no InferenceService" in str(error):
+        if time.monotonic() - heard_s > _PATIENCE_S:
             raise
         return None, [str(error)]
 

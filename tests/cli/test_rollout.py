@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from saccade_cli.rollout import Object, Observed, deadline_s, look, missing
+from saccade_cli.passed_on import Object
+from saccade_cli.rollout import Observed, deadline_s, look, missing
 
 READY = {"type": "Ready", "status": "True"}
 
