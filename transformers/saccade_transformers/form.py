@@ -20,6 +20,8 @@ FILE: Final = "file"
 _MAX_PARTS: Final = 33
 _MAX_PART_HEAD_BYTES: Final = 4096
 _MAX_FIELD_BYTES: Final = 4096
+#: Small enough for a cache of the CPU, and for the way in which Python searches short texts, the fastest here.
+_PIECE_BYTES: Final = 24 * 2**10
 _BOUNDARY: Final = re.compile(r"""boundary=(?:"([^"\r\n]{1,70})"|([^\s;,"]{1,70}))""", re.IGNORECASE)
 #: Found one behind the other, so that nothing inside of a quoted value is taken for a parameter.
 _PARAMETER: Final = re.compile(rb"""[; \t]([\w*-]+)=(?:"((?:[^"\\\r\n]|\\.)*)"|([^;\s]*))""")
@@ -75,14 +77,14 @@ def read_form(content_type: str, body: memoryview) -> tuple[memoryview, dict[str
 def _parts(body: memoryview, boundary: bytes) -> list[tuple[str, bool, memoryview]]:
     """Cut a form into its parts: name, whether it is a file, content."""
     damaged = "the multipart form cannot be read: "
-    delimiter = re.compile(re.escape(b"\r\n" + boundary))
+    delimiter = b"\r\n" + boundary
     if bytes(body[: len(boundary)]) == boundary:
         at = len(boundary)
     else:
-        first = delimiter.search(body)
-        if first is None:
+        first = _find(delimiter, body, 0)
+        if first < 0:
             raise InvalidRequest(damaged + "the boundary that content-type names is not in it")
-        at = first.end()
+        at = first + len(delimiter)
     parts: list[tuple[str, bool, memoryview]] = []
     while True:
         after = bytes(body[at : at + 2])
@@ -100,12 +102,24 @@ def _parts(body: memoryview, boundary: bytes) -> list[tuple[str, bool, memoryvie
                 f"{damaged}the head of part {len(parts)} has no end within {_MAX_PART_HEAD_BYTES} bytes"
             )
         begin = at + end + 4
-        following = delimiter.search(body, begin - 2)
-        if following is None:
+        following = _find(delimiter, body, begin - 2)
+        if following < 0:
             raise InvalidRequest(f"{damaged}part {len(parts)} has no end; the last boundary is missing")
         name, is_file = _read_head(head[:end])
-        parts.append((name, is_file, body[begin : max(begin, following.start())]))
-        at = following.end()
+        parts.append((name, is_file, body[begin : max(begin, following)]))
+        at = following + len(delimiter)
+
+
+def _find(wanted: bytes, body: memoryview, start: int) -> int:
+    """Where some bytes begin, at ``start`` or behind it; -1 if nowhere.
+
+    Only ``bytes`` can be searched fast, three times as fast as by a pattern, so the form is copied in small pieces.
+    """
+    for at in range(start, len(body), _PIECE_BYTES):
+        found = bytes(body[at : at + _PIECE_BYTES + len(wanted) - 1]).find(wanted)
+        if found >= 0:
+            return at + found
+    return -1
 
 
 def _read_head(head: bytes) -> tuple[str, bool]:

@@ -192,10 +192,11 @@ class TransformerModel(ServedModel):
     ) -> list[Answered]:
         """Answer from one target; what the request chose is held against that target's task."""
         task = known.task
-        names = [tensor.name for tensor in self._outputs(task)]
-        for name in outputs:
-            if name not in names:
-                raise UnknownTensor(name, names, "output")
+        if outputs:
+            names = [tensor.name for tensor in self._outputs(task)]
+            for name in outputs:
+                if name not in names:
+                    raise UnknownTensor(name, names, "output")
         options = task.options(parameters)
         cache = _cache_mode(parameters)
         camera_id = exchange.notes.origin.camera_id if exchange.notes is not None else ""

@@ -27,6 +27,10 @@ ALL_REGIONS: Final = 0.15
 
 #: Medians are taken of every fourth pixel in both directions.
 _SAMPLE: Final = (slice(None, None, 4), slice(None, None, 4))
+#: Differences of grey levels lie between minus and plus this.
+_LEVELS: Final = 255
+#: The mean of a block is a multiple of one of so many.
+_PER_BLOCK: Final = BLOCK * BLOCK
 #: From the median of absolute values to the standard deviation of a normal distribution.
 _MEDIAN_TO_SIGMA: Final = 1.4826
 
@@ -107,16 +111,16 @@ def differences(reference: NDArray[np.uint8], thumbnail: NDArray[np.uint8]) -> N
     Returns:
         [h, w], grey levels >= 0.
     """
-    difference = cv2.subtract(thumbnail, reference, dtype=cv2.CV_32F)
-    means = cv2.blur(difference, (BLOCK, BLOCK), borderType=cv2.BORDER_REFLECT)
+    difference = np.subtract(thumbnail, reference, dtype=np.int16)
+    means = cv2.blur(difference.astype(np.float32), (BLOCK, BLOCK), borderType=cv2.BORDER_REFLECT)
     changed = np.asarray(means, np.float32)
-    changed -= _median(np.asarray(difference, np.float32))
+    changed -= _median(difference[_SAMPLE] + _LEVELS) - _LEVELS
     return np.abs(changed, out=changed)
 
 
 def noise(changed: NDArray[np.float32]) -> float:
     """The camera's own noise in ``differences``: their standard deviation, by what most of the frame does."""
-    return _median(changed) * _MEDIAN_TO_SIGMA
+    return _median(changed[_SAMPLE] * _PER_BLOCK) / _PER_BLOCK * _MEDIAN_TO_SIGMA
 
 
 def measure(changed: NDArray[np.float32], level: float, found: Regions) -> Change:
@@ -138,8 +142,10 @@ def measure(changed: NDArray[np.float32], level: float, found: Regions) -> Chang
     return Change(outside, moved, max(shares))
 
 
-def _median(values: NDArray[np.float32]) -> float:
-    """About the median, of a part of the values."""
-    sample = values[_SAMPLE].ravel()
-    middle = sample.size // 2
-    return float(np.partition(sample, middle)[middle])
+def _median(values: NDArray[np.generic]) -> int:
+    """The median of whole numbers >= 0, which may have any type; of an even number of them the upper one.
+
+    Counted, since choosing takes several times as long where most values are the same, as between two still frames.
+    """
+    counts = np.bincount(values.ravel().astype(np.intp, copy=False))
+    return int(np.searchsorted(np.cumsum(counts), values.size // 2, side="right"))
