@@ -59,6 +59,7 @@ bench: $(DEV) ## Measure what a request and batching cost, beside other servers 
 	$(BIN)/python bench/hard_limit.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/replay.py --real-time $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/gpu.py $(filter --quick,$(FLAGS))
+	$(BIN)/python bench/parity.py $(filter --quick,$(FLAGS))
 	$(BIN)/python bench/loadtest.py $(filter --quick,$(FLAGS))
 
 gpu-kit: $(DEV) ## Pack the wheels that a GPU machine without a network needs into .gpu-kit/ (docs/development.md).

@@ -123,6 +123,7 @@ def next_steps(environment: Path, target: Path, count: int, is_new: bool) -> lis
         libraries.append(f"   {module}: {f'missing, {what} ({why})' if why else 'imports'}")
     source, quoted = f". {shlex.quote(str(environment))}", shlex.quote(str(target / "plans"))
     bench = f"{source} && python3 bench/gpu.py --model MODEL.onnx --plans {quoted}"
+    parity = f"{source} && python3 bench/parity.py --folder pictures"
     return [
         "1. libraries (not in the kit)",
         *libraries,
@@ -133,6 +134,8 @@ def next_steps(environment: Path, target: Path, count: int, is_new: bool) -> lis
         f"   {source} && python3 -m pytest tests/gpu -m gpu -n 0 -s",
         "5. measurements, written after each size of batch; those that are written are not measured again:",
         f"   {bench} --output {shlex.quote(str(target / 'gpu.json'))} --plot {shlex.quote(str(target / 'gpu.png'))}",
+        "6. exactness of FP16 and INT8, on pictures that bench/parity.py --pictures-only --folder pictures made elsewhere:",
+        f"   {parity} --output {shlex.quote(str(target / 'parity.json'))}",
     ]
 
 

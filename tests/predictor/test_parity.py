@@ -18,7 +18,7 @@ import onnx_graphs as graphs
 from plan_support import L4, NO_GPU, put_version
 from saccade_predictor.build import parity as comparing
 from saccade_predictor.build.__main__ import app
-from saccade_predictor.build.agreement import Errors, Matches, match, overlap, suppress
+from saccade_predictor.build.agreement import Errors, Matches, match, overlap, share_interval, suppress
 from saccade_predictor.build.halves import to_fp16
 from saccade_predictor.build.pictures import PictureError, find_images, from_images, letterbox
 from saccade_predictor.engines.engine import Engine
@@ -77,6 +77,23 @@ def test_differences_are_told_apart(
     found = compared(rows(CAT, DOG), candidate)
     assert (found.matched, found.flips, found.missing, found.extra) == (matched, flips, missing, extra)
     assert found.agreement == matched / (matched + flips + missing + extra)
+
+
+def test_of_the_references_detections_those_are_found_again_that_lie_where_they_were() -> None:
+    near = rows(CAT, (104, 103, 182, 180, 0.55, 2), (300, 300, 350, 350, 0.7, 3))  # the dog's overlap is 0.89
+    loose, strict = Matches(), Matches(iou=0.9)
+    for found in (loose, strict):
+        found.add("one", rows(CAT, DOG), near, 0.4)
+    assert (loose.recall, loose.found) == (1.0, 2)
+    assert (strict.recall, strict.found, strict.missing, strict.extra) == (0.5, 1, 1, 2)
+
+
+def test_an_interval_of_a_share_is_wilsons() -> None:
+    # Newcombe, Statistics in Medicine 17 (1998), table I, method 3: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
+    for part, whole, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
+        assert share_interval(part, whole) == pytest.approx((low, high), abs=1e-4)
+    assert share_interval(0, 0) == (0.0, 1.0)
+    assert share_interval(20, 20)[1] == 1.0
 
 
 def test_a_score_on_either_side_of_the_threshold_is_no_disagreement() -> None:

@@ -7,6 +7,8 @@ boxes are matched by their overlap.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import sqrt
+from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 #: Boxes of one class that overlap more are one object; the transformer's default.
 NMS_IOU: Final = 0.5
-#: Boxes that overlap at least so are the same detection.
+#: Boxes that overlap at least so are the same detection, unless a person asks for more.
 MATCH_IOU: Final = 0.5
 #: A detection counts as missing only if the other answer has nothing like it over the threshold less this: a score of
 #: 0.401 against 0.399 is no disagreement.
@@ -65,7 +67,9 @@ class Matches:
     """Detections of two answers over all samples.
 
     Attributes:
+        iou: overlap from which two boxes are the same detection, over 0 to 1.
         reference: detections of the reference over the threshold; ``candidate`` likewise.
+        found: of the reference, with a partner of the same class.
         matched: pairs of one class.
         flips: pairs whose class differs.
         missing: of the reference, without a partner; ``extra``: of the candidate.
@@ -74,8 +78,10 @@ class Matches:
         worst: (agreement, sample) of the sample that agrees least.
     """
 
+    iou: float = MATCH_IOU
     reference: int = 0
     candidate: int = 0
+    found: int = 0
     matched: int = 0
     flips: int = 0
     missing: int = 0
@@ -89,11 +95,16 @@ class Matches:
         """Pairs of one class among all that was found, 0..1; 1 where nothing was."""
         return _share(self.matched, self.matched + self.flips + self.missing + self.extra)
 
+    @property
+    def recall(self) -> float:
+        """Detections of the reference that the candidate has, of the same class, 0..1; 1 where there are none."""
+        return _share(self.found, self.reference)
+
     def add(self, name: str, reference: Table, candidate: Table, threshold: float) -> None:
         """Add one sample's tables [K, 6]: x1, y1, x2, y2, score, class."""
         low = max(threshold - SCORE_MARGIN, 1e-6)
         a, b = suppress(reference[reference[:, 4] >= low]), suppress(candidate[candidate[:, 4] >= low])
-        pairs = match(a, b)
+        pairs = match(a, b, self.iou)
         own = {i for i in range(len(a)) if a[i, 4] >= threshold}
         theirs = {j for j in range(len(b)) if b[j, 4] >= threshold}
         matched = flips = 0
@@ -102,6 +113,7 @@ class Matches:
                 continue
             if a[i, 5] == b[j, 5]:
                 matched += 1
+                self.found += i in own
             else:
                 flips += 1
             self.box_errors.append(float(np.abs(a[i, :4] - b[j, :4]).max()))
@@ -129,15 +141,21 @@ def suppress(table: Table) -> Table:
     return table[kept]
 
 
-def match(a: Table, b: Table) -> list[tuple[int, int]]:
-    """Pair rows of two tables one to one: those of one class first, then the rest, by their overlap, best first."""
+def match(a: Table, b: Table, iou: float = MATCH_IOU) -> list[tuple[int, int]]:
+    """Pair rows of two tables one to one: those of one class first, then the rest, by their overlap, best first.
+
+    Args:
+        a: [m, 6].
+        b: [n, 6].
+        iou: least overlap of a pair, over 0 to 1.
+    """
     overlaps = overlap(a, b)
     same = a[:, None, 5] == b[None, :, 5]
     pairs: list[tuple[int, int]] = []
     for allowed in (same, ~same):
         while True:
             left = np.where(allowed, overlaps, 0.0)
-            if not left.size or left.max() < MATCH_IOU:
+            if not left.size or left.max() < iou:
                 break
             i, j = map(int, np.unravel_index(int(left.argmax()), left.shape))
             pairs.append((i, j))
@@ -157,6 +175,24 @@ def overlap(a: Table, b: Table) -> NDArray[np.float64]:
     union = areas - common
     result: NDArray[np.float64] = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
     return result
+
+
+def share_interval(part: int, whole: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson, JASA 22, 1927), two-sided; 0 to 1 where there is nothing.
+
+    Args:
+        part: of ``whole``.
+        whole: taken as independent of each other, which detections of one scene are not quite.
+        level: of confidence, between 0 and 1.
+    """
+    if not whole:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = part / whole
+    middle = share + z * z / (2 * whole)
+    reach = z * sqrt(share * (1 - share) / whole + (z / (2 * whole)) ** 2)
+    scale = 1 + z * z / whole
+    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
 
 
 def _share(part: int, whole: int) -> float:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from saccade_predictor.build.agreement import MATCH_IOU
 from saccade_predictor.build.pictures import Sample
 from saccade_predictor.build.saying import MODEL
 from saccade_predictor.engines.engine import Engine
@@ -55,7 +56,15 @@ MinAgreement = Annotated[
 ]
 
 
-def compare(right: Engine, judged: Engine, samples: Iterator[Sample], count: int, rows: int, score: float) -> Compared:
+def compare(
+    right: Engine,
+    judged: Engine,
+    samples: Iterator[Sample],
+    count: int,
+    rows: int,
+    score: float,
+    iou: float = MATCH_IOU,
+) -> Compared:
     """Run two models over samples, with a bar on a terminal.
 
     Args:
@@ -65,13 +74,14 @@ def compare(right: Engine, judged: Engine, samples: Iterator[Sample], count: int
         count: of the samples, at least one.
         rows: of a batch.
         score: see ``parity.compare``.
+        iou: likewise.
 
     Raises:
         ParityError, PictureError: as there.
     """
     from saccade_predictor.build import parity
 
-    *_, found = with_bar(parity.compare(right, judged, samples, rows, score), "comparing", -(-count // rows))
+    *_, found = with_bar(parity.compare(right, judged, samples, rows, score, iou), "comparing", -(-count // rows))
     return found
 
 
@@ -108,7 +118,12 @@ def show(report: Mapping[str, Any]) -> None:
             table.add_row(f"{name}: mean difference", f"{errors['mean_error']:.3g}")
     else:
         table.add_row(f"detections over {report['score_threshold']:g}", f"{found['reference']} / {found['candidate']}")
-        table.add_row("agreement", f"{found['agreement']:.2%}")
+        table.add_row(f"agreement (overlap of {found['iou']:g} or more)", f"{found['agreement']:.2%}")
+        recall = found["recall"]
+        table.add_row(
+            f"of the reference's found again ({recall['level']:.0%} interval)",
+            f"{recall['share']:.2%} ({recall['low']:.2%} to {recall['high']:.2%})",
+        )
         table.add_row("class flips", str(found["class_flips"]))
         table.add_row("missing / extra", f"{found['missing']} / {found['extra']}")
         box, score = found["box_error_px"], found["score_error"]

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from saccade_predictor.build.agreement import Errors, Matches
+from saccade_predictor.build.agreement import MATCH_IOU, Errors, Matches, share_interval
 from saccade_predictor.build.pictures import Sample, in_batches
 from saccade_predictor.engines.cuda import NoGpu
 from saccade_predictor.engines.engine import Engine, EngineDescription, Inputs, LeasedOutputs
@@ -56,11 +56,13 @@ class Limits:
         max_error: largest absolute difference of an element; of a ready detector, of a matched detection's score.
         max_box_error: ready detectors: largest corner difference of a matched detection, in pixels of the input.
         min_agreement: ready detectors: least share of detections that have a partner of their class, 0..1.
+        min_recall: ready detectors: least share of the reference's detections that have one, 0..1.
     """
 
     max_error: float | None = None
     max_box_error: float | None = None
     min_agreement: float | None = None
+    min_recall: float | None = None
 
 
 @dataclass(slots=True)
@@ -116,6 +118,11 @@ def _failures_of(matches: Matches, limits: Limits) -> Iterator[str]:
             f"{matches.agreement:.2%} of the detections agree; the limit is {limits.min_agreement:.2%} (worst: "
             f"{matches.worst[1]}, {matches.worst[0]:.0%})"
         )
+    if limits.min_recall is not None and matches.recall < limits.min_recall:
+        yield (
+            f"{matches.recall:.2%} of the reference's detections are found again with an overlap of {matches.iou:g}; "
+            f"the limit is {limits.min_recall:.2%}"
+        )
     for what, errors, limit, unit in (
         ("scores", matches.score_errors, limits.max_error, ""),
         ("boxes", matches.box_errors, limits.max_box_error, " pixels"),
@@ -128,8 +135,11 @@ def _report_of(matches: Matches) -> dict[str, Any]:
     def two(errors: Sequence[float]) -> dict[str, float]:
         return {"max": max(errors, default=0.0), "mean": float(np.mean(errors)) if errors else 0.0}
 
+    low, high = share_interval(matches.found, matches.reference)
     return {
+        "iou": matches.iou,
         "agreement": matches.agreement,
+        "recall": {"share": matches.recall, "low": low, "high": high, "level": 0.95},
         "reference": matches.reference,
         "candidate": matches.candidate,
         "matched": matches.matched,
@@ -210,7 +220,12 @@ def is_batched(description: EngineDescription) -> bool:
 
 
 def compare(
-    reference: Engine, candidate: Engine, samples: Iterator[Sample], rows: int, threshold: float
+    reference: Engine,
+    candidate: Engine,
+    samples: Iterator[Sample],
+    rows: int,
+    threshold: float,
+    iou: float = MATCH_IOU,
 ) -> Iterator[Compared]:
     """Run both models over samples; yields the same object after each batch, with all so far.
 
@@ -220,13 +235,14 @@ def compare(
         samples: one row each.
         rows: of a batch; 1 for models without batches.
         threshold: score from which a candidate of a ready detector is a detection.
+        iou: overlap from which two boxes are the same detection, over 0 to 1.
 
     Raises:
         ParityError: an output's shape differs, or an engine fails.
     """
     description = reference.describe()
     is_ready = description.properties.get("saccade.output") == CANDIDATES
-    found = Compared(matches=Matches() if is_ready else None)
+    found = Compared(matches=Matches(iou) if is_ready else None)
     for batch, inputs in in_batches(samples, rows):
         ours, theirs = (_run(engine, inputs, len(batch)) for engine in (reference, candidate))
         for name, right in ours.items():

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from saccade_predictor.build import judging
+from saccade_predictor.build.agreement import MATCH_IOU
 from saccade_predictor.build.pictures import NoPictures, PictureError, Sample, find_images, from_images, from_random
 from saccade_predictor.build.saying import MODEL, USAGE, fail, reason
 from saccade_predictor.engines.plan import Plan, SidecarError, read_sidecar, sidecar_of, write_sidecar
@@ -45,9 +46,25 @@ def parity(
     batch: Annotated[int, typer.Option(metavar="ROWS", min=1, max=4096, help="Rows run together.")] = 4,
     threads: judging.Threads = 2,
     score: judging.Score = 0.4,
+    iou: Annotated[
+        float,
+        typer.Option(
+            metavar="OVERLAP", min=0.05, max=1, help="Ready detectors: overlap (IoU) from which boxes are the same."
+        ),
+    ] = MATCH_IOU,
     max_error: judging.MaxError = None,
     max_box_error: judging.MaxBoxError = None,
     min_agreement: judging.MinAgreement = judging.MIN_AGREEMENT,
+    min_recall: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            show_default=False,
+            help="Ready detectors: least share of the reference's detections that are found again.",
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None,
         typer.Option(
@@ -57,7 +74,7 @@ def parity(
 ) -> None:
     """Compare a plan, or a rewritten graph, with the graph it was made from.
 
-    Boxes are matched by their overlap (0.5 or more), since a last digit may move a row; a detection is missing only
+    Boxes are matched by their overlap (--iou), since a last digit may move a row; a detection is missing only
     if the other answer has nothing like it within 0.05 of the score. A plan's result is kept in its plan.json.
 
     Example: saccade-build parity model.onnx model.plan --images photos --max-box-error 4
@@ -71,7 +88,7 @@ def parity(
             fail(f"{path} is not a file", USAGE)
     from saccade_predictor.build import parity as comparing  # it loads engines, which takes seconds
 
-    limits = comparing.Limits(max_error, max_box_error, min_agreement)
+    limits = comparing.Limits(max_error, max_box_error, min_agreement, min_recall)
     with ExitStack() as stack:
         try:
             plan: Plan | None = None
@@ -92,7 +109,7 @@ def parity(
             else:
                 count, samples = random, from_random(random, description.inputs, batched=batched)
             rows = batch if batched else 1
-            found = judging.compare(right, judged, samples, count, rows, score)
+            found = judging.compare(right, judged, samples, count, rows, score, iou)
         except (comparing.ParityError, PlanRefused, SidecarError) as error:
             fail(str(error), MODEL)
         except NoPictures as error:
