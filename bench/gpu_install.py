@@ -134,7 +134,7 @@ def next_steps(environment: Path, target: Path, count: int, is_new: bool) -> lis
         f"   {source} && python3 -m pytest tests/gpu -m gpu -n 0 -s",
         "5. measurements, written after each size of batch; those that are written are not measured again:",
         f"   {bench} --output {shlex.quote(str(target / 'gpu.json'))} --plot {shlex.quote(str(target / 'gpu.png'))}",
-        "6. exactness of FP16 and INT8, on pictures that bench/parity.py --pictures-only --folder pictures made elsewhere:",
+        "6. exactness, on pictures that bench/parity.py --pictures-only --folder pictures made elsewhere:",
         f"   {parity} --output {shlex.quote(str(target / 'parity.json'))}",
     ]
 

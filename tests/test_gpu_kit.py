@@ -177,7 +177,7 @@ def test_a_kit_is_installed_once_and_the_next_steps_are_said(
     assert run_installer(kit, target) == 0
     said = capsys.readouterr().out
     steps = [line for line in said.splitlines() if line[:1].isdigit()]
-    assert [step[:2] for step in steps] == ["1.", "2.", "3.", "4.", "5."]
+    assert [step[:2] for step in steps] == ["1.", "2.", "3.", "4.", "5.", "6."]
     assert "tensorrt: missing, TensorRT with its Python bindings" in said
     assert f"2 installed in {target / 'site'}" in said
     script = (
