@@ -67,6 +67,7 @@ class Stage:
 
 NO_ANSWER = ConnectionFailed("refused")
 FULL = Refused(503, "full", 0.05)
+GONE = Refused(404, "gone")
 
 
 async def test_one_server_is_asked_with_the_very_request_time_and_headers() -> None:
@@ -106,6 +107,30 @@ async def test_a_connection_that_failed_without_an_answer_is_repeated_elsewhere_
     assert second.headers[0]["x-request-id"] == "r1"
 
 
+async def test_a_server_without_the_model_is_quick_and_draws_no_traffic() -> None:
+    async def without(_request: InferRequest) -> InferResponse:
+        raise GONE
+
+    stage = Stage(without, good)
+    for _ in range(20):
+        await stage.client.infer(InferRequest("m", request().inputs), 5)
+    assert stage.asked[1] == 20
+    assert stage.asked[0] <= 2, "once before it was known, and once when its pause was over"
+    assert set(stage.retries.values) == {("no_model",)}
+
+
+async def test_a_version_that_a_server_does_not_have_says_nothing_of_the_server() -> None:
+    async def without(_request: InferRequest) -> InferResponse:
+        raise GONE
+
+    stage = Stage(without, without)
+    for _ in range(4):
+        with pytest.raises(Refused, match="gone"):
+            await stage.client.infer(InferRequest("m", request().inputs, model_version="7"), 5)
+    assert stage.asked == [2, 2]
+    assert stage.client.balance.states() == (2, 0)
+
+
 async def test_what_states_no_time_is_repeated_as_it_is() -> None:
     stage = Stage(failing(NO_ANSWER))
     sent = InferRequest("m", request().inputs)
@@ -118,7 +143,7 @@ async def test_what_states_no_time_is_repeated_as_it_is() -> None:
     "error",
     [
         Refused(400, "wrong"),
-        Refused(404, "gone"),
+        Refused(413, "too large"),
         Refused(500, "broken"),
         Refused(503, "full"),
         Refused(504, "late", 0.01),

@@ -28,7 +28,7 @@ _NEWEST: Final = 0.1
 
 
 class Retry(NamedTuple):
-    """A second try: why (``connection``, ``overloaded``), and after how many seconds."""
+    """A second try: why (``connection``, ``overloaded``, ``no_model``), and after how many seconds."""
 
     reason: str
     wait_s: float
@@ -124,22 +124,25 @@ class Balance:
             server.set_aside_at = now
             server.tried_again_at = now + min(pause_s, LONGEST_PAUSE_S)
 
-    def retry(self, error: Exception, left_s: float, another: bool) -> Retry | None:
+    def retry(self, error: Exception, left_s: float, another: bool, named: bool = False) -> Retry | None:
         """Whether a failed call is worth a second try; inference may safely be repeated.
 
         Args:
             error: how it failed.
             left_s: time the request still has.
             another: there is another server to ask.
+            named: the request names a version, which the others may have as little as the one that says 404.
 
         Returns:
-            None for an answer that will be the same again (4xx, 500), that came too late (504), that had begun to
-            come, or where there is no time for another.
+            None for an answer that will be the same again (other 4xx, 500), that came too late (504), that had begun
+            to come, or where there is no time for another.
         """
         if isinstance(error, ConnectionFailed):
             if error.answer_began or isinstance(error, BadAnswer):
                 return None
             return Retry("connection", 0.0) if left_s > self.expected_s else None
+        if isinstance(error, Refused) and error.status == 404 and another and not named:
+            return Retry("no_model", 0.0) if left_s > self.expected_s else None
         if isinstance(error, Refused) and error.status == 503 and error.retry_after_s is not None:
             said_s = 0.0 if another else error.retry_after_s
             wait_s = said_s * (1 + JITTER * self._draw())

@@ -21,6 +21,8 @@ Result = TypeVar("Result")
 #: Refusals that say something of the server rather than of the request. A broken one is quick to answer 500: with the
 #: fewest open calls it would draw nearly all of them.
 _SETS_ASIDE: Final = (500, 503)
+#: Likewise where the request names no version, so that any server that has the model would answer.
+_LACKS_MODEL: Final = 404
 #: Asks one server, in the seconds given.
 Ask = Callable[[V2Client, float], Awaitable[Result]]
 
@@ -30,7 +32,7 @@ class Balanced:
 
     Args:
         clients: one for each server.
-        retries: counts second tries by ``reason``: ``connection``, ``overloaded``.
+        retries: counts second tries by ``reason``: ``connection``, ``overloaded``, ``no_model``.
         hedges: counts second requests beside a slow first one by ``outcome``: ``won``, ``lost``, ``failed``.
         hedge_after_s: time without an answer after which another server is asked too; 0 for never.
         balance: decides; of our own if omitted.
@@ -63,9 +65,10 @@ class Balanced:
             again, again_headers = restated(request, headers, left_s)
             return client.infer(again, left_s, again_headers)
 
+        named = bool(request.model_version)
         if self._hedge_after_s:
-            return await self._hedged(ask, timeout_s)
-        return await self._repeated(ask, timeout_s)
+            return await self._hedged(ask, timeout_s, named)
+        return await self._repeated(ask, timeout_s, named)
 
     async def metadata(self, model: str, timeout_s: float) -> ModelMetadata:
         """Ask what the model's tensors are; see ``V2Client``."""
@@ -82,44 +85,50 @@ class Balanced:
         for client in self._clients:
             await client.close()
 
-    async def _repeated(self, ask: Ask[Result], timeout_s: float) -> Result:
-        """Ask one server; if that fails in a way that allows it, ask once more."""
+    async def _repeated(self, ask: Ask[Result], timeout_s: float, named: bool = False) -> Result:
+        """Ask one server; if that fails in a way that allows it, ask once more.
+
+        Args:
+            ask: asks a server.
+            timeout_s: for both.
+            named: whether a version is named that a server may rightly not have.
+        """
         deadline = time.monotonic() + timeout_s
         index = self.balance.choose() or 0
         try:
-            return await self._once(index, ask, timeout_s)
+            return await self._once(index, ask, timeout_s, named)
         except (ConnectionFailed, Refused) as error:
-            return await self._again(error, index, ask, deadline)
+            return await self._again(error, index, ask, deadline, named)
 
-    async def _again(self, error: Exception, index: int, ask: Ask[Result], deadline: float) -> Result:
+    async def _again(self, error: Exception, index: int, ask: Ask[Result], deadline: float, named: bool) -> Result:
         """Ask once more after an error, or raise it."""
         another = self.balance.choose(besides=index)
-        retry = self.balance.retry(error, deadline - time.monotonic(), another is not None)
+        retry = self.balance.retry(error, deadline - time.monotonic(), another is not None, named)
         if retry is None:
             raise error
         self._retries.add((retry.reason,))
         if retry.wait_s:
             await asyncio.sleep(retry.wait_s)
             another = self.balance.choose()
-        return await self._once(index if another is None else another, ask, deadline - time.monotonic())
+        return await self._once(index if another is None else another, ask, deadline - time.monotonic(), named)
 
-    async def _hedged(self, ask: Ask[Result], timeout_s: float) -> Result:
+    async def _hedged(self, ask: Ask[Result], timeout_s: float, named: bool) -> Result:
         """Ask one server; if it has not answered after a while, another one too. The first good answer counts."""
         deadline = time.monotonic() + timeout_s
         index = self.balance.choose() or 0
-        calls = [asyncio.ensure_future(self._once(index, ask, timeout_s))]
+        calls = [asyncio.ensure_future(self._once(index, ask, timeout_s, named))]
         try:
             done, _ = await asyncio.wait(calls, timeout=self._hedge_after_s)
             if done:
                 try:
                     return calls[0].result()
                 except (ConnectionFailed, Refused) as error:
-                    return await self._again(error, index, ask, deadline)
+                    return await self._again(error, index, ask, deadline, named)
             another = self.balance.choose(besides=index)
             left_s = deadline - time.monotonic()
             if another is None or left_s <= self.balance.expected_s:
                 return await calls[0]
-            calls.append(asyncio.ensure_future(self._once(another, ask, left_s)))
+            calls.append(asyncio.ensure_future(self._once(another, ask, left_s, named)))
             return await self._first_of(*calls)
         finally:
             for call in calls:
@@ -141,7 +150,7 @@ class Balanced:
         self._hedges.add(("failed",))
         return first.result()
 
-    async def _once(self, index: int, ask: Ask[Result], timeout_s: float) -> Result:
+    async def _once(self, index: int, ask: Ask[Result], timeout_s: float, named: bool) -> Result:
         """Ask one server once, and tell the balance how it went."""
         balance = self.balance
         began = balance.begin(index)
@@ -155,7 +164,7 @@ class Balanced:
             succeeded = False
             raise
         except Refused as error:
-            succeeded = error.status not in _SETS_ASIDE
+            succeeded = error.status not in _SETS_ASIDE and (named or error.status != _LACKS_MODEL)
             raise
         finally:
             balance.end(index, began, succeeded, gave_result)
