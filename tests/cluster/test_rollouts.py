@@ -167,6 +167,17 @@ def test_a_canary_is_no_first_installation(demo: Namespace, namespace: Namespace
     assert "there is no InferenceService other" in namespace.refused(NEW, CANARY, percent(5), of, release="other")
 
 
+def test_a_record_that_outlived_its_service_is_in_nobodys_way(demo: Namespace) -> None:
+    demo.upgrade(NEW, CANARY, percent(10))
+    demo.wait()
+    demo.kubectl("delete", "inferenceservice", "demo", "--wait=true")
+    demo.kubectl("wait", "--for=delete", "revision", "--all", "--timeout=60s")
+    demo.upgrade()
+    demo.wait()
+    assert len(demo.names("revision")) == 2
+    demo.upgrade(NEW, CANARY, percent(10))  # the new record is of the new service
+
+
 def test_a_canary_without_anything_ready_is_refused(namespace: Namespace) -> None:
     namespace.upgrade(UNREADY)
     said = namespace.refused(NEW, CANARY, percent(10))
@@ -246,6 +257,9 @@ def test_an_upgrade_says_how_many_gpus_it_holds_only_if_it_does(demo: Namespace)
     gpu = "predictor.gpu.count=2"
     assert "This release changes the predictor: until the old revision is gone, at least 4 GPUs" in demo.upgrade(gpu)
     assert "GPUs are held" not in demo.upgrade(gpu, "transformer.image.tag=new")
+    no_gpu_left = ("rollout.checkHeadroom=true", "rollout.maxSurgeGpus=0")
+    demo.upgrade(gpu, "transformer.image.tag=newer", *no_gpu_left)
+    assert "holds 2 more until the old revision is gone" in demo.refused(gpu, NEW, *no_gpu_left)
 
 
 def test_a_shadow_is_a_release_of_its_own_and_a_setting(demo: Namespace) -> None:

@@ -364,6 +364,11 @@ def test_a_canary_that_was_forgotten_is_told_of(tmp_path: Path) -> None:
     firing(tmp_path, begun_and_ended, "240m", set(), soon)
     firing(tmp_path, forgotten, "170m", set(), soon)
     firing(tmp_path, forgotten, "240m", {"SaccadeCanaryIsOld warning"}, soon)
+    moved = [stable, (canary, "_x130 1x60 stale _x2 1x800")]
+    firing(tmp_path, moved, "240m", {"SaccadeCanaryIsOld warning"}, soon)
+    promoted = [stable, (canary, "_x130 1x90 stale _x800")]
+    firing(tmp_path, promoted, "219m", {"SaccadeCanaryIsOld warning"}, soon)
+    firing(tmp_path, promoted, "240m", set(), soon)
 
 
 def test_the_chart_knows_the_bounds_of_the_histogram() -> None:

@@ -178,6 +178,19 @@ def test_a_canary_that_would_mix_revisions_is_refused(sets: tuple[str, ...], sen
     assert sentence in refused(MINIMAL, *(one.replace("=OF", f"={stable()}") for one in sets))
 
 
+def test_a_revision_begins_with_a_pod_even_if_it_may_have_none() -> None:
+    sets = ("predictor.minReplicas=0", "predictor.allowScaleToZero=true", "predictor.gpu.count=4")
+    said = refused(MINIMAL, *sets, "rollout.checkHeadroom=true", "rollout.maxSurgeGpus=0")
+    assert "holds 4 more until the old revision is gone (1 x gpu.count 4" in said
+
+
+def test_who_does_not_change_the_predictor_needs_no_headroom() -> None:
+    checked = ("rollout.checkHeadroom=true", "rollout.maxSurgeGpus=0")
+    of = f"canary.of={stable()}"
+    render(MINIMAL, *checked, of, "transformer.image.tag=new", "canary.component=transformer", "canary.percent=5")
+    assert "holds 1 more" in refused(MINIMAL, *checked, of, *NEW, "canary.percent=5")
+
+
 def test_enough_headroom_is_no_matter() -> None:
     sets = ("rollout.checkHeadroom=true", "rollout.maxSurgeGpus=1")
     assert render(MINIMAL, *sets) == render(MINIMAL)

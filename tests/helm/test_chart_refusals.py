@@ -128,6 +128,21 @@ def env(name: str, source: str) -> str:
             "predictor.env has a valueFrom with fieldRef; expected secretKeyRef or configMapKeyRef: Knative refuses",
         ),
         (
+            (
+                "transformer.env[0].name=SACCADE_TRANSFORMER_CACHE_REDIS_URL",
+                "transformer.env[0].value=rediss://u:pw@h:6379",
+            ),
+            "transformer.env has SACCADE_TRANSFORMER_CACHE_REDIS_URL with a value; expected it from a Secret",
+        ),
+        (
+            (env("SACCADE_PREDICTOR_MODEL_CONTROL_KEY", "value:0123456789abcdef"),),
+            "predictor.env has SACCADE_PREDICTOR_MODEL_CONTROL_KEY with a value; expected it from a Secret",
+        ),
+        (
+            (r"string:predictor.resources.limits.nvidia\.com/gpu=8",),
+            "predictor.resources.limits has nvidia.com/gpu; expected predictor.gpu.count",
+        ),
+        (
             (env("A", "value:a"), "predictor.env[0].valueFrom.secretKeyRef.name=a", KEY),
             "predictor.env has A with value and valueFrom; expected one of them",
         ),

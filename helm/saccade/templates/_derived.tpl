@@ -64,7 +64,7 @@ inside where n is the batch that the load fills (docs/slo.md); without a profile
 {{- define "saccade.ownAnnotations" -}}
 {{- $component := index (index . 0).Values (index . 1) -}}
 {{- with $component.autoscaling -}}
-autoscaling.knative.dev/initial-scale: {{ max 1 $component.minReplicas | quote }}
+autoscaling.knative.dev/initial-scale: {{ include "saccade.firstPods" $component | quote }}
 autoscaling.knative.dev/scale-down-delay: {{ printf "%vs" .scaleDownDelaySeconds | quote }}
 autoscaling.knative.dev/target-burst-capacity: {{ .targetBurstCapacity | quote }}
 autoscaling.knative.dev/target-utilization-percentage: "100"

@@ -65,7 +65,7 @@
 {{- fail (printf "\n\nmodel.storageUri is %s and model.path %s; expected one of them.\n" $values.model.storageUri $values.model.path) -}}
 {{- end -}}
 {{- if not (or $values.model.storageUri $values.model.path) -}}
-{{- fail "\n\nmodel.storageUri and model.path are empty; expected where the model repository lies: storageUri=s3://BUCKET/REPOSITORY (gs://, oci://, pvc://), or path=/DIRECTORY in the predictor's image.\n" -}}
+{{- fail "\n\nmodel.storageUri and model.path are empty; expected where the model repository lies: storageUri=s3://BUCKET/REPOSITORY (gs://, oci://, pvc://, https://, hf://), or path=/DIRECTORY in the predictor's image.\n" -}}
 {{- end -}}
 {{- if eq $values.cache.mode "redis" -}}
 {{- if not (or $values.redis.enabled $values.redis.existingSecret) -}}

@@ -34,6 +34,13 @@
 {{- define "saccade.resourceRefusals" -}}
 {{- $limits := default dict (index . 1).limits -}}
 {{- $path := index . 0 -}}
+{{- range $kind := list "requests" "limits" -}}
+{{- range $what := keys (default dict (get (index $ 1) $kind)) | sortAlpha -}}
+{{- if hasPrefix "nvidia.com/" $what -}}
+{{- fail (printf "\n\n%s.%s has %s; expected predictor.gpu.count and predictor.gpu.sharing, which also say where the pods go and what a rollout needs (transformers use no GPU).\n" $path $kind $what) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- range $what, $request := default dict (index . 1).requests -}}
 {{- if hasKey $limits $what -}}
 {{- $limit := get $limits $what -}}
@@ -58,6 +65,9 @@
 {{- range (index (index . 0).Values $part).env -}}
 {{- if has .name (list "PORT" "K_SERVICE" "K_CONFIGURATION" "K_REVISION") -}}
 {{- fail (printf "\n\n%s.env has %s; expected another name: Knative sets it, and refuses whoever else does.\n" $part .name) -}}
+{{- end -}}
+{{- if and (hasKey . "value") (has .name (list "SACCADE_TRANSFORMER_CACHE_REDIS_URL" "SACCADE_TRANSFORMER_CACHE_REDIS_SECRET" "SACCADE_PREDICTOR_MODEL_CONTROL_KEY")) -}}
+{{- fail (printf "\n\n%s.env has %s with a value; expected it from a Secret (valueFrom.secretKeyRef; redis.existingSecret for Redis): whoever may read the InferenceService reads its spec.\n" $part .name) -}}
 {{- end -}}
 {{- if and (hasKey . "value") .valueFrom -}}
 {{- fail (printf "\n\n%s.env has %s with value and valueFrom; expected one of them: Kubernetes refuses both.\n" $part .name) -}}

@@ -59,7 +59,7 @@ true
 {{/* Digest of what is stable: the release itself, or with a canary the one that it is tried beside. Empty where nobody says it. */}}
 {{- define "saccade.stable" -}}
 {{- if include "saccade.hasCanary" . -}}
-{{- default (get (include "saccade.liveRollout" . | fromYaml) "stable") .Values.canary.of -}}
+{{- default (get (include "saccade.lastRollout" . | fromYaml) "stable") .Values.canary.of -}}
 {{- else -}}
 {{- include "saccade.digest" . -}}
 {{- end -}}
@@ -81,6 +81,13 @@ canaryTrafficPercent: {{ ternary 0 $canary.percent (eq $canary.split "camera") }
 {{- end -}}
 {{- end -}}
 
+{{/* The same, if there is the InferenceService that it is about; a record that outlived it says nothing. */}}
+{{- define "saccade.lastRollout" -}}
+{{- if or (include "saccade.liveService" .) (not (include "saccade.seesCluster" .)) -}}
+{{- include "saccade.liveRollout" . -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Helm sees the namespace, which exists: Kubernetes keeps this ConfigMap in each. */}}
 {{- define "saccade.seesCluster" -}}
 {{- if lookup "v1" "ConfigMap" .Release.Namespace "kube-root-ca.crt" -}}
@@ -98,7 +105,20 @@ true
 {{- end -}}
 {{- end -}}
 
+{{/* Pods with which a revision begins: Knative starts one of it even if it may scale to zero. Takes a component's values. */}}
+{{- define "saccade.firstPods" -}}
+{{- max 1 .minReplicas -}}
+{{- end -}}
+
 {{/* GPUs that a new revision of the predictor holds beside the old one, until that is gone. */}}
 {{- define "saccade.surgeGpus" -}}
-{{- mul .Values.predictor.minReplicas .Values.predictor.gpu.count -}}
+{{- mul (include "saccade.firstPods" .Values.predictor) .Values.predictor.gpu.count -}}
+{{- end -}}
+
+{{/* The predictor is as it was, so that no revision of it is made: as the last release or canary.of says; empty where nobody knows. */}}
+{{- define "saccade.samePredictor" -}}
+{{- $before := default .Values.canary.of (get (include "saccade.lastRollout" . | fromYaml) "digest") -}}
+{{- if and $before (eq (first (splitList "-" $before)) (include "saccade.digestOf" (list . "predictor"))) -}}
+true
+{{- end -}}
 {{- end -}}

@@ -6,7 +6,7 @@ with the last release takes it from the live objects where there is a cluster, a
 {{- $name := include "saccade.name" . -}}
 {{- $digest := include "saccade.digest" . -}}
 {{- $live := include "saccade.liveService" . | fromYaml -}}
-{{- $last := include "saccade.liveRollout" . | fromYaml -}}
+{{- $last := include "saccade.lastRollout" . | fromYaml -}}
 {{- $settings := .Values.transformer.settings -}}
 {{- $wait := printf "saccade rollout wait %s -n %s" $name .Release.Namespace -}}
 {{- if eq $canary.split "camera" -}}
@@ -102,13 +102,13 @@ with the last release takes it from the live objects where there is a cluster, a
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if .Values.rollout.checkHeadroom -}}
+{{- if and .Values.rollout.checkHeadroom (not (include "saccade.samePredictor" .)) -}}
 {{- $surge := int (include "saccade.surgeGpus" .) -}}
 {{- if kindIs "invalid" .Values.rollout.maxSurgeGpus -}}
 {{- fail (printf "\n\nrollout.checkHeadroom is true and rollout.maxSurgeGpus is not set; expected the number of GPUs that may be held beside those in use: a change of the predictor holds %d more until the old revision is gone.\n" $surge) -}}
 {{- end -}}
 {{- if gt $surge (int .Values.rollout.maxSurgeGpus) -}}
-{{- fail (printf "\n\nrollout.maxSurgeGpus is %v, but a change of the predictor holds %d more until the old revision is gone (minReplicas %v x gpu.count %v); expected at least as many, or the rollout would wait for GPUs until its deadline.\n" .Values.rollout.maxSurgeGpus $surge .Values.predictor.minReplicas .Values.predictor.gpu.count) -}}
+{{- fail (printf "\n\nrollout.maxSurgeGpus is %v, but a change of the predictor holds %d more until the old revision is gone (%s x gpu.count %v: a revision begins with minReplicas, and with 1 at least); expected at least as many, or the rollout would wait for GPUs until its deadline.\n" .Values.rollout.maxSurgeGpus $surge (include "saccade.firstPods" .Values.predictor) .Values.predictor.gpu.count) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
