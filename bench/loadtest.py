@@ -128,6 +128,7 @@ def run(url: str, load: ClientsLoad | UsersLoad, protocol: str, pictures: Pictur
         scenario="bench",
         url=url,
         model="detector",
+        cache="bypass",
         load=load,
         mix={protocol: 1.0},
         pictures=pictures,

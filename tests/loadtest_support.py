@@ -38,6 +38,7 @@ def plan_for(url: str, profile: Profile, **changes: Any) -> Plan:
         "scenario": "test",
         "url": url,
         "model": "detector",
+        "cache": "bypass",
         "load": ClientsLoad.of(profile, "even", "even"),
         "warmup_s": 0.0,
         "pictures": Pictures(folder=str(ROOT / "examples" / "images"), width=WIDTH, height=HEIGHT, scenes=4, noises=1),

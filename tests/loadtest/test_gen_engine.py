@@ -113,7 +113,7 @@ def drive(
     tls: ssl.SSLContext | None = None,
 ) -> tuple[Run, Engine, Counter[bool]]:
     """A run; by default 50 requests in a second."""
-    endpoint = Endpoint(url, "m", grpc=grpc_address)
+    endpoint = Endpoint(url, "detector", grpc=grpc_address, cache="bypass")
     run = Run("test", Target(url, "transformer", "m"), "open", Schedule("even", 50, 60))
     ended: Counter[bool] = Counter()
     engine = Engine(
@@ -338,9 +338,9 @@ def right_message() -> bytes:
         Tensor.of("scores", np.array([[0.5]], np.float32)),
         Tensor.of("class_ids", np.array([[0]], np.int32)),
         Tensor.of_bytes("labels", (1, 1), [b"person"]),
-        Tensor.of_bytes("cache", (1,), [b"miss"]),
+        Tensor.of_bytes("cache", (1,), [b"bypass"]),
     ]
-    message = grpc_codec.encode_response(InferResponse("m", model_version="4", outputs=outputs))
+    message = grpc_codec.encode_response(InferResponse("detector", model_version="4", outputs=outputs))
     return bytes(message.SerializeToString())
 
 

@@ -42,11 +42,13 @@ class Answer:
 
     Attributes:
         outputs: by name; BYTES tensors as flat lists of bytes.
+        model: its name.
         version: of the model.
         parameters: of the answer.
     """
 
     outputs: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
     version: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
 
@@ -68,7 +70,8 @@ def decode_binary(body: bytes, json_bytes: int) -> Answer:
 
 def _of_json(content: Any, rest: bytes | memoryview) -> Answer:
     try:
-        answer = Answer({}, content.get("model_version", ""), content.get("parameters", {}))
+        names = content.get("model_name", ""), content.get("model_version", "")
+        answer = Answer({}, *names, content.get("parameters", {}))
         at = 0
         for output in content["outputs"]:
             size = output.get("parameters", {}).get("binary_data_size")
@@ -137,7 +140,9 @@ def decode_infer(message: bytes) -> Answer:
     raw: list[bytes] = []
     try:
         for number, value in _fields(message):
-            if number == 2:
+            if number == 1:
+                answer.model = value.decode()
+            elif number == 2:
                 answer.version = value.decode()
             elif number == 4:
                 entry = dict(_fields(value))
