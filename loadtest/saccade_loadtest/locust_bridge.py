@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import gevent
 from locust.env import Environment
-from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
+from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
 from saccade_loadtest.commands import options
 from saccade_loadtest.commands.run_command import FAILURES
@@ -45,6 +45,8 @@ _PREPARE_S: Final = 120.0
 #: For the answers that are still to come after the last request, beside the clients' patience.
 _FINISH_S: Final = 30.0
 _LEAD_S: Final = 0.2
+#: Locust's own timer begins a moment after its run does; an end that is earlier than this was no end of the run time.
+_EARLY_S: Final = 1.0
 #: Without a run time: cameras' schedules are this long, and begin anew.
 _ROUND_S: Final = 3600.0
 log = logging.getLogger(__name__)
@@ -206,19 +208,32 @@ class Judge:
         self._expected: set[str] = set()
         self._records: dict[str, Mapping[str, Any]] = {}
         self._began_at = ""
+        self._begun = 0.0
+        self._faults: list[str] = []
 
     def start(self) -> None:
-        """Remember who takes part."""
+        """Remember who takes part, and when it began."""
         runner = self._environment.runner
-        self._records = {}
+        self._records, self._faults, self._begun = {}, [], time.monotonic()
         self._began_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._expected = set(runner.clients) if isinstance(runner, MasterRunner) else set()
 
     def take(self, worker: str, record: Mapping[str, Any] | None) -> None:
-        """A worker's record has come."""
+        """A worker's record has come; from one of several before the run is over if it has left."""
         self._expected.add(worker)
+        runner = self._environment.runner
+        if isinstance(runner, MasterRunner) and runner.state in (STATE_RUNNING, STATE_SPAWNING):
+            self._faults.append(
+                f"worker {worker} left at {time.monotonic() - self._begun:.0f} s, before the run ended"
+            )
         if record is not None:
             self._records[worker] = record
+
+    def end(self) -> None:
+        """The run is over: see whether that was when it was to be."""
+        asked_s, ran_s = float(options_of(self._environment).run_time or 0), time.monotonic() - self._begun
+        if ran_s < asked_s - _EARLY_S:
+            self._faults.append(f"it was cut short: {asked_s:g} s were asked for, and it ended after {ran_s:.0f} s")
 
     def ask_and_wait(self, patience_s: float) -> None:
         """Ask the workers to finish, and wait until all records have come that can come."""
@@ -245,6 +260,7 @@ class Judge:
             log.error("no worker told a result: there is nothing to judge")
             return 2
         run.began_at, run.machine = self._began_at, machine()
+        run.faults += self._faults
         verdict = outputs.write(run, self._slo, Path(given.out))
         log.info("verdict: %s (%s)", verdict.outcome.upper(), Path(given.out) / outputs.REPORT)
         for reason in verdict.reasons:

@@ -178,6 +178,7 @@ def end(environment: Environment, **_: Any) -> None:
         _send_record(environment)
     if judge is None or runner is None:
         return
+    judge.end()
     if (bridge := _bridges.pop(key, None)) is not None:
         judge.take(bridge.name, bridge.finish())
     if isinstance(runner, MasterRunner):

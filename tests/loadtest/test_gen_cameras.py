@@ -7,12 +7,16 @@ import os
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from saccade_loadtest.load.arrivals import BadSchedule
+from loadtest_support import plan_for
+from saccade_loadtest.load.arrivals import BadSchedule, constant
 from saccade_loadtest.load.cameras import Fleet
+from saccade_loadtest.load.plan import ClientsLoad, FleetLoad, TraceLoad, UsersLoad
+from saccade_loadtest.load.scenarios import AnyLoad
 from saccade_loadtest.load.sources import Mix, fleet_source, trace_source
 from saccade_loadtest.load.trace import BadTrace, Shot, parse_trace, read_trace, write_trace
 
@@ -183,3 +187,18 @@ def test_random_state_of_the_process_does_not_matter() -> None:
     one = list(Fleet(cameras=2, fps=3, duration_s=3).shots())
     random.seed(os.urandom(4))
     assert one == list(Fleet(cameras=2, fps=3, duration_s=3).shots())
+
+
+def test_only_a_service_that_does_not_answer_can_hold_as_many_requests_as_may_be_open() -> None:
+    def limit(load: AnyLoad, **changes: Any) -> int:
+        return plan_for("http://h", constant(1, 2), load=load, **changes).open_limit
+
+    clients = ClientsLoad.of(constant(1000, 60), "even", "even")
+    assert limit(clients) == 12_100, "1,000/s for the 10 s that a client is patient, a fifth and 100 more"
+    assert limit(clients, patience_s=2) == 2_500
+    assert limit(clients, most_open=7) == 7
+    assert limit(ClientsLoad.of(constant(9000, 60), "even", "even")) == 25_000, "as many ports as there are"
+    assert limit(FleetLoad(cameras=10, fps=10)) == 1_300
+    assert limit(TraceLoad(text="due_s,camera\n" + "1.5,0\n" * 50)) == 700
+    assert limit(UsersLoad(users=500)) >= 500
+    assert limit(FleetLoad(cameras=1, fps=1, switched=True)) == 25_000

@@ -25,7 +25,7 @@ from saccade_loadtest.record.recorder import Recorder
 from saccade_loadtest.record.results import Run, Schedule, Target
 from saccade_loadtest.sending.dialects import Dialect, Endpoint
 from saccade_loadtest.sending.engine import Engine, Limits, Unreachable
-from saccade_loadtest.sending.http1 import ConnectionLost, dechunk
+from saccade_loadtest.sending.http1 import Connection, ConnectionLost, NoSocket, dechunk
 from servers.null_detector import answers
 
 WIDTH, HEIGHT = 64, 48
@@ -266,7 +266,7 @@ def test_without_an_answer_within_the_patience_a_request_is_a_timeout(album: Alb
     assert run.measured().answered + run.measured().failed == 50
 
 
-def test_what_is_due_beyond_the_most_open_is_not_sent_and_is_told(album: Album) -> None:
+def test_what_is_due_beyond_the_most_open_is_a_failure_of_the_server_that_holds_them(album: Album) -> None:
     released = threading.Event()
 
     def wait(_: int) -> tuple[Sequence[bytes], bool]:
@@ -276,10 +276,38 @@ def test_what_is_due_beyond_the_most_open_is_not_sent_and_is_told(album: Album) 
     timer = threading.Timer(3.0, released.set)
     with serving(wait) as server:
         timer.start()
-        run, _, ended = drive(album, url_of(server), limits=Limits(most_open=8, patience_s=60))
+        run, engine, ended = drive(album, url_of(server), limits=Limits(most_open=8, patience_s=60))
     total = run.measured()
-    assert (total.sent, total.not_sent, total.answered) == (8, 42, 8)
+    assert (total.due, total.not_sent, total.answered, total.unresolved) == (50, 0, 8, 0)
+    assert total.errors == {"held_open": 42}
+    assert "8 requests were under way" in engine.samples["jpeg: held_open"]
+    assert run.workers[0].schedule_error.count == 8
     assert ended == {True: 8, False: 42}
+
+
+def test_a_machine_without_sockets_is_no_failure_of_the_server(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = iter(range(10_000))
+
+    def scarce(*arguments: Any) -> Connection:
+        if next(made) >= 3:
+            raise NoSocket("this machine gives no socket: Too many open files")
+        return Connection(*arguments)
+
+    released = threading.Event()
+
+    def wait(_: int) -> tuple[Sequence[bytes], bool]:
+        released.wait(60)
+        return [RIGHT], False
+
+    with serving(wait) as server:
+        threading.Timer(1.5, released.set).start()
+        monkeypatch.setattr("saccade_loadtest.sending.engine.Connection", scarce)
+        run, engine, ended = drive(album, url_of(server))
+    total = run.measured()
+    assert total.failed == 0
+    assert total.not_sent > 40
+    assert total.answered + total.not_sent == 50 == sum(ended.values())
+    assert "this machine gives no socket" in engine.samples["jpeg: not sent"]
 
 
 def test_users_who_wait_send_one_request_at_a_time(album: Album) -> None:

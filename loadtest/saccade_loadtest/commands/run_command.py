@@ -75,7 +75,15 @@ def run(
     patience: Annotated[
         float | None, typer.Option(min=0.05, help="Seconds after which a request is a failure.")
     ] = None,
-    most_open: Annotated[int, typer.Option(min=1, help="Requests under way at once, at most.")] = 2000,
+    most_open: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100_000,
+            help="Requests under way at once, at most; beyond what the load can make it if left out.",
+            show_default=False,
+        ),
+    ] = None,
     metrics: options.Metrics = None,
     during: Annotated[
         str, typer.Option(help="Command to run in the middle, as a rolling restart.", show_default=False)

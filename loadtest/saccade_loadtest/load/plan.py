@@ -7,6 +7,7 @@ is made; a value that cannot be is refused with its name. Sends nothing.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal
@@ -31,6 +32,11 @@ from saccade_loadtest.sending.engine import Limits
 
 #: A record has at most so many bins; longer runs have longer ones.
 _MOST_BINS: Final = 3600
+#: Fewer than the ports that a machine has for one address (28,232 by Linux' default), some left for others.
+_MOST_OPEN: Final = 25_000
+#: A queue may be this much longer than the mean rate makes it, and has so many places more.
+_OPEN_SLACK: Final = 1.2
+_OPEN_MORE: Final = 100
 
 
 class _Part(BaseModel):
@@ -72,6 +78,11 @@ class ClientsLoad(_Part):
     def lights(self) -> tuple[Literal["day", "night"], ...]:
         """Which pictures are needed."""
         return ("day",)
+
+    @property
+    def peak_per_s(self) -> float:
+        """The highest rate."""
+        return max(per_s for _, per_s in self.knots)
 
     def expected(self, begin_s: float, end_s: float) -> float:
         """Requests between two moments."""
@@ -120,6 +131,14 @@ class FleetLoad(_Part):
         """Which pictures are needed."""
         return ("day", "night") if self.day_s else ("day",)
 
+    @property
+    def peak_per_s(self) -> float:
+        """The highest rate, all cameras' bursts at once; unknown of cameras that are switched."""
+        bursts_per_s = self.fleet.per_s * self.burst_s if self.burst_every_s else 0.0
+        return (
+            math.inf if self.switched else max(self.fleet.per_s, self.cameras * (self.night_fps or 0)) + bursts_per_s
+        )
+
     def expected(self, begin_s: float, end_s: float) -> float:
         """Requests between two moments, about: without the fewer that jitter moves over the end."""
         return sum(
@@ -159,6 +178,12 @@ class TraceLoad(_Part):
         """Which pictures are needed."""
         return ("day", "night") if any(shot.light == "night" for shot in self.trace.shots) else ("day",)
 
+    @property
+    def peak_per_s(self) -> float:
+        """Frames in the second that has most."""
+        counted = Counter(int(shot.due_s) for shot in self.trace.shots)
+        return math.inf if self.switched else float(max(counted.values()))
+
     def expected(self, begin_s: float, end_s: float) -> float:
         """Frames between two moments."""
         return sum(begin_s <= shot.due_s < end_s for shot in self.trace.shots)
@@ -191,6 +216,11 @@ class UsersLoad(_Part):
     def lights(self) -> tuple[Literal["day", "night"], ...]:
         """Which pictures are needed."""
         return ("day",)
+
+    @property
+    def peak_per_s(self) -> float:
+        """As if each user's one request were open for a second at least."""
+        return math.inf if self.switched else float(self.users)
 
     def expected(self, begin_s: float, end_s: float) -> float:
         """Unknown: the answers decide."""
@@ -237,7 +267,8 @@ class Plan(_Part):
         mix: protocol -> weight.
         warmup_s: what is due before counts nowhere.
         pictures: see there.
-        most_open: of all generators together; see ``engine.Limits``, as ``patience_s``.
+        most_open: of all generators together; see ``engine.Limits``, as ``patience_s``. None: more than the load's
+            peak lets be open within the patience, so that only a service which does not answer reaches it.
         nominal_per_s: the rate that the scenario stands for; None: itself.
         nominal_limit_ms: the latency limit that belongs to it.
         notes: for the report.
@@ -258,7 +289,7 @@ class Plan(_Part):
     mix: dict[str, float] = {"jpeg": 1.0}
     warmup_s: float = Field(5.0, ge=0)
     pictures: Pictures
-    most_open: int = Field(2000, ge=1, le=100_000)
+    most_open: int | None = Field(None, ge=1, le=100_000)
     patience_s: float = Field(10.0, gt=0, le=3600)
     nominal_per_s: float | None = None
     nominal_limit_ms: float | None = None
@@ -338,7 +369,16 @@ class Plan(_Part):
 
     def limits(self, count: int) -> Limits:
         """Those of one of ``count`` generators."""
-        return Limits(max(1, self.most_open // count), self.patience_s)
+        return Limits(max(1, math.ceil(self.open_limit / count)), self.patience_s)
+
+    @property
+    def open_limit(self) -> int:
+        """Requests under way at once, at most, of all generators together."""
+        if self.most_open is not None:
+            return self.most_open
+        # By Little's law: no more are open than come within the longest time that one is waited for.
+        could_be = self.load.peak_per_s * self.patience_s * _OPEN_SLACK + _OPEN_MORE
+        return math.ceil(min(could_be, float(_MOST_OPEN)))
 
     def with_load(self, load: ClientsLoad | FleetLoad | TraceLoad | UsersLoad, **changes: Any) -> Plan:
         """The same plan with another load, checked anew."""

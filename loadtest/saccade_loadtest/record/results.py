@@ -25,6 +25,7 @@ CONNECTION: Final = "connection"  # refused, reset, closed in mid-answer
 OVERLOADED: Final = "overloaded"  # 503 / UNAVAILABLE: the server said no
 DEADLINE: Final = "deadline"  # 504 / DEADLINE_EXCEEDED
 WRONG_ANSWER: Final = "wrong_answer"  # a good status whose content fails the check
+HELD: Final = "held_open"  # due while as many as may be under way were, all without an answer: it was not sent
 #: What is counted under this name came after ``MOST_NAMES`` others.
 OTHER: Final = "other"
 MOST_NAMES: Final = 64
@@ -113,8 +114,8 @@ class Tally:
     ``due = sent + not_sent``, and at the end of a run ``sent = answered + errors``.
 
     Attributes:
-        sent: handed to a connection.
-        not_sent: due, and never sent: the generator had no connection free, or ended before.
+        sent: handed to a connection; or kept back since the server held as many open as may be (``HELD``).
+        not_sent: due, and never sent for a reason of the generator's own: its machine gave no socket.
         answered: rightly, with the content checked.
         errors: by kind.
         latency: of the right answers, from the moment they were due.
