@@ -13,7 +13,8 @@ from typing import Any
 
 from measuring.processes import HOST, Server, free_port
 from saccade_loadtest.load.arrivals import Profile
-from saccade_loadtest.load.plan import ClientsLoad, Pictures, Plan
+from saccade_loadtest.load.loads import ClientsLoad
+from saccade_loadtest.load.plan import Pictures, Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "bench"

@@ -25,7 +25,8 @@ from saccade_loadtest.commands import options
 from saccade_loadtest.commands.run_command import FAILURES
 from saccade_loadtest.judging import slo
 from saccade_loadtest.load.arrivals import BadSchedule
-from saccade_loadtest.load.plan import FleetLoad, Plan, TraceLoad, UsersLoad
+from saccade_loadtest.load.loads import FleetLoad, TraceLoad, UsersLoad
+from saccade_loadtest.load.plan import Plan
 from saccade_loadtest.load.scenarios import Script
 from saccade_loadtest.record import run_file
 from saccade_loadtest.record.live import Beat

@@ -15,7 +15,7 @@ import pytest
 from loadtest_support import plan_for
 from saccade_loadtest.load.arrivals import BadSchedule, constant
 from saccade_loadtest.load.cameras import Fleet
-from saccade_loadtest.load.plan import ClientsLoad, FleetLoad, TraceLoad, UsersLoad
+from saccade_loadtest.load.loads import ClientsLoad, FleetLoad, TraceLoad, UsersLoad
 from saccade_loadtest.load.scenarios import AnyLoad
 from saccade_loadtest.load.sources import Mix, fleet_source, trace_source
 from saccade_loadtest.load.trace import BadTrace, Shot, parse_trace, read_trace, write_trace

@@ -20,8 +20,9 @@ from saccade_loadtest.commands.run_command import FAILURES
 from saccade_loadtest.judging.capacity import KIND, VERSION, Search, SearchFailed, Trial, batch_profile
 from saccade_loadtest.judging.slo import Slo
 from saccade_loadtest.judging.verdict import judge, shortest_measurement_s
-from saccade_loadtest.load.arrivals import constant
-from saccade_loadtest.load.plan import ClientsLoad, Plan
+from saccade_loadtest.load.arrivals import BadSchedule, constant
+from saccade_loadtest.load.loads import ClientsLoad
+from saccade_loadtest.load.plan import Plan
 from saccade_loadtest.load.scenarios import Script
 from saccade_loadtest.sending.conductor import Conductor, machine
 from saccade_loadtest.sending.preflight import NotReady, Preflight
@@ -71,6 +72,12 @@ def capacity(
         search = Search(start, tolerance, trials)
         script = Script(_load(start, 60.0, seed), _WARMUP_S, {})
         objective = options.read_slo(slo, script)
+        least_s = shortest_measurement_s(objective, math.inf)
+        if trial is not None and trial < least_s:
+            raise BadSchedule(
+                f"--trial {trial:g} is too short: the percentiles of SLO {objective.name} are claimed of at least "
+                f"{least_s:g} s"
+            )
         found = options.find(url, model, headers, script)
         mix = options.read_mix(protocol, found, bool(grpc))
         given = {"cache": cache if found.service == "transformer" else "use"}

@@ -21,7 +21,8 @@ from saccade_loadtest.commands.performing import carry_out, conclude, stopped_by
 from saccade_loadtest.commands.run_command import FAILURES
 from saccade_loadtest.judging import slo
 from saccade_loadtest.judging.verdict import shortest_measurement_s
-from saccade_loadtest.load.plan import FleetLoad, Plan, UsersLoad
+from saccade_loadtest.load.loads import FleetLoad, UsersLoad
+from saccade_loadtest.load.plan import Plan
 from saccade_loadtest.load.scenarios import Script
 from saccade_loadtest.sending.conductor import Conductor, RunFailed
 

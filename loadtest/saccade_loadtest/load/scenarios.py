@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from saccade_loadtest.load.arrivals import BadSchedule, Process, Profile, constant, diurnal, ramp, spike, step
-from saccade_loadtest.load.plan import ClientsLoad, FleetLoad, TraceLoad, UsersLoad
+from saccade_loadtest.load.loads import ClientsLoad, FleetLoad, TraceLoad, UsersLoad
 
 #: A service is run at most at this share of what it can do, so that a short rise does not become a queue.
 _SAFE_SHARE: Final = 0.7
