@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -23,7 +24,8 @@ from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterR
 
 from saccade_loadtest.commands import options
 from saccade_loadtest.commands.run_command import FAILURES
-from saccade_loadtest.judging import slo
+from saccade_loadtest.judging import judgeable, slo
+from saccade_loadtest.judging.judgeable import Intended
 from saccade_loadtest.load.arrivals import BadSchedule
 from saccade_loadtest.load.loads import FleetLoad, TraceLoad, UsersLoad
 from saccade_loadtest.load.plan import Plan
@@ -199,13 +201,18 @@ class Judge:
         environment: Locust's.
 
     Raises:
-        BadSlo: there is none that could be judged by.
+        BadSlo, NotJudgeable: there is none that could be judged by.
+        OSError: nothing can be written where the results are to go.
     """
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
-        path = options_of(environment).slo
-        self._slo = slo.load(Path(path)) if path else slo.parse(_DEFAULT_SLO)
+        given = options_of(environment)
+        self._slo = slo.load(Path(given.slo)) if given.slo else slo.parse(_DEFAULT_SLO)
+        protocols = [str(getattr(user, "protocol", "")) for user in environment.user_classes]
+        hint = "Locust asks for none; use `saccade-loadtest run`"
+        judgeable.check(self._slo, Intended(protocols, given.cache, math.inf, False, metrics_hint=hint))
+        outputs.prepare(Path(given.out))
         self._expected: set[str] = set()
         self._records: dict[str, Mapping[str, Any]] = {}
         self._began_at = ""

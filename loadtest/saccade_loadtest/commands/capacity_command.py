@@ -15,7 +15,7 @@ from rich.table import Table
 
 from saccade_loadtest.commands import options
 from saccade_loadtest.commands.judging_commands import complain
-from saccade_loadtest.commands.performing import stopped_by_signals
+from saccade_loadtest.commands.performing import check_judgeable, stopped_by_signals
 from saccade_loadtest.commands.run_command import FAILURES
 from saccade_loadtest.judging.capacity import KIND, VERSION, Search, SearchFailed, Trial, batch_profile
 from saccade_loadtest.judging.slo import Slo
@@ -24,6 +24,7 @@ from saccade_loadtest.load.arrivals import BadSchedule, constant
 from saccade_loadtest.load.loads import ClientsLoad
 from saccade_loadtest.load.plan import Plan
 from saccade_loadtest.load.scenarios import Script
+from saccade_loadtest.reports import outputs
 from saccade_loadtest.sending.conductor import Conductor, machine
 from saccade_loadtest.sending.preflight import NotReady, Preflight
 
@@ -82,6 +83,8 @@ def capacity(
         mix = options.read_mix(protocol, found, bool(grpc))
         given = {"cache": cache if found.service == "transformer" else "use"}
         plan = options.make_plan("capacity", script, url, found, mix, pictures, size, grpc, headers, **given)
+        check_judgeable(plan, objective, {})
+        outputs.check_file(out)
         before = _statistics(predictor, headers, found.model)
         _search(search, plan, objective, trial, processes, seed)
         after = _statistics(predictor, headers, found.model)

@@ -17,13 +17,20 @@ from rich.console import Console
 from saccade_loadtest.commands import options
 from saccade_loadtest.commands.example import Addresses, ExampleFailed, ExamplePair
 from saccade_loadtest.commands.judging_commands import complain
-from saccade_loadtest.commands.performing import carry_out, conclude, stopped_by_signals, warn_if_short
+from saccade_loadtest.commands.performing import (
+    carry_out,
+    check_judgeable,
+    conclude,
+    stopped_by_signals,
+    warn_if_short,
+)
 from saccade_loadtest.commands.run_command import FAILURES
 from saccade_loadtest.judging import slo
 from saccade_loadtest.judging.verdict import shortest_measurement_s
 from saccade_loadtest.load.loads import FleetLoad, UsersLoad
 from saccade_loadtest.load.plan import Plan
 from saccade_loadtest.load.scenarios import Script
+from saccade_loadtest.reports import outputs
 from saccade_loadtest.sending.conductor import Conductor, RunFailed
 
 _SHARE: Final = 0.6
@@ -56,6 +63,7 @@ def example(
     """Start the example pair, find its rate, load it with cameras, judge: 0 pass, 1 fail, 2 invalid."""
     try:
         objective = slo.load(slo_file)
+        outputs.prepare(out)
         with console.status("starting the example pair"):
             pair = ExamplePair(out / "pair.log")
             addresses = pair.start()
@@ -67,6 +75,7 @@ def example(
             plan = _plan(addresses, per_s, duration, objective, pictures, size)
             for note in plan.notes:
                 console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+            check_judgeable(plan, objective, addresses.metrics)
             warn_if_short(plan, objective, console)
             outcome = carry_out(plan, objective, console, metrics=addresses.metrics)
         finally:

@@ -11,17 +11,29 @@ from rich.table import Table
 
 from saccade_loadtest.commands import options
 from saccade_loadtest.commands.judging_commands import complain
-from saccade_loadtest.commands.performing import carry_out, conclude, warn_if_short
+from saccade_loadtest.commands.performing import carry_out, check_judgeable, conclude, warn_if_short
+from saccade_loadtest.judging.judgeable import NotJudgeable
 from saccade_loadtest.judging.slo import BadSlo
 from saccade_loadtest.load.arrivals import PROCESSES, BadSchedule, Process
 from saccade_loadtest.load.frames import NoPictures
 from saccade_loadtest.load.scenarios import SCENARIOS, UnknownScenario, Wishes, script_of
+from saccade_loadtest.reports import outputs
 from saccade_loadtest.sending.conductor import Disturbance, RunFailed
 from saccade_loadtest.sending.dialects import UnknownDialect
 from saccade_loadtest.sending.preflight import NotReady
 
 #: What a command ends with for a reason that a person can act on.
-FAILURES: Final = (BadSchedule, UnknownScenario, UnknownDialect, NotReady, NoPictures, BadSlo, RunFailed, OSError)
+FAILURES: Final = (
+    BadSchedule,
+    UnknownScenario,
+    UnknownDialect,
+    NotReady,
+    NoPictures,
+    BadSlo,
+    NotJudgeable,
+    RunFailed,
+    OSError,
+)
 console = Console()
 
 
@@ -124,8 +136,11 @@ def run(
         given = {"cache": cache, "patience_s": patience, "most_open": most_open, "agreement": compares}
         plan = options.make_plan(scenario, script, url, found, mix, pictures, size, grpc, headers, **given)
         disturbance = Disturbance(during, plan.load.duration_s / 2 if at is None else at) if during else None
+        watched = options.read_metrics(metrics)
+        check_judgeable(plan, objective, watched)
+        outputs.prepare(out)
         warn_if_short(plan, objective, console)
-        outcome = carry_out(plan, objective, console, processes, options.read_metrics(metrics), disturbance)
+        outcome = carry_out(plan, objective, console, processes, watched, disturbance)
         verdict = conclude(outcome, objective, out, console)
     except FAILURES as error:
         complain(error)

@@ -184,7 +184,8 @@ class Conductor:
             for generator in self._generators:
                 selector.register(generator.stdout, selectors.EVENT_READ, generator)
             self._prepare(selector)
-            scraper = Scraper(self._metrics)
+            warmup_s = self._plan.schedule().warmup_s
+            scraper = Scraper(self._metrics, warmup_s=warmup_s + _LEAD_S if warmup_s else 0.0)
             scraper.begin()
             began_at = datetime.now(UTC)
             self._drive(selector)
