@@ -30,6 +30,7 @@ from saccade_loadtest.load.arrivals import BadSchedule
 from saccade_loadtest.load.loads import FleetLoad, TraceLoad, UsersLoad
 from saccade_loadtest.load.plan import Plan
 from saccade_loadtest.load.scenarios import Script
+from saccade_loadtest.load.trace import read_text
 from saccade_loadtest.record import run_file
 from saccade_loadtest.record.live import Beat
 from saccade_loadtest.record.results import Phase, Run, Schedule, Worker
@@ -345,9 +346,7 @@ def plan_of(environment: Environment, closed: bool) -> Plan:
     run_time_s = float(given.run_time or 0)
     load: FleetLoad | UsersLoad | TraceLoad
     if given.trace:
-        load = TraceLoad(
-            text=Path(given.trace).read_text(encoding="utf-8"), name=Path(given.trace).name, switched=True
-        )
+        load = TraceLoad(text=read_text(Path(given.trace)), name=Path(given.trace).name, switched=True)
     elif closed:
         load = UsersLoad(duration_s=_ROUND_S * 1000, switched=True)
     else:

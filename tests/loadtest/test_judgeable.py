@@ -1,4 +1,4 @@
-"""What a run could not be judged by is told before it; so is where nothing can be written. What a service lost in it."""
+"""What a run could not tell is refused before it, as is a place that cannot be written to; metrics that were lost."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from saccade_loadtest.commands.run_command import FAILURES
 from saccade_loadtest.judging.capacity import KIND, VERSION, Search, SearchFailed, Trial, batch_profile
 from saccade_loadtest.judging.slo import Slo
 from saccade_loadtest.judging.verdict import judge, shortest_measurement_s
-from saccade_loadtest.load.arrivals import BadSchedule, constant
+from saccade_loadtest.load.arrivals import MOST_PER_S, BadSchedule, constant
 from saccade_loadtest.load.loads import ClientsLoad
 from saccade_loadtest.load.plan import Plan
 from saccade_loadtest.load.scenarios import Script
@@ -31,7 +31,7 @@ from saccade_loadtest.sending.preflight import NotReady, Preflight
 _WARMUP_S = 3.0
 #: Characters of the longest bar of the knee.
 _BAR = 40
-console = Console()
+console = Console(markup=False, emoji=False)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,10 +47,10 @@ def capacity(
     grpc: options.GrpcAddress = "",
     protocol: options.ProtocolOptions = None,
     header: options.Headers = None,
-    start: Annotated[float, typer.Option(min=0.1, help="First rate, requests per second.")] = 10.0,
+    start: Annotated[float, typer.Option(min=0.1, max=MOST_PER_S, help="First rate, requests per second.")] = 10.0,
     trial: Annotated[
         float | None,
-        typer.Option(min=2, help="Seconds of a trial; as many as the SLO's percentiles need if left out."),
+        typer.Option(min=2, max=86_400, help="Seconds of a trial; as many as the SLO's percentiles need if left out."),
     ] = None,
     trials: Annotated[int, typer.Option(min=1, max=9, help="Trials of a rate, of which most must pass.")] = 3,
     tolerance: Annotated[float, typer.Option(min=0.005, max=0.5, help="How exact, as a share.")] = 0.05,

@@ -42,7 +42,7 @@ _WARMUP_S: Final = 5.0
 _PROBE_USERS: Final = 8
 _NOMINAL_PER_S: Final = 1000.0
 _NOMINAL_MS: Final = 100.0
-console = Console()
+console = Console(markup=False, emoji=False)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -55,8 +55,8 @@ def example(
     out: Annotated[Path, typer.Option(help="Folder for the record, the verdict and the report.")] = Path(
         "loadtest-out"
     ),
-    probe: Annotated[float, typer.Option(min=6, help="Seconds of the capacity probe.")] = 20.0,
-    duration: Annotated[float, typer.Option(min=5, help="Seconds of the run after its warm-up.")] = 60.0,
+    probe: Annotated[float, typer.Option(min=6, max=3600, help="Seconds of the capacity probe.")] = 20.0,
+    duration: Annotated[float, typer.Option(min=5, max=86_400, help="Seconds of the run after its warm-up.")] = 60.0,
     pictures: options.Photos = options.PHOTOS,
     size: options.Size = "640x480",
 ) -> None:

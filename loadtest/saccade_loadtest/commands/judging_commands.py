@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
+from saccade_loadtest.commands.options import sentences
 from saccade_loadtest.judging import comparing, slo
 from saccade_loadtest.judging.verdict import judge as judge_run
 from saccade_loadtest.record import run_file
@@ -16,8 +18,8 @@ from saccade_loadtest.reports import comparison_report, outputs, report, tables
 RunFile = Annotated[Path, typer.Argument(help="Record of a run (run.json).", metavar="RUN.json")]
 SloFile = Annotated[Path, typer.Option("--slo", help="SLO file (YAML) to judge by.")]
 
-console = Console()
-_errors = Console(stderr=True)
+console = Console(markup=False, emoji=False)
+_errors = Console(stderr=True, markup=False, emoji=False)
 
 #: As for a run that cannot be judged.
 UNUSABLE = 2
@@ -32,7 +34,8 @@ def add_to(app: typer.Typer) -> None:
 
 def complain(error: Exception) -> NoReturn:
     """Say what is wrong, and end with 2."""
-    _errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+    text = sentences(error) if isinstance(error, ValidationError) else str(error)
+    _errors.print(f"error: {text}", style="red", markup=False, soft_wrap=True)
     raise typer.Exit(UNUSABLE)
 
 

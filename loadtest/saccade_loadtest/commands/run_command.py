@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +17,8 @@ from saccade_loadtest.judging.judgeable import NotJudgeable
 from saccade_loadtest.judging.slo import BadSlo
 from saccade_loadtest.load.arrivals import PROCESSES, BadSchedule, Process
 from saccade_loadtest.load.frames import NoPictures
-from saccade_loadtest.load.scenarios import SCENARIOS, UnknownScenario, Wishes, script_of
+from saccade_loadtest.load.scenarios import GENERATOR_PER_S, SCENARIOS, UnknownScenario, Wishes, script_of
+from saccade_loadtest.load.trace import read_text
 from saccade_loadtest.reports import outputs
 from saccade_loadtest.sending.conductor import Disturbance, RunFailed
 from saccade_loadtest.sending.dialects import UnknownDialect
@@ -32,9 +34,10 @@ FAILURES: Final = (
     BadSlo,
     NotJudgeable,
     RunFailed,
+    ValidationError,
     OSError,
 )
-console = Console()
+console = Console(markup=False, emoji=False)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -80,6 +83,9 @@ def run(
         typer.Option(min=1, help="Closed loop with so many users instead: hides what a slow server holds back."),
     ] = None,
     capacity: Annotated[Path | None, typer.Option(help="capacity.json to take the rate from.")] = None,
+    generator_rate: Annotated[
+        float, typer.Option(min=1, help="Requests per second that one generator is given, where several are planned.")
+    ] = GENERATOR_PER_S,
     seed: Annotated[int, typer.Option(help="Of all that is by chance.")] = 1,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Generators on this machine, a core each.")] = 1,
     pictures: options.Photos = options.PHOTOS,
@@ -117,10 +123,11 @@ def run(
             warmup_s=warmup,
             capacity_per_s=None if capacity is None else options.read_capacity(capacity),
             process=_process(arrivals),
-            trace=None if trace is None else (trace.read_text(encoding="utf-8"), trace.name),
+            trace=None if trace is None else (read_text(trace), trace.name),
             users=closed,
             shape=shape,
             seed=seed,
+            generator_per_s=generator_rate,
         )
         script = script_of(scenario, wishes)
         objective = options.read_slo(slo, script)

@@ -148,13 +148,27 @@ def load(path: Path) -> Slo:
         raise BadSlo(str(path), [f"it has {len(text)} bytes, and an SLO file at most {_LARGEST_FILE}"])
     try:
         found = yaml.load(text, _OnceLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # a date or a number that cannot be is a ValueError
         raise BadSlo(str(path), [f"it is not YAML: {' '.join(str(error).split())}"]) from error
+    except RecursionError as error:
+        raise BadSlo(str(path), ["it is nested far deeper than any SLO"]) from error
     return parse(found, where=str(path))
 
 
 class _OnceLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Refuses a key that stands twice in a mapping, of which YAML's readers silently take the last."""
+    """Refuses a key that stands twice in a mapping, of which YAML's readers silently take the last, and aliases.
+
+    A few aliases of aliases stand for more values than any memory holds, and an SLO has no use for one.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """The next node."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.YAMLError(
+                f"the alias *{event.anchor} in line {event.start_mark.line + 1} is not read in an SLO"
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """The mapping of a node."""
@@ -243,7 +257,10 @@ def _unknown_value(place: str, value: object, known: list[str]) -> str:
 def _named(value: object) -> str:
     if value is None:
         return "empty"
-    return json.dumps(value, default=str)[:80]
+    try:
+        return json.dumps(value, default=str)[:80]
+    except TypeError:  # a key that JSON has none of, as a date
+        return str(value)[:80]
 
 
 def _article(kind: str) -> str:

@@ -34,7 +34,7 @@ class ClientsLoad(Part):
     names: tuple[tuple[str, float], ...] = (("steady", 0.0),)
     process: Process = "poisson"
     seed: int = 1
-    clients: int = Field(100, ge=1, le=1_000_000)
+    clients: int = Field(100, ge=1, le=100_000)
 
     @classmethod
     def of(cls, profile: Profile, process: Process, name: str, seed: int = 1) -> ClientsLoad:

@@ -26,6 +26,10 @@ from saccade_loadtest.record import results
 from saccade_loadtest.sending.dialects import DIALECTS, TENSOR_DIALECTS, Endpoint
 from saccade_loadtest.sending.engine import Limits
 
+#: Given twice they would make two requests of one.
+_OWN_HEADERS: Final = frozenset(
+    ("content-length", "content-type", "transfer-encoding", "connection", "inference-header-content-length")
+)
 #: A record has at most so many bins; longer runs have longer ones.
 _MOST_BINS: Final = 3600
 #: Fewer than the ports that a machine has for one address (28,232 by Linux' default), some left for others.
@@ -39,8 +43,8 @@ class Pictures(Part):
     """What the pictures are made from, and how; see ``frames.Album``."""
 
     folder: str
-    width: int = Field(640, ge=16, le=8192)
-    height: int = Field(480, ge=16, le=8192)
+    width: int = Field(640, ge=16, le=4096)
+    height: int = Field(480, ge=16, le=4096)
     scenes: int = Field(12, ge=1, le=1000)
     noises: int = Field(3, ge=1, le=100)
     quality: int = Field(85, ge=1, le=100)
@@ -92,7 +96,7 @@ class Plan(Part):
     note: str = ""
     load: Load
     mix: dict[str, float] = Field(default_factory=lambda: {"jpeg": 1.0})
-    warmup_s: float = Field(5.0, ge=0)
+    warmup_s: float = Field(5.0, ge=0, allow_inf_nan=False)
     pictures: Pictures
     most_open: int | None = Field(None, ge=1, le=100_000)
     patience_s: float = Field(10.0, gt=0, le=3600)
@@ -114,9 +118,10 @@ class Plan(Part):
             raise BadSchedule("protocol v2-grpc needs the address of the gRPC port, as --grpc 127.0.0.1:8081")
         if self.agreement and self.service != "transformer":
             raise BadSchedule("agreement is of detections, which a predictor does not answer; ask its transformer")
-        if self.warmup_s >= self.load.duration_s:
+        if self._whole_warmup_s >= self.load.duration_s:
             raise BadSchedule(
-                f"a warm-up of {self.warmup_s:g} s leaves nothing of {self.load.duration_s:g} s to measure"
+                f"a warm-up of {self.warmup_s:g} s, in whole seconds of the record {self._whole_warmup_s:g} s, leaves "
+                f"nothing of {self.load.duration_s:g} s to measure"
             )
 
     @property
@@ -136,10 +141,7 @@ class Plan(Part):
     def schedule(self) -> results.Schedule:
         """The plan as the record has it."""
         duration_s = self.load.duration_s
-        # How long switched cameras go on is not known yet; they have seconds.
-        is_switched = getattr(self.load, "switched", False)
-        bin_s = 1.0 if is_switched else float(max(1, math.ceil(duration_s / _MOST_BINS)))
-        warmup_s = math.ceil(self.warmup_s / bin_s) * bin_s
+        bin_s, warmup_s = self._bin_s, self._whole_warmup_s
         measured_s = duration_s - warmup_s
         phases = [results.Phase("warm-up", 0.0, warmup_s, self._rate(0.0, warmup_s))] if warmup_s else []
         for phase in self.load.phases:
@@ -196,6 +198,16 @@ class Plan(Part):
         """The same plan with another load, checked anew."""
         return Plan.model_validate({**self.model_dump(), "load": load.model_dump(), **changes})
 
+    @property
+    def _bin_s(self) -> float:
+        """How long switched cameras go on is not known yet; they have seconds."""
+        is_switched = getattr(self.load, "switched", False)
+        return 1.0 if is_switched else float(max(1, math.ceil(self.load.duration_s / _MOST_BINS)))
+
+    @property
+    def _whole_warmup_s(self) -> float:
+        return math.ceil(self.warmup_s / self._bin_s) * self._bin_s
+
     def _rate(self, begin_s: float, end_s: float) -> float:
         return self.load.expected(begin_s, end_s) / (end_s - begin_s)
 
@@ -204,9 +216,12 @@ def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Headers as a plan has them: names as given, values without line ends.
 
     Raises:
-        BadSchedule: a header that would end the head.
+        BadSchedule: a header that would end the head, or that the generator sets itself.
     """
     for name, value in headers.items():
-        if not name or not name.replace("-", "").isalnum() or "\r" in value or "\n" in value:
-            raise BadSchedule(f"header {name!r} cannot be sent; expected NAME: VALUE")
+        is_name = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
+        if not is_name or not value.isascii() or not value.isprintable():
+            raise BadSchedule(f"header {name!r} cannot be sent; expected NAME: VALUE in ASCII, without line ends")
+        if name.lower() in _OWN_HEADERS:
+            raise BadSchedule(f"header {name!r} is the generator's own: it says what is in the body that it sends")
     return dict(headers)

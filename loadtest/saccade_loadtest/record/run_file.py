@@ -45,7 +45,7 @@ def load(path: Path) -> Run:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UnreadableRun(str(path), error.strerror or str(error)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnreadableRun(str(path), f"it is not JSON ({error})") from error
     return from_dict(found, where=str(path))
 

@@ -40,7 +40,7 @@ def to_table(comparison: Comparison) -> RenderableType:
         shown.add_column(head, justify="right" if number > 1 else "left", no_wrap=True)
     for found in comparison.differences:
         name, *figures = _cells(found)
-        shown.add_row(name, Text(found.change, style=_STYLES[found.change]), *figures)
+        shown.add_row(Text(name), Text(found.change, style=_STYLES[found.change]), *figures)
     lines: list[RenderableType] = [Text(remark, style="yellow") for remark in comparison.remarks]
     reasons = [Text(f"{found.name}: {found.reason}") for found in comparison.differences if found.reason]
     return Group(*lines, shown, *reasons, Text(_WORDS[comparison.change], style=_STYLES[comparison.change]))
