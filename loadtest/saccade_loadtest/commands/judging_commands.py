@@ -77,13 +77,16 @@ def compare(
     worth: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Change of a latency worth telling: 0.05 is 5 %.")
     ] = 0.05,
+    force: Annotated[
+        bool, typer.Option("--force", help="Conclude also from runs whose generator did not do what was planned.")
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="HTML file to write.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file to write.")] = None,
 ) -> None:
     """Compare two runs: ends with 0, 1 if B is worse than A beyond chance, 2 if nothing can be told."""
     try:
         one, other = run_file.load(first), run_file.load(second)
-        comparison = comparing.compare(one, other, level=confidence, worth=worth)
+        comparison = comparing.compare(one, other, level=confidence, worth=worth, forced=force)
         if html is not None:
             page = comparison_report.to_html(one, other, (first.name, second.name), comparison)
             html.write_text(page, encoding="utf-8")
