@@ -118,8 +118,8 @@ def compare(first: Run, second: Run, *, level: float = 0.99, worth: float = 0.05
 def _doubts(run: Run) -> Iterator[str]:
     """Why a run is no measurement, whatever it would be judged by.
 
-    A closed loop is no doubt: a remark tells where only one is. How late requests may be sent follows from the p99 that
-    is compared: by a tenth of it.
+    A closed loop is no doubt: where only one is, a remark says so. How late requests may be sent follows from the p99
+    that is compared: by a tenth of it.
     """
     evidence = Evidence(run)
     p99_ms = evidence.total.latency.percentile_us(99) / 1e3 if evidence.total.answered else 0.0

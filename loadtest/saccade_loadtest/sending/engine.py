@@ -106,6 +106,7 @@ class Engine:
         self._source, self._recorder, self._limits = source, recorder, limits
         self._compare, self._clock, self._on_end = compare, clock, on_end
         self._epoll = select.epoll()
+        self._select = (self._epoll.fileno(),)
         self._connections: dict[int, Connection] = {}
         self._idle: list[Connection] = []
         self._waiting: deque[tuple[float, _Order]] = deque()
@@ -248,11 +249,9 @@ class Engine:
 
     def _receive(self, pause_s: float) -> None:
         """Take in what has come; wait for it at most ``pause_s``."""
-        events = self._epoll.poll(0)
-        if not events and pause_s > 0:
-            select.select((self._epoll.fileno(),), (), (), pause_s)
-            events = self._epoll.poll(0)
-        for fd, event in events:
+        if pause_s > 0 and not select.select(self._select, (), (), pause_s)[0]:
+            return
+        for fd, event in self._epoll.poll(0):
             connection = self._connections.get(fd)
             if connection is None:
                 if fd in self._watched:
