@@ -30,6 +30,7 @@ from saccade_loadtest.load.arrivals import BadSchedule
 from saccade_loadtest.load.loads import FleetLoad, TraceLoad, UsersLoad
 from saccade_loadtest.load.plan import Plan
 from saccade_loadtest.load.scenarios import Script
+from saccade_loadtest.load.sources import Mix
 from saccade_loadtest.load.trace import read_text
 from saccade_loadtest.record import run_file
 from saccade_loadtest.record.live import Beat
@@ -202,6 +203,7 @@ class Judge:
         environment: Locust's.
 
     Raises:
+        BadSchedule: there are fewer users than protocols.
         BadSlo, NotJudgeable: there is none that could be judged by.
         OSError: nothing can be written where the results are to go.
     """
@@ -211,6 +213,8 @@ class Judge:
         given = options_of(environment)
         self._slo = slo.load(Path(given.slo)) if given.slo else slo.parse(_DEFAULT_SLO)
         protocols = [str(getattr(user, "protocol", "")) for user in environment.user_classes]
+        if given.num_users:  # else a person chooses them on the page
+            Mix(dict.fromkeys(protocols, 1.0), range(int(given.num_users)))
         hint = "Locust asks for none; use `saccade-loadtest run`"
         judgeable.check(self._slo, Intended(protocols, given.cache, math.inf, False, metrics_hint=hint))
         outputs.prepare(Path(given.out))

@@ -184,13 +184,24 @@ def test_users_play_the_cameras_of_a_trace(url: str, slo: Path, tmp_path: Path) 
     assert run.schedule.offered_per_s * run.schedule.measured_s == pytest.approx(60)
 
 
-def test_an_slo_with_a_typo_is_refused_before_anything_is_sent(url: str, tmp_path: Path) -> None:
-    log, slo = tmp_path / "log", tmp_path / "slo.yaml"
-    slo.write_text("name: test\nerors: {at_most: 0.1}\n")
-    with started(["--host", url, "-u", "1", "-t", "60s", "--slo", str(slo), "JpegUser"], log) as locust:
+@pytest.mark.parametrize(
+    ("content", "users", "sentence"),
+    [
+        ("erors: {at_most: 0.1}", ("JpegUser",), "did you mean errors?"),
+        ("growth: {descriptors_per_hour: 5}", ("JpegUser",), "no metrics are asked; Locust asks for none"),
+        ("errors: {at_most: 0.1}", ("JpegUser", "V1User"), "1 camera cannot speak 2 protocols"),
+    ],
+)
+def test_what_cannot_be_judged_or_sent_is_refused_before_anything_is_sent(
+    url: str, tmp_path: Path, content: str, users: Sequence[str], sentence: str
+) -> None:
+    log, slo, out = tmp_path / "log", tmp_path / "slo.yaml", tmp_path / "out"
+    slo.write_text(f"name: test\n{content}\n")
+    common = ["--host", url, "-u", "1", "-t", "60s", "--slo", str(slo), "--out", str(out)]
+    with started([*common, *users], log) as locust:
         assert locust.wait(SOON_S) == 2, log.read_text()
-    assert "errors" in log.read_text()
-    assert not (tmp_path / "out").exists()
+    assert sentence in log.read_text()
+    assert not out.exists()
 
 
 def test_a_target_that_is_not_there_ends_locust_with_2_and_a_sentence(tmp_path: Path) -> None:

@@ -80,6 +80,15 @@ def test_a_generator_tells_its_busiest_five_seconds(monkeypatch: pytest.MonkeyPa
     assert worker.thread_s == pytest.approx(sum(shares) / 2)
 
 
+def test_a_machine_that_lets_fewer_be_open_is_told_in_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saccade_loadtest.sending.generator.allow_open", lambda wanted: min(wanted, 960))
+    made = generator.Generator(plan_for("http://127.0.0.1:1", constant(1000, 60)), 0, 1, "w")
+    [note] = made.recorder.run.notes
+    assert "only 960 requests may be under way, where the load may make 12,100" in note
+    made = generator.Generator(plan_for("http://127.0.0.1:1", constant(10, 60)), 0, 1, "w")
+    assert made.recorder.run.notes == []
+
+
 def test_a_protocol_of_the_plan_by_which_nothing_was_sent_makes_a_run_invalid() -> None:
     run = virtual_run(FAST)
     run.protocols = ["jpeg", "v1"]

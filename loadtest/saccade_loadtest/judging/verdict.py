@@ -113,7 +113,7 @@ def _workers(run: Run) -> Iterator[Check]:
 
 
 def _protocols(run: Run) -> Check:
-    sent = {protocol for protocol in run.series if run.measured(protocol).due}
+    sent = {protocol for protocol in run.series if any(tally.due for _, tally in run.measured_bins(protocol))}
     missing = [protocol for protocol in run.protocols if protocol not in sent]
     sentence = f"after the warm-up requests were due by {', '.join(sorted(sent)) or 'no protocol'}"
     if missing:

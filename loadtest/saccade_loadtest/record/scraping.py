@@ -6,6 +6,7 @@ cannot be asked, or whose counters went back, is named in the record with the re
 
 from __future__ import annotations
 
+import http.client
 import threading
 import time
 import urllib.request
@@ -26,8 +27,11 @@ def scrape(url: str) -> Scrape:
     """
     if not url.startswith(("http://", "https://")):
         raise OSError(f"{url!r} is no address of metrics; expected one like http://127.0.0.1:9095/metrics")
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - checked above
-        return parse(answer.read().decode())
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - checked above
+            return parse(answer.read().decode())
+    except http.client.HTTPException as error:
+        raise OSError(f"no HTTP answer ({type(error).__name__})") from error
 
 
 class Scraper:

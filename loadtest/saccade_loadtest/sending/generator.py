@@ -77,7 +77,13 @@ class Generator:
         self.mix = mix = plan.new_mix()
         dialects = {name: Dialect(name, plan.endpoint, content) for name in mix.protocols}
         limits = plan.limits(count)
-        limits = replace(limits, most_open=allow_open(limits.most_open))
+        wanted = limits.most_open
+        limits = replace(limits, most_open=allow_open(wanted))
+        if limits.most_open < wanted:
+            self.recorder.run.notes.append(
+                f"only {limits.most_open:,} requests may be under way, where the load may make {wanted:,}: this "
+                "machine gives a process no more descriptors (ulimit -n)"
+            )
         compare = Comparison(ask_about(content, plan.endpoint)) if plan.agreement else None
         self.engine = Engine(dialects, key, mix, self.source, self.recorder, limits, self._ended, compare)
         self._warmup_s = self.recorder.run.schedule.warmup_s
