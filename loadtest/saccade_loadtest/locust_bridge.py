@@ -50,8 +50,9 @@ _PREPARE_S: Final = 120.0
 #: For the answers that are still to come after the last request, beside the clients' patience.
 _FINISH_S: Final = 30.0
 _LEAD_S: Final = 0.2
-#: Locust's own timer begins a moment after its run does; an end that is earlier than this was no end of the run time.
-_EARLY_S: Final = 1.0
+#: Locust's own timer and its run begin within moments of each other; an end that is earlier than this was no end of
+#: the run time.
+_EARLY_S: Final = 2.0
 #: Without a run time: cameras' schedules are this long, and begin anew.
 _ROUND_S: Final = 3600.0
 log = logging.getLogger(__name__)
