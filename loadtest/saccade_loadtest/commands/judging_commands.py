@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from saccade_loadtest.commands.options import sentences
+from saccade_loadtest.commands.sentences import sentences
 from saccade_loadtest.judging import comparing, slo
 from saccade_loadtest.judging.verdict import judge as judge_run
 from saccade_loadtest.record import run_file

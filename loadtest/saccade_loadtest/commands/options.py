@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic import ValidationError
 
+from saccade_loadtest.commands.sentences import sentences
 from saccade_loadtest.judging import slo as slo_file
 from saccade_loadtest.judging.slo import Slo
 from saccade_loadtest.load.arrivals import BadSchedule
@@ -172,18 +173,6 @@ def make_plan(
         return Plan(**{**content, **{name: value for name, value in changes.items() if value is not None}})
     except ValidationError as error:
         raise BadSchedule(sentences(error)) from error
-
-
-def sentences(error: ValidationError) -> str:
-    """What pydantic found, with what was given."""
-    return "; ".join(_sentence(one) for one in error.errors())
-
-
-def _sentence(fault: Any) -> str:
-    cause = fault.get("ctx", {}).get("error")
-    if isinstance(cause, BadSchedule):
-        return str(cause)
-    return f"{'.'.join(map(str, fault['loc']))} is {fault['input']!r}: {fault['msg']}"
 
 
 def find(url: str, model: str, headers: dict[str, str], script: Script) -> Found:

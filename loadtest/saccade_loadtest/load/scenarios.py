@@ -16,9 +16,9 @@ from saccade_loadtest.load.loads import ClientsLoad, FleetLoad, TraceLoad, Users
 
 #: A service is run at most at this share of what it can do, so that a short rise does not become a queue.
 _SAFE_SHARE: Final = 0.7
-#: What one generator process is given at most: half of what a whole core was measured to do of JPEGs of 100 KB
-#: (bench/loadtest.py, docs/loadtest.md).
-GENERATOR_PER_S: Final = 4200.0
+#: What one generator process is given at most: 70 % of a core at the 200 us that a request takes where each wakes the
+#: machine twice (docs/loadtest.md); at 80 % a run is invalid.
+GENERATOR_PER_S: Final = 3500.0
 _CAPSTONE_PER_S: Final = 10_000.0
 #: Where no latency is judged, requests that are sent a little late change nothing.
 _UNTIMED: Final = {"schedule_error_p99_ms": 100}
