@@ -31,7 +31,8 @@ from measuring.processes import HOST, Server, free_port
 from measuring.table import console
 from measuring.targets import BENCH
 from saccade_loadtest.load.arrivals import constant
-from saccade_loadtest.load.plan import ClientsLoad, Pictures, Plan, UsersLoad
+from saccade_loadtest.load.loads import ClientsLoad, UsersLoad
+from saccade_loadtest.load.plan import Pictures, Plan
 from saccade_loadtest.load.sources import Clients
 from saccade_loadtest.record.results import Run
 from saccade_loadtest.sending.conductor import Conductor
@@ -128,6 +129,7 @@ def run(url: str, load: ClientsLoad | UsersLoad, protocol: str, pictures: Pictur
         scenario="bench",
         url=url,
         model="detector",
+        cache="bypass",
         load=load,
         mix={protocol: 1.0},
         pictures=pictures,

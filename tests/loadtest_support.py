@@ -13,7 +13,8 @@ from typing import Any
 
 from measuring.processes import HOST, Server, free_port
 from saccade_loadtest.load.arrivals import Profile
-from saccade_loadtest.load.plan import ClientsLoad, Pictures, Plan
+from saccade_loadtest.load.loads import ClientsLoad
+from saccade_loadtest.load.plan import Pictures, Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "bench"
@@ -38,6 +39,7 @@ def plan_for(url: str, profile: Profile, **changes: Any) -> Plan:
         "scenario": "test",
         "url": url,
         "model": "detector",
+        "cache": "bypass",
         "load": ClientsLoad.of(profile, "even", "even"),
         "warmup_s": 0.0,
         "pictures": Pictures(folder=str(ROOT / "examples" / "images"), width=WIDTH, height=HEIGHT, scenes=4, noises=1),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -19,14 +20,18 @@ from typing import Any, Final
 
 import gevent
 from locust.env import Environment
-from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
+from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
 from saccade_loadtest.commands import options
 from saccade_loadtest.commands.run_command import FAILURES
-from saccade_loadtest.judging import slo
+from saccade_loadtest.judging import judgeable, slo
+from saccade_loadtest.judging.judgeable import Intended
 from saccade_loadtest.load.arrivals import BadSchedule
-from saccade_loadtest.load.plan import FleetLoad, Plan, TraceLoad, UsersLoad
+from saccade_loadtest.load.loads import FleetLoad, TraceLoad, UsersLoad
+from saccade_loadtest.load.plan import Plan
 from saccade_loadtest.load.scenarios import Script
+from saccade_loadtest.load.sources import Mix
+from saccade_loadtest.load.trace import read_text
 from saccade_loadtest.record import run_file
 from saccade_loadtest.record.live import Beat
 from saccade_loadtest.record.results import Phase, Run, Schedule, Worker
@@ -45,6 +50,9 @@ _PREPARE_S: Final = 120.0
 #: For the answers that are still to come after the last request, beside the clients' patience.
 _FINISH_S: Final = 30.0
 _LEAD_S: Final = 0.2
+#: Locust's own timer and its run begin within moments of each other; an end that is earlier than this was no end of
+#: the run time.
+_EARLY_S: Final = 2.0
 #: Without a run time: cameras' schedules are this long, and begin anew.
 _ROUND_S: Final = 3600.0
 log = logging.getLogger(__name__)
@@ -196,29 +204,50 @@ class Judge:
         environment: Locust's.
 
     Raises:
-        BadSlo: there is none that could be judged by.
+        BadSchedule: there are fewer users than protocols.
+        BadSlo, NotJudgeable: there is none that could be judged by.
+        OSError: nothing can be written where the results are to go.
     """
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
-        path = options_of(environment).slo
-        self._slo = slo.load(Path(path)) if path else slo.parse(_DEFAULT_SLO)
+        given = options_of(environment)
+        self._slo = slo.load(Path(given.slo)) if given.slo else slo.parse(_DEFAULT_SLO)
+        protocols = [str(getattr(user, "protocol", "")) for user in environment.user_classes]
+        if given.num_users:  # else a person chooses them on the page
+            Mix(dict.fromkeys(protocols, 1.0), range(int(given.num_users)))
+        hint = "Locust asks for none; use `saccade-loadtest run`"
+        judgeable.check(self._slo, Intended(protocols, given.cache, math.inf, False, metrics_hint=hint))
+        outputs.prepare(Path(given.out))
         self._expected: set[str] = set()
         self._records: dict[str, Mapping[str, Any]] = {}
         self._began_at = ""
+        self._begun = 0.0
+        self._faults: list[str] = []
 
     def start(self) -> None:
-        """Remember who takes part."""
+        """Remember who takes part, and when it began."""
         runner = self._environment.runner
-        self._records = {}
+        self._records, self._faults, self._begun = {}, [], time.monotonic()
         self._began_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._expected = set(runner.clients) if isinstance(runner, MasterRunner) else set()
 
     def take(self, worker: str, record: Mapping[str, Any] | None) -> None:
-        """A worker's record has come."""
+        """A worker's record has come; from one of several before the run is over if it has left."""
         self._expected.add(worker)
+        runner = self._environment.runner
+        if isinstance(runner, MasterRunner) and runner.state in (STATE_RUNNING, STATE_SPAWNING):
+            self._faults.append(
+                f"worker {worker} left at {time.monotonic() - self._begun:.0f} s, before the run ended"
+            )
         if record is not None:
             self._records[worker] = record
+
+    def end(self) -> None:
+        """The run is over: see whether that was when it was to be."""
+        asked_s, ran_s = float(options_of(self._environment).run_time or 0), time.monotonic() - self._begun
+        if ran_s < asked_s - _EARLY_S:
+            self._faults.append(f"it was cut short: {asked_s:g} s were asked for, and it ended after {ran_s:.0f} s")
 
     def ask_and_wait(self, patience_s: float) -> None:
         """Ask the workers to finish, and wait until all records have come that can come."""
@@ -245,6 +274,7 @@ class Judge:
             log.error("no worker told a result: there is nothing to judge")
             return 2
         run.began_at, run.machine = self._began_at, machine()
+        run.faults += self._faults
         verdict = outputs.write(run, self._slo, Path(given.out))
         log.info("verdict: %s (%s)", verdict.outcome.upper(), Path(given.out) / outputs.REPORT)
         for reason in verdict.reasons:
@@ -321,9 +351,7 @@ def plan_of(environment: Environment, closed: bool) -> Plan:
     run_time_s = float(given.run_time or 0)
     load: FleetLoad | UsersLoad | TraceLoad
     if given.trace:
-        load = TraceLoad(
-            text=Path(given.trace).read_text(encoding="utf-8"), name=Path(given.trace).name, switched=True
-        )
+        load = TraceLoad(text=read_text(Path(given.trace)), name=Path(given.trace).name, switched=True)
     elif closed:
         load = UsersLoad(duration_s=_ROUND_S * 1000, switched=True)
     else:

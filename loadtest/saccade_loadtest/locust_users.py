@@ -155,6 +155,9 @@ def connect(environment: Environment, **_: Any) -> None:
         runner.register_message(RECORD, take)
     if isinstance(runner, WorkerRunner):
         runner.register_message(FINISH, lambda environment, msg: _send_record(environment), concurrent=True)
+    # Timers count from when gevent's loop last looked at the clock, which is before all the imports on a busy machine:
+    # the run time would be seconds short.
+    gevent.get_hub().loop.update_now()
 
 
 @events.test_start.add_listener  # type: ignore[untyped-decorator]  # Locust's events have no types
@@ -178,6 +181,7 @@ def end(environment: Environment, **_: Any) -> None:
         _send_record(environment)
     if judge is None or runner is None:
         return
+    judge.end()
     if (bridge := _bridges.pop(key, None)) is not None:
         judge.take(bridge.name, bridge.finish())
     if isinstance(runner, MasterRunner):

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pytest
+from typer.testing import CliRunner
 
+from saccade_loadtest.__main__ import app
 from saccade_loadtest.judging.comparing import Change, Comparison, compare
-from saccade_loadtest.record.results import TIMEOUT, Run
+from saccade_loadtest.record import run_file
+from saccade_loadtest.record.histogram import Histogram
+from saccade_loadtest.record.results import TIMEOUT, Run, Worker
 from saccade_loadtest.reports import comparison_report
 from virtual_run import virtual_run
 
@@ -102,6 +109,48 @@ def test_runs_that_are_not_alike_are_compared_with_a_remark() -> None:
         "has v1",
     ):
         assert words in remarks
+
+
+def lose_a_worker(run: Run) -> None:
+    run.workers.append(Worker("w2", lost="it ended with -9"))
+
+
+def be_late(run: Run) -> None:
+    run.workers[0].schedule_error = Histogram([90_000.0] * 6_000)
+
+
+def be_cut_short(run: Run) -> None:
+    run.faults.append("it was cut short at 31 s: by SIGINT")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lose_a_worker, "B: 1 of 1 workers told their results; lost: w2 (it ended with -9)"),
+        (be_late, "B: one of a hundred requests was sent 90"),
+        (be_cut_short, "B: it was cut short at 31 s"),
+    ],
+)
+def test_nothing_is_concluded_from_a_run_that_is_no_measurement_unless_forced(
+    tmp_path: Path, spoil: Callable[[Run], None], words: str
+) -> None:
+    good, bad = drawn(1), drawn(2, slower=1.5)
+    assert compare(good, bad).change == "worse"
+    spoil(bad)
+    comparison = compare(good, bad)
+    assert (comparison.change, comparison.exit_code) == ("unknown", 2)
+    assert words in comparison.remarks[0]
+    assert changes(comparison)["p50"] == "worse", "the figures are shown"
+    forced = compare(good, bad, forced=True)
+    assert (forced.change, forced.exit_code, forced.remarks) == ("worse", 1, comparison.remarks)
+
+    paths = [str(tmp_path / name) for name in ("a.json", "b.json")]
+    for run, path in zip((good, bad), paths, strict=True):
+        run_file.save(run, Path(path))
+    result = CliRunner().invoke(app, ["compare", *paths], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert "nothing is concluded: a generator did not do what was planned" in result.output
+    assert CliRunner().invoke(app, ["compare", *paths, "--force"]).exit_code == 1
 
 
 def test_runs_without_a_protocol_in_common_are_not_compared() -> None:

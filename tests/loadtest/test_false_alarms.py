@@ -58,7 +58,7 @@ def test_the_shapes_have_the_p99_that_the_test_supposes(shape: Draw) -> None:
 def judged(shape: Draw, true_p99_ms: float, requests: int, seed: int) -> str:
     """The verdict on a run of one seed."""
     latencies = shape(np.random.default_rng(seed), requests) * true_p99_ms
-    per_s = 100.0
+    per_s = 30.0  # the smallest sample takes 15 s, more than the fewest seconds
     # Thirty stretches: as many as the verdict compares.
     run = virtual_run(latencies.tolist(), per_s=per_s, bin_s=requests / per_s / 30)
     return judge(run, slo.parse({"name": "p99", "latency": [{"percentile": 99, "limit_ms": LIMIT_MS}]})).outcome

@@ -7,12 +7,16 @@ import os
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from saccade_loadtest.load.arrivals import BadSchedule
+from loadtest_support import plan_for
+from saccade_loadtest.load.arrivals import BadSchedule, constant
 from saccade_loadtest.load.cameras import Fleet
+from saccade_loadtest.load.loads import ClientsLoad, FleetLoad, TraceLoad, UsersLoad
+from saccade_loadtest.load.scenarios import AnyLoad
 from saccade_loadtest.load.sources import Mix, fleet_source, trace_source
 from saccade_loadtest.load.trace import BadTrace, Shot, parse_trace, read_trace, write_trace
 
@@ -116,6 +120,15 @@ def test_a_trace_may_have_moments_and_cameras_alone() -> None:
             ["due_s,camera", "-0.5,1"],
             "t, line 2: due_s -0.5 cannot be; expected seconds from the beginning, at least 0",
         ),
+        (
+            ["due_s,camera", "1e300,1"],
+            "due_s 1e300 cannot be; expected seconds from the beginning, at least 0 and at most",
+        ),
+        (["due_s,camera", f"1,{2**32}"], "camera '4294967296' is no whole number from 0 to 4294967295"),
+        (["due_s,camera", "1," + "9" * 9000], "is no whole number"),
+        (["due_s,camera", '1,"' + "9" * 200_000], "it is no CSV: field larger than field limit"),
+        (["due_s", "1"], "the header is 'due_s'; expected"),
+        (["due_s,scene", "1,1"], "the header is 'due_s,scene'; expected 'due_s,camera,scene,shot,light'"),
         (["due_s,camera", "2,1", "1,1"], "t, line 3: due_s 1 comes after 2; moments must ascend"),
         (["due_s,camera", "nan,1"], "due_s nan cannot be"),
         (["due_s,camera", "inf,1"], "due_s inf cannot be"),
@@ -183,3 +196,18 @@ def test_random_state_of_the_process_does_not_matter() -> None:
     one = list(Fleet(cameras=2, fps=3, duration_s=3).shots())
     random.seed(os.urandom(4))
     assert one == list(Fleet(cameras=2, fps=3, duration_s=3).shots())
+
+
+def test_only_a_service_that_does_not_answer_can_hold_as_many_requests_as_may_be_open() -> None:
+    def limit(load: AnyLoad, **changes: Any) -> int:
+        return plan_for("http://h", constant(1, 2), load=load, **changes).open_limit
+
+    clients = ClientsLoad.of(constant(1000, 60), "even", "even")
+    assert limit(clients) == 12_100, "1,000/s for the 10 s that a client is patient, a fifth and 100 more"
+    assert limit(clients, patience_s=2) == 2_500
+    assert limit(clients, most_open=7) == 7
+    assert limit(ClientsLoad.of(constant(9000, 60), "even", "even")) == 25_000, "as many ports as there are"
+    assert limit(FleetLoad(cameras=10, fps=10)) == 1_300
+    assert limit(TraceLoad(text="due_s,camera\n" + "1.5,0\n" * 50)) == 700
+    assert limit(UsersLoad(users=500)) >= 500
+    assert limit(FleetLoad(cameras=1, fps=1, switched=True)) == 25_000

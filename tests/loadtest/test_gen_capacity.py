@@ -17,7 +17,7 @@ from saccade_loadtest.judging.finding import Outcome
 from saccade_loadtest.judging.slo import parse
 from saccade_loadtest.load import scenarios
 from saccade_loadtest.load.arrivals import BadSchedule
-from saccade_loadtest.load.plan import ClientsLoad, FleetLoad, TraceLoad, UsersLoad
+from saccade_loadtest.load.loads import ClientsLoad, FleetLoad, TraceLoad, UsersLoad
 from saccade_loadtest.load.scenarios import UnknownScenario, Wishes, script_of
 
 
@@ -114,7 +114,9 @@ def test_overload_is_twice_the_capacity_and_the_capstone_says_what_it_extrapolat
     assert overload.load.profile.rate_at(1) == 80
     capstone = script_of("capstone", Wishes(capacity_per_s=100.0))
     assert "143 replicas" in capstone.notes[0], "10,000 / (0.7 x 100), rounded up"
-    assert "4 load generators" in capstone.notes[0]
+    assert "3 load generators of 3,500/s each" in capstone.notes[0]
+    slower = script_of("capstone", Wishes(capacity_per_s=100.0, generator_per_s=1_000.0))
+    assert "10 load generators of 1,000/s each" in slower.notes[0]
     assert "extrapolated and was not run" in capstone.notes[1]
     assert capstone.load.expected(0, 1) == pytest.approx(70)
 
@@ -138,6 +140,15 @@ def test_what_a_scenario_lacks_is_said() -> None:
         script_of("smoke", Wishes(shape="zigzag", rate_per_s=1))
 
 
+def test_trials_too_short_for_the_percentiles_are_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    slo = tmp_path / "slo.yaml"
+    slo.write_text("name: test\nlatency: [{percentile: 90, limit_ms: 1000}]\n")
+    arguments = ["capacity", "--url", "http://h", "--slo", str(slo), "--trial", "5"]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "250"})
+    assert result.exit_code == 2
+    assert "--trial 5 is too short: the percentiles of SLO test are claimed of at least 10 s" in result.output
+
+
 def test_a_real_server_that_gives_way_at_a_rate_is_found_by_the_command(tmp_path: Path) -> None:
     """Every answer takes 20 ms of the only thread that answers: 50 a second, and not one more."""
     slo, out = tmp_path / "slo.yaml", tmp_path / "capacity.json"
@@ -146,13 +157,13 @@ def test_a_real_server_that_gives_way_at_a_rate_is_found_by_the_command(tmp_path
         "generator: {schedule_error_p99_ms: 10000}\n"
     )
     with served("planted", "--work", "0.02") as url:
-        arguments = ["capacity", "--url", url, "--slo", str(slo), "--out", str(out), "--start", "20", "--trial", "8"]
+        arguments = ["capacity", "--url", url, "--slo", str(slo), "--out", str(out), "--start", "40", "--trial", "10"]
         more = ["--trials", "1", "--tolerance", "0.5", "--size", f"{WIDTH}x{HEIGHT}"]
         result = CliRunner().invoke(app, [*arguments, *more], env={"COLUMNS": "150"})
     assert result.exit_code == 0, result.output
     content = json.loads(out.read_text())
     # 40/s hold, 80/s do not: a queue of 30 more each second is over a second long before the trial ends.
     assert content["rate_per_s"] <= 50 < content["fails_at_per_s"]
-    assert content["rate_per_s"] >= 20
+    assert content["rate_per_s"] >= 40
     assert content["rate_per_replica_per_s"] == content["rate_per_s"]
     assert "<- capacity" in result.output

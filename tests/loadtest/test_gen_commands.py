@@ -18,7 +18,8 @@ from loadtest_support import HEIGHT, ROOT, WIDTH, plan_for, served
 from measuring.processes import free_port
 from saccade_loadtest.__main__ import app
 from saccade_loadtest.load.arrivals import constant
-from saccade_loadtest.load.plan import ClientsLoad, Pictures
+from saccade_loadtest.load.loads import ClientsLoad
+from saccade_loadtest.load.plan import Pictures
 from saccade_loadtest.load.trace import read_trace
 from saccade_loadtest.record import run_file
 from saccade_loadtest.sending.conductor import Conductor, GeneratorProcess, RunFailed

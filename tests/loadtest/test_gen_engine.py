@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import socketserver
 import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,77 +23,13 @@ from saccade_loadtest.record.recorder import Recorder
 from saccade_loadtest.record.results import Run, Schedule, Target
 from saccade_loadtest.sending.dialects import Dialect, Endpoint
 from saccade_loadtest.sending.engine import Engine, Limits, Unreachable
-from saccade_loadtest.sending.http1 import ConnectionLost, dechunk
+from saccade_loadtest.sending.http1 import Connection, ConnectionLost, NoSocket, dechunk
+from scripted_server import Scripted, serving
 from servers.null_detector import answers
 
 WIDTH, HEIGHT = 64, 48
 RIGHT = answers(WIDTH, HEIGHT)[b"POST /detect"]
 BODY = RIGHT.partition(b"\r\n\r\n")[2]
-#: What a server sends for the n-th request of all (from 0): pieces, and then whether it closes.
-Script = Callable[[int], tuple[Sequence[bytes], bool]]
-
-
-class Handler(socketserver.StreamRequestHandler):
-    """Reads requests with a Content-Length and answers as the server's script says."""
-
-    server: Scripted
-
-    def handle(self) -> None:
-        self.server.connections += 1
-        while True:
-            length = None
-            while (line := self.rfile.readline()) not in (b"\r\n", b""):
-                if line.lower().startswith(b"content-length:"):
-                    length = int(line.partition(b":")[2])
-            if length is None:
-                return
-            self.rfile.read(length)
-            pieces, closes = self.server.script(self.server.count())
-            for piece in pieces:
-                self.wfile.write(piece)
-                self.wfile.flush()
-            if closes:
-                return
-
-
-class Scripted(socketserver.ThreadingTCPServer):
-    """A server that does what a test says."""
-
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 256
-
-    def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script, self._tls = script, tls
-        self.connections = 0
-        self._served = 0
-        self._lock = threading.Lock()
-
-    def get_request(self) -> tuple[Any, Any]:
-        connection, address = super().get_request()
-        return (self._tls.wrap_socket(connection, server_side=True) if self._tls else connection), address
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients leave; that is what is tested."""
-
-    def count(self) -> int:
-        with self._lock:
-            self._served += 1
-            return self._served - 1
-
-
-@contextmanager
-def serving(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[Scripted]:
-    server = Scripted(script, tls)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +47,7 @@ def drive(
     tls: ssl.SSLContext | None = None,
 ) -> tuple[Run, Engine, Counter[bool]]:
     """A run; by default 50 requests in a second."""
-    endpoint = Endpoint(url, "m", grpc=grpc_address)
+    endpoint = Endpoint(url, "detector", grpc=grpc_address, cache="bypass")
     run = Run("test", Target(url, "transformer", "m"), "open", Schedule("even", 50, 60))
     ended: Counter[bool] = Counter()
     engine = Engine(
@@ -266,7 +200,7 @@ def test_without_an_answer_within_the_patience_a_request_is_a_timeout(album: Alb
     assert run.measured().answered + run.measured().failed == 50
 
 
-def test_what_is_due_beyond_the_most_open_is_not_sent_and_is_told(album: Album) -> None:
+def test_what_is_due_beyond_the_most_open_is_a_failure_of_the_server_that_holds_them(album: Album) -> None:
     released = threading.Event()
 
     def wait(_: int) -> tuple[Sequence[bytes], bool]:
@@ -276,10 +210,38 @@ def test_what_is_due_beyond_the_most_open_is_not_sent_and_is_told(album: Album) 
     timer = threading.Timer(3.0, released.set)
     with serving(wait) as server:
         timer.start()
-        run, _, ended = drive(album, url_of(server), limits=Limits(most_open=8, patience_s=60))
+        run, engine, ended = drive(album, url_of(server), limits=Limits(most_open=8, patience_s=60))
     total = run.measured()
-    assert (total.sent, total.not_sent, total.answered) == (8, 42, 8)
+    assert (total.due, total.not_sent, total.answered, total.unresolved) == (50, 0, 8, 0)
+    assert total.errors == {"held_open": 42}
+    assert "8 requests were under way" in engine.samples["jpeg: held_open"]
+    assert run.workers[0].schedule_error.count == 8
     assert ended == {True: 8, False: 42}
+
+
+def test_a_machine_without_sockets_is_no_failure_of_the_server(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = iter(range(10_000))
+
+    def scarce(*arguments: Any) -> Connection:
+        if next(made) >= 3:
+            raise NoSocket("this machine gives no socket: Too many open files")
+        return Connection(*arguments)
+
+    released = threading.Event()
+
+    def wait(_: int) -> tuple[Sequence[bytes], bool]:
+        released.wait(60)
+        return [RIGHT], False
+
+    with serving(wait) as server:
+        threading.Timer(1.5, released.set).start()
+        monkeypatch.setattr("saccade_loadtest.sending.engine.Connection", scarce)
+        run, engine, ended = drive(album, url_of(server))
+    total = run.measured()
+    assert total.failed == 0
+    assert total.not_sent > 40
+    assert total.answered + total.not_sent == 50 == sum(ended.values())
+    assert "this machine gives no socket" in engine.samples["jpeg: not sent"]
 
 
 def test_users_who_wait_send_one_request_at_a_time(album: Album) -> None:
@@ -338,9 +300,9 @@ def right_message() -> bytes:
         Tensor.of("scores", np.array([[0.5]], np.float32)),
         Tensor.of("class_ids", np.array([[0]], np.int32)),
         Tensor.of_bytes("labels", (1, 1), [b"person"]),
-        Tensor.of_bytes("cache", (1,), [b"miss"]),
+        Tensor.of_bytes("cache", (1,), [b"bypass"]),
     ]
-    message = grpc_codec.encode_response(InferResponse("m", model_version="4", outputs=outputs))
+    message = grpc_codec.encode_response(InferResponse("detector", model_version="4", outputs=outputs))
     return bytes(message.SerializeToString())
 
 

@@ -58,6 +58,14 @@ def started(arguments: Sequence[str], log: Path, **environment: str) -> Iterator
         process.wait()
 
 
+def until_answers(log: Path) -> None:
+    """Wait until the first answers are in Locust's table."""
+    deadline = time.monotonic() + SOON_S
+    while "jpeg" not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
 def records_of(out: Path) -> tuple[Run, dict[str, Any]]:
     """The record of a run, and the verdict."""
     return run_file.load(out / "run.json"), json.loads((out / "verdict.json").read_text())
@@ -118,16 +126,26 @@ def test_a_worker_that_dies_makes_the_run_invalid(url: str, slo: Path, tmp_path:
         workers = [
             stack.enter_context(started(["--worker", "--master-port", port, "JpegUser"], log)) for log in logs[1:]
         ]
-        deadline = time.monotonic() + SOON_S
-        while "jpeg" not in logs[0].read_text():  # the first answers are in its table
-            assert time.monotonic() < deadline, logs[0].read_text()
-            time.sleep(0.1)
+        until_answers(logs[0])
         workers[1].send_signal(signal.SIGKILL)
         assert process.wait(SOON_S) == 2, "\n".join(log.read_text() for log in logs)
     run, verdict = records_of(out)
     assert verdict["verdict"] == "invalid"
     assert [bool(worker.lost) for worker in sorted(run.workers, key=lambda one: one.lost)] == [False, True]
     assert any("lost" in reason for reason in verdict["reasons"])
+
+
+def test_a_run_that_is_ended_before_its_time_is_invalid(url: str, slo: Path, tmp_path: Path) -> None:
+    out, log = tmp_path / "out", tmp_path / "log"
+    arguments = ["--host", url, "-u", "2", "-r", "2", "-t", "600s", "--warmup", "0", "--slo", str(slo)]
+    with started([*arguments, "--out", str(out), "JpegUser"], log) as locust:
+        until_answers(log)
+        locust.send_signal(signal.SIGINT)
+        assert locust.wait(SOON_S) == 2, log.read_text()
+    run, verdict = records_of(out)
+    assert verdict["verdict"] == "invalid"
+    assert any("cut short: 600 s were asked for, and it ended after" in reason for reason in verdict["reasons"])
+    assert run.measured().answered > 0
 
 
 def test_a_closed_loop_says_that_it_is_one(url: str, slo: Path, tmp_path: Path) -> None:
@@ -166,13 +184,24 @@ def test_users_play_the_cameras_of_a_trace(url: str, slo: Path, tmp_path: Path) 
     assert run.schedule.offered_per_s * run.schedule.measured_s == pytest.approx(60)
 
 
-def test_an_slo_with_a_typo_is_refused_before_anything_is_sent(url: str, tmp_path: Path) -> None:
-    log, slo = tmp_path / "log", tmp_path / "slo.yaml"
-    slo.write_text("name: test\nerors: {at_most: 0.1}\n")
-    with started(["--host", url, "-u", "1", "-t", "60s", "--slo", str(slo), "JpegUser"], log) as locust:
+@pytest.mark.parametrize(
+    ("content", "users", "sentence"),
+    [
+        ("erors: {at_most: 0.1}", ("JpegUser",), "did you mean errors?"),
+        ("growth: {descriptors_per_hour: 5}", ("JpegUser",), "no metrics are asked; Locust asks for none"),
+        ("errors: {at_most: 0.1}", ("JpegUser", "V1User"), "1 camera cannot speak 2 protocols"),
+    ],
+)
+def test_what_cannot_be_judged_or_sent_is_refused_before_anything_is_sent(
+    url: str, tmp_path: Path, content: str, users: Sequence[str], sentence: str
+) -> None:
+    log, slo, out = tmp_path / "log", tmp_path / "slo.yaml", tmp_path / "out"
+    slo.write_text(f"name: test\n{content}\n")
+    common = ["--host", url, "-u", "1", "-t", "60s", "--slo", str(slo), "--out", str(out)]
+    with started([*common, *users], log) as locust:
         assert locust.wait(SOON_S) == 2, log.read_text()
-    assert "errors" in log.read_text()
-    assert not (tmp_path / "out").exists()
+    assert sentence in log.read_text()
+    assert not out.exists()
 
 
 def test_a_target_that_is_not_there_ends_locust_with_2_and_a_sentence(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 from loadtest_support import plan_for, served, truth_of
 from saccade_loadtest.load.arrivals import constant
 from saccade_loadtest.load.sources import Clients
+from saccade_loadtest.record.histogram import Histogram
 from saccade_loadtest.record.results import Tally
 from saccade_loadtest.sending.conductor import Conductor
 from servers.planted import latencies_s
@@ -33,8 +33,23 @@ class Waiting(FastHttpUser):
 """
 
 
-def measure(*planted: str) -> tuple[Tally, list[float]]:
-    """A run; what the generator counted, and what the server knows from the same schedule (seconds, ascending)."""
+@dataclass(frozen=True)
+class Measured:
+    """A run.
+
+    Attributes:
+        total: what the generator counted.
+        truth: what the server knows of the same schedule, seconds, ascending.
+        late: how late the generator says that it sent its requests.
+    """
+
+    total: Tally
+    truth: list[float]
+    late: Histogram
+
+
+def measure(*planted: str) -> Measured:
+    """A run against a server with planted latency."""
     profile = constant(RATE_PER_S, SECONDS)
     with served("planted", *planted) as url:
         run = Conductor(plan_for(url, profile)).run().run
@@ -43,7 +58,7 @@ def measure(*planted: str) -> tuple[Tally, list[float]]:
     assert run.faults == []
     total = run.measured()
     assert total.sent == total.answered == len(truth) == RATE_PER_S * SECONDS
-    return total, truth
+    return Measured(total, truth, run.workers[0].schedule_error)
 
 
 def percentile_ms(truth: list[float], percent: float) -> float:
@@ -51,36 +66,45 @@ def percentile_ms(truth: list[float], percent: float) -> float:
     return truth[max(0, -int(-percent * len(truth) // 100) - 1)] * 1e3
 
 
-def assert_alike(total: Tally, truth: list[float], percent: float) -> None:
-    """Within 5 %, and what the way back to a client on a busy machine takes."""
-    measured = total.latency.percentile_us(percent) / 1e3
-    expected = percentile_ms(truth, percent)
-    assert measured == pytest.approx(expected, rel=0.05, abs=30), f"p{percent:g}"
+def assert_alike(found: Measured, percent: float) -> None:
+    """Within 5 % or 1 ms; and an answer may wait for a core as long as the generator says that its requests did.
+
+    The server knows when it wrote an answer, and not when a busy machine let the client read it. On a machine that is
+    not busy the generator is late by a tenth of a millisecond, and the second part is nothing.
+    """
+    measured = found.total.latency.percentile_us(percent) / 1e3
+    expected = percentile_ms(found.truth, percent)
+    waited_ms = found.late.percentile_us(percent) / 1e3
+    assert measured >= expected * 0.999 - 0.1, f"p{percent:g}: less than the server took"
+    assert measured <= expected + max(0.05 * expected, 1.0) + waited_ms, f"p{percent:g}"
 
 
 def test_three_of_a_hundred_answers_half_a_second_late_are_the_p99_and_the_p999() -> None:
-    total, truth = measure("--share", "0.03")
-    assert 500 <= percentile_ms(truth, 99) < 600
+    found = measure("--share", "0.03")
+    total = found.total
+    assert 500 <= percentile_ms(found.truth, 99) < 600
     for percent in PERCENTS:
-        assert_alike(total, truth, percent)
+        assert_alike(found, percent)
     assert total.latency.percentile_us(99) >= 500_000
     assert total.latency.percentile_us(50) < 250_000
 
 
 def test_two_of_a_thousand_answers_late_are_the_p999_and_not_the_p99() -> None:
-    total, truth = measure("--share", "0.002")
-    assert percentile_ms(truth, 99.9) >= 500
+    found = measure("--share", "0.002")
+    total = found.total
+    assert percentile_ms(found.truth, 99.9) >= 500
     assert total.latency.percentile_us(99.9) >= 500_000
     assert total.latency.percentile_us(99) < 500_000
     for percent in PERCENTS:
-        assert_alike(total, truth, percent)
+        assert_alike(found, percent)
 
 
 def test_a_server_that_stood_still_shows_in_the_open_loop_and_hides_from_stock_locust(tmp_path: Path) -> None:
     stall = ("--stall-at", "4", "--stall", "2")
-    total, truth = measure(*stall)
+    found = measure(*stall)
+    total = found.total
     for percent in PERCENTS:
-        assert_alike(total, truth, percent)
+        assert_alike(found, percent)
     # A sixth of the schedule fell into it, so that one of a hundred requests waited for nearly all of it.
     assert total.latency.percentile_us(99) > 1_700_000
     assert total.service.count == total.latency.count

@@ -15,7 +15,7 @@ from PIL import Image
 
 from saccade_loadtest.load.frames import Album, NoPictures, read_photos, stamp_of
 from saccade_loadtest.load.trace import Shot
-from saccade_loadtest.sending.checks import check_detect, check_pictures, check_tensors, check_v1, read_v2
+from saccade_loadtest.sending.checks import Asked, check_detect, check_pictures, check_tensors, check_v1, read_v2
 from saccade_loadtest.sending.dialects import DIALECTS, Dialect, Endpoint, Request, Tensor, UnknownDialect
 from saccade_loadtest.sending.oip_wire import WrongAnswer, decode_infer
 from saccade_serving.oip import binary_codec, grpc_codec, proto
@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WIDTH, HEIGHT = 64, 48
 ENDPOINT = Endpoint("http://host:80/prefix", "the model", cache="bypass", headers={"X-Team": "load"})
 SHOT = Shot(1.5, 7, 3, 1)
+ASKED = Asked("m")
 
 
 @pytest.fixture(scope="module")
@@ -164,17 +165,18 @@ def response(**changes: Any) -> InferResponse:
     return InferResponse("m", model_version="3", outputs=found)
 
 
-def seen_by(name: str, answer: InferResponse) -> Any:
+def seen_by(name: str, answer: InferResponse, asked: Asked = ASKED) -> Any:
     """What the check sees of an answer that the services' own codecs wrote."""
     if name == "v2-grpc":
-        return check_pictures(decode_infer(grpc_codec.encode_response(answer).SerializeToString()), WIDTH, HEIGHT)
+        decoded = decode_infer(grpc_codec.encode_response(answer).SerializeToString())
+        return check_pictures(decoded, WIDTH, HEIGHT, asked)
     request = InferRequest("m", [OipTensor.of_bytes("image", (1,), [b"x"])], binary_output=name == "v2-binary")
     encoded = binary_codec.encode_response(request, answer)
     body = b"".join(bytes(part) for part in encoded.parts)
     head = b"HTTP/1.1 200 OK\r\n"
     if encoded.json_length is not None:
         head += b"Inference-Header-Content-Length: %d\r\n" % encoded.json_length
-    return check_pictures(read_v2(head, body), WIDTH, HEIGHT)
+    return check_pictures(read_v2(head, body), WIDTH, HEIGHT, asked)
 
 
 @pytest.mark.parametrize("name", ["v2-binary", "v2-json", "v2-grpc"])
@@ -210,6 +212,60 @@ def test_a_wrong_v2_answer_with_status_200_is_wrong(name: str, changes: dict[str
         seen_by(name, response(**changes))
 
 
+@pytest.mark.parametrize("name", ["v2-binary", "v2-json", "v2-grpc"])
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (Asked("m", "bypass"), "cache=bypass was asked, and the outcome is 'near'; expected bypass"),
+        (Asked("m", "refresh"), "cache=refresh was asked, and the outcome is 'near'; expected miss"),
+        (Asked("n"), "model 'n' was asked, and 'm' has answered"),
+    ],
+)
+def test_a_v2_answer_to_another_question_is_wrong(name: str, asked: Asked, sentence: str) -> None:
+    with pytest.raises(WrongAnswer, match=sentence):
+        seen_by(name, response(), asked)
+
+
+@pytest.mark.parametrize("name", ["v2-binary", "v2-json", "v2-grpc"])
+def test_a_transformers_answer_without_a_version_is_wrong(name: str) -> None:
+    answer = response()
+    answer.model_version = ""
+    with pytest.raises(WrongAnswer, match="without its version"):
+        seen_by(name, answer)
+
+
+def test_a_predictor_may_leave_its_version_out_and_not_its_name() -> None:
+    def answer(name: str) -> Any:
+        outputs = [OipTensor.of("logits", np.zeros((1, 3), np.float32))]
+        return decode_infer(grpc_codec.encode_response(InferResponse(name, outputs=outputs)).SerializeToString())
+
+    assert check_tensors(answer("m"), ["logits"], Asked("m", service="predictor")).version == ""
+    with pytest.raises(WrongAnswer, match="model 'm' was asked, and 'other' has answered"):
+        check_tensors(answer("other"), ["logits"], Asked("m", service="predictor"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "sentence"),
+    [
+        (Asked("m", "bypass"), {"cache": "exact"}, "cache=bypass was asked, and the outcome is 'exact'"),
+        (Asked("m", "refresh"), {"cache": "coalesced"}, "cache=refresh was asked, and the outcome is 'coalesced'"),
+        (Asked("m"), {"cache": "bypass"}, "cache=use was asked, and the outcome is 'bypass'"),
+        (Asked("n"), {}, "model 'n' was asked, and 'm' has answered"),
+        (Asked("m"), {"model": {"name": "m", "version": ""}}, "without its version"),
+        (Asked("m"), {"model": {"name": "m", "version": None}}, "version is None; expected a text"),
+        (Asked("m"), {"model": {"version": "1"}}, "not the object of detections"),
+    ],
+)
+def test_an_answer_of_detect_or_v1_to_another_question_is_wrong(
+    asked: Asked, changes: dict[str, Any], sentence: str
+) -> None:
+    body = detected(**changes)
+    with pytest.raises(WrongAnswer, match=sentence):
+        check_detect(json.dumps(body).encode(), WIDTH, HEIGHT, asked)
+    with pytest.raises(WrongAnswer, match=sentence):
+        check_v1(json.dumps({"predictions": [body]}).encode(), WIDTH, HEIGHT, asked)
+
+
 def detected(**changes: Any) -> dict[str, Any]:
     whole = {
         "detections": [{"box": [1, 2, 30, 40], "score": 0.9, "class_id": 0, "label": "person"}],
@@ -221,9 +277,9 @@ def detected(**changes: Any) -> dict[str, Any]:
 
 
 def test_right_answers_of_detect_and_v1_are_read() -> None:
-    assert check_detect(json.dumps(detected()).encode(), WIDTH, HEIGHT).version == "2"
-    assert check_v1(json.dumps({"predictions": [detected()]}).encode(), WIDTH, HEIGHT).cache == "miss"
-    nothing = check_detect(json.dumps(detected(detections=[])).encode(), WIDTH, HEIGHT)
+    assert check_detect(json.dumps(detected()).encode(), WIDTH, HEIGHT, ASKED).version == "2"
+    assert check_v1(json.dumps({"predictions": [detected()]}).encode(), WIDTH, HEIGHT, ASKED).cache == "miss"
+    nothing = check_detect(json.dumps(detected(detections=[])).encode(), WIDTH, HEIGHT, ASKED)
     assert nothing.boxes is not None
     assert nothing.boxes.shape == (0, 4)
 
@@ -241,7 +297,7 @@ def test_right_answers_of_detect_and_v1_are_read() -> None:
 )
 def test_a_wrong_answer_of_detect_with_status_200_is_wrong(body: bytes, sentence: str) -> None:
     with pytest.raises(WrongAnswer, match=sentence):
-        check_detect(body, WIDTH, HEIGHT)
+        check_detect(body, WIDTH, HEIGHT, ASKED)
 
 
 def test_a_predictors_answer_must_have_its_outputs_and_numbers_in_them() -> None:
@@ -251,17 +307,18 @@ def test_a_predictors_answer_must_have_its_outputs_and_numbers_in_them() -> None
         )
         return decode_infer(message.SerializeToString())
 
+    asked = Asked("m", service="predictor")
     rows = np.zeros((1, 3, 6), np.float32)
     rows[0, :, 4] = [0.9, 0.4, 0.0]
-    assert check_tensors(answer(rows), ["candidates"]).version == "1"
+    assert check_tensors(answer(rows), ["candidates"], asked).version == "1"
     with pytest.raises(WrongAnswer, match="no output boxes"):
-        check_tensors(answer(rows), ["boxes"])
+        check_tensors(answer(rows), ["boxes"], asked)
     with pytest.raises(WrongAnswer, match="no finite numbers"):
-        check_tensors(answer(rows * np.nan), ["candidates"])
+        check_tensors(answer(rows * np.nan), ["candidates"], asked)
     with pytest.raises(WrongAnswer, match="not in order"):
-        check_tensors(answer(rows[:, ::-1]), ["candidates"])
+        check_tensors(answer(rows[:, ::-1]), ["candidates"], asked)
     with pytest.raises(WrongAnswer, match=r"expected \[1, K, 6\]"):
-        check_tensors(answer(np.zeros((2, 3, 6), np.float32)), ["candidates"])
+        check_tensors(answer(np.zeros((2, 3, 6), np.float32)), ["candidates"], asked)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_every_key_arrives_where_it_is_judged() -> None:
     assert found.cache_hits == slo.ShareLimit(0.8, prove=True)
     assert found.agreement == slo.ShareLimit(0.98, prove=True)
     assert found.growth == slo.Growth(20, 5)
-    assert found.generator == slo.GeneratorLimits(0.7, 3, 0.01, 0.9, closed_loop=True)
+    assert found.generator == slo.GeneratorLimits(0.7, 3, 0.01, 0.9, closed_loop=True, schedule_errors_ms=((99.9, 3),))
 
 
 def test_the_generator_may_be_late_by_a_tenth_of_the_tightest_limit_that_clients_see() -> None:
@@ -75,6 +75,18 @@ def test_the_generator_may_be_late_by_a_tenth_of_the_tightest_limit_that_clients
     assert allowed_ms(latency=[{"percentile": 99, "limit_ms": 400}], goodput={"within_ms": 50, "at_least": 1}) == 5
     assert allowed_ms(latency=[{"percentile": 99, "limit_ms": 5, "stage": "predictor/queue"}]) == 2
     assert allowed_ms(errors={"at_most": 0.1}) == 2
+
+
+def test_beyond_the_p99_it_may_be_late_by_a_tenth_of_the_limit_at_the_claimed_percentile() -> None:
+    def allowed_ms(generator: dict[str, Any], **objectives: Any) -> tuple[tuple[float, float], ...]:
+        return slo.parse({"name": "x", "generator": generator, **objectives}).generator.schedule_errors_ms
+
+    latency = [{"percentile": 99, "limit_ms": 100}, {"percentile": 99.9, "limit_ms": 400}]
+    assert allowed_ms({}, latency=latency) == ((99.9, 40),)
+    assert allowed_ms({"schedule_error_p99_ms": 7}, latency=latency) == ((99.9, 7),)
+    assert allowed_ms({}, latency=latency, goodput={"within_ms": 50, "at_least": 0.999}) == ((99.9, 5),)
+    assert allowed_ms({}, latency=[{"percentile": 99, "limit_ms": 100}]) == ()
+    assert allowed_ms({}, latency=[{"percentile": 99.9, "limit_ms": 5, "stage": "predictor/queue"}]) == ()
 
 
 @pytest.mark.parametrize(

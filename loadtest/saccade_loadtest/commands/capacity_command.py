@@ -15,21 +15,23 @@ from rich.table import Table
 
 from saccade_loadtest.commands import options
 from saccade_loadtest.commands.judging_commands import complain
-from saccade_loadtest.commands.performing import stopped_by_signals
+from saccade_loadtest.commands.performing import check_judgeable, stopped_by_signals
 from saccade_loadtest.commands.run_command import FAILURES
 from saccade_loadtest.judging.capacity import KIND, VERSION, Search, SearchFailed, Trial, batch_profile
 from saccade_loadtest.judging.slo import Slo
 from saccade_loadtest.judging.verdict import judge, shortest_measurement_s
-from saccade_loadtest.load.arrivals import constant
-from saccade_loadtest.load.plan import ClientsLoad, Plan
+from saccade_loadtest.load.arrivals import MOST_PER_S, BadSchedule, constant
+from saccade_loadtest.load.loads import ClientsLoad
+from saccade_loadtest.load.plan import Plan
 from saccade_loadtest.load.scenarios import Script
+from saccade_loadtest.reports import outputs
 from saccade_loadtest.sending.conductor import Conductor, machine
 from saccade_loadtest.sending.preflight import NotReady, Preflight
 
 _WARMUP_S = 3.0
 #: Characters of the longest bar of the knee.
 _BAR = 40
-console = Console()
+console = Console(markup=False, emoji=False)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -45,10 +47,10 @@ def capacity(
     grpc: options.GrpcAddress = "",
     protocol: options.ProtocolOptions = None,
     header: options.Headers = None,
-    start: Annotated[float, typer.Option(min=0.1, help="First rate, requests per second.")] = 10.0,
+    start: Annotated[float, typer.Option(min=0.1, max=MOST_PER_S, help="First rate, requests per second.")] = 10.0,
     trial: Annotated[
         float | None,
-        typer.Option(min=2, help="Seconds of a trial; as many as the SLO's percentiles need if left out."),
+        typer.Option(min=2, max=86_400, help="Seconds of a trial; as many as the SLO's percentiles need if left out."),
     ] = None,
     trials: Annotated[int, typer.Option(min=1, max=9, help="Trials of a rate, of which most must pass.")] = 3,
     tolerance: Annotated[float, typer.Option(min=0.005, max=0.5, help="How exact, as a share.")] = 0.05,
@@ -71,10 +73,18 @@ def capacity(
         search = Search(start, tolerance, trials)
         script = Script(_load(start, 60.0, seed), _WARMUP_S, {})
         objective = options.read_slo(slo, script)
+        least_s = shortest_measurement_s(objective, math.inf)
+        if trial is not None and trial < least_s:
+            raise BadSchedule(
+                f"--trial {trial:g} is too short: the percentiles of SLO {objective.name} are claimed of at least "
+                f"{least_s:g} s"
+            )
         found = options.find(url, model, headers, script)
         mix = options.read_mix(protocol, found, bool(grpc))
         given = {"cache": cache if found.service == "transformer" else "use"}
         plan = options.make_plan("capacity", script, url, found, mix, pictures, size, grpc, headers, **given)
+        check_judgeable(plan, objective, {})
+        outputs.check_file(out)
         before = _statistics(predictor, headers, found.model)
         _search(search, plan, objective, trial, processes, seed)
         after = _statistics(predictor, headers, found.model)

@@ -13,6 +13,7 @@ from typing import Final
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from saccade_loadtest.judging.slo import Slo
 from saccade_loadtest.load.plan import Plan
@@ -61,14 +62,14 @@ class Dashboard:
             self._live.update(self.table(at_s))
         elif at_s >= self._next_line_s:
             self._next_line_s += _LINE_S
-            self._console.print(self.line(at_s), highlight=False, soft_wrap=True)
+            self._console.print(self.line(at_s), highlight=False, soft_wrap=True, markup=False)
 
     def table(self, at_s: float) -> Table:
         """All protocols."""
         limits = ", ".join(f"p{one.percentile:g} <= {one.limit_ms:g} ms" for one in self._slo.latency if not one.stage)
         title = f"{self._plan.scenario}: {at_s:.0f} of {self._schedule.duration_s:.0f} s, {self._phase(at_s)}"
         table = Table(
-            title=title, title_justify="left", caption=limits and f"limits: {limits}", caption_justify="left"
+            title=Text(title), title_justify="left", caption=limits and f"limits: {limits}", caption_justify="left"
         )
         table.add_column("protocol", no_wrap=True)
         for name in ("sent", "right answers", "errors", "not sent", "answers/s", "p50 ms", "p99 ms"):

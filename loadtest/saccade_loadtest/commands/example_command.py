@@ -17,12 +17,20 @@ from rich.console import Console
 from saccade_loadtest.commands import options
 from saccade_loadtest.commands.example import Addresses, ExampleFailed, ExamplePair
 from saccade_loadtest.commands.judging_commands import complain
-from saccade_loadtest.commands.performing import carry_out, conclude, stopped_by_signals, warn_if_short
+from saccade_loadtest.commands.performing import (
+    carry_out,
+    check_judgeable,
+    conclude,
+    stopped_by_signals,
+    warn_if_short,
+)
 from saccade_loadtest.commands.run_command import FAILURES
 from saccade_loadtest.judging import slo
 from saccade_loadtest.judging.verdict import shortest_measurement_s
-from saccade_loadtest.load.plan import FleetLoad, Plan, UsersLoad
+from saccade_loadtest.load.loads import FleetLoad, UsersLoad
+from saccade_loadtest.load.plan import Plan
 from saccade_loadtest.load.scenarios import Script
+from saccade_loadtest.reports import outputs
 from saccade_loadtest.sending.conductor import Conductor, RunFailed
 
 _SHARE: Final = 0.6
@@ -34,7 +42,7 @@ _WARMUP_S: Final = 5.0
 _PROBE_USERS: Final = 8
 _NOMINAL_PER_S: Final = 1000.0
 _NOMINAL_MS: Final = 100.0
-console = Console()
+console = Console(markup=False, emoji=False)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,14 +55,15 @@ def example(
     out: Annotated[Path, typer.Option(help="Folder for the record, the verdict and the report.")] = Path(
         "loadtest-out"
     ),
-    probe: Annotated[float, typer.Option(min=6, help="Seconds of the capacity probe.")] = 20.0,
-    duration: Annotated[float, typer.Option(min=5, help="Seconds of the run after its warm-up.")] = 60.0,
+    probe: Annotated[float, typer.Option(min=6, max=3600, help="Seconds of the capacity probe.")] = 20.0,
+    duration: Annotated[float, typer.Option(min=5, max=86_400, help="Seconds of the run after its warm-up.")] = 60.0,
     pictures: options.Photos = options.PHOTOS,
     size: options.Size = "640x480",
 ) -> None:
     """Start the example pair, find its rate, load it with cameras, judge: 0 pass, 1 fail, 2 invalid."""
     try:
         objective = slo.load(slo_file)
+        outputs.prepare(out)
         with console.status("starting the example pair"):
             pair = ExamplePair(out / "pair.log")
             addresses = pair.start()
@@ -66,6 +75,7 @@ def example(
             plan = _plan(addresses, per_s, duration, objective, pictures, size)
             for note in plan.notes:
                 console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+            check_judgeable(plan, objective, addresses.metrics)
             warn_if_short(plan, objective, console)
             outcome = carry_out(plan, objective, console, metrics=addresses.metrics)
         finally:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
+from saccade_loadtest.commands.sentences import sentences
 from saccade_loadtest.judging import comparing, slo
 from saccade_loadtest.judging.verdict import judge as judge_run
 from saccade_loadtest.record import run_file
@@ -16,8 +18,8 @@ from saccade_loadtest.reports import comparison_report, outputs, report, tables
 RunFile = Annotated[Path, typer.Argument(help="Record of a run (run.json).", metavar="RUN.json")]
 SloFile = Annotated[Path, typer.Option("--slo", help="SLO file (YAML) to judge by.")]
 
-console = Console()
-_errors = Console(stderr=True)
+console = Console(markup=False, emoji=False)
+_errors = Console(stderr=True, markup=False, emoji=False)
 
 #: As for a run that cannot be judged.
 UNUSABLE = 2
@@ -32,7 +34,8 @@ def add_to(app: typer.Typer) -> None:
 
 def complain(error: Exception) -> NoReturn:
     """Say what is wrong, and end with 2."""
-    _errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+    text = sentences(error) if isinstance(error, ValidationError) else str(error)
+    _errors.print(f"error: {text}", style="red", markup=False, soft_wrap=True)
     raise typer.Exit(UNUSABLE)
 
 
@@ -74,13 +77,16 @@ def compare(
     worth: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Change of a latency worth telling: 0.05 is 5 %.")
     ] = 0.05,
+    force: Annotated[
+        bool, typer.Option("--force", help="Conclude also from runs whose generator did not do what was planned.")
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="HTML file to write.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file to write.")] = None,
 ) -> None:
     """Compare two runs: ends with 0, 1 if B is worse than A beyond chance, 2 if nothing can be told."""
     try:
         one, other = run_file.load(first), run_file.load(second)
-        comparison = comparing.compare(one, other, level=confidence, worth=worth)
+        comparison = comparing.compare(one, other, level=confidence, worth=worth, forced=force)
         if html is not None:
             page = comparison_report.to_html(one, other, (first.name, second.name), comparison)
             html.write_text(page, encoding="utf-8")

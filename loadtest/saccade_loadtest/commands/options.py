@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
 
 import typer
 from pydantic import ValidationError
 
+from saccade_loadtest.commands.sentences import sentences
 from saccade_loadtest.judging import slo as slo_file
 from saccade_loadtest.judging.slo import Slo
 from saccade_loadtest.load.arrivals import BadSchedule
-from saccade_loadtest.load.plan import Pictures, Plan, checked_headers
+from saccade_loadtest.load.plan import Plan, checked_headers
 from saccade_loadtest.load.scenarios import Script
 from saccade_loadtest.sending.dialects import DIALECTS
-from saccade_loadtest.sending.preflight import Found, Preflight
+from saccade_loadtest.sending.preflight import Found, Preflight, is_address
 
 #: Set where the command runs from a source checkout, which holds the example photos.
 ROOT: Final = Path(__file__).resolve().parents[3]
 PHOTOS: Final = ROOT / "examples" / "images"
 _SIZE: Final = re.compile(r"(\d{2,4})x(\d{2,4})")
+_HOST_AND_PORT: Final = re.compile(r"[^/\s]+:\d{1,5}")
 
 Url = Annotated[str, typer.Option(help="The service, as http://127.0.0.1:8080.", show_default=False)]
 Model = Annotated[str, typer.Option(help="Model; may be left out where one is served.", show_default=False)]
@@ -94,7 +96,7 @@ def read_metrics(given: Sequence[str] | None) -> dict[str, str]:
     found = {}
     for one in given or ():
         service, _, url = one.partition("=")
-        if urlsplit(url).scheme not in ("http", "https"):
+        if not service.strip() or not is_address(url.strip()):
             raise BadSchedule(f"--metrics {one!r} is not SERVICE=URL, as transformer=http://127.0.0.1:9095/metrics")
         found[service.strip()] = url.strip()
     return found
@@ -110,9 +112,9 @@ def read_capacity(path: Path) -> float:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         per_s = float(content["rate_per_replica_per_s"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadSchedule(f"{path} is no capacity.json of `saccade-loadtest capacity`: {error!r}") from error
-    if not per_s > 0:
+    if not 0 < per_s < math.inf:
         raise BadSchedule(f"{path} says that the target can do {per_s:g}/s; there is nothing to load it with")
     return per_s
 
@@ -146,6 +148,8 @@ def make_plan(
     sizes = _SIZE.fullmatch(size)
     if sizes is None:
         raise BadSchedule(f"--size {size!r} is no size; expected WIDTHxHEIGHT, as 640x480")
+    if grpc and _HOST_AND_PORT.fullmatch(grpc) is None:
+        raise BadSchedule(f"{grpc!r} is no address of a gRPC port; expected host and port, as 127.0.0.1:8081")
     content = {
         "scenario": scenario,
         "url": url.rstrip("/"),
@@ -159,7 +163,7 @@ def make_plan(
         "load": script.load,
         "mix": mix,
         "warmup_s": script.warmup_s,
-        "pictures": Pictures(folder=str(photos), width=int(sizes[1]), height=int(sizes[2])),
+        "pictures": {"folder": str(photos), "width": int(sizes[1]), "height": int(sizes[2])},
         "patience_s": script.patience_s,
         "nominal_per_s": script.nominal_per_s,
         "nominal_limit_ms": script.nominal_limit_ms,
@@ -168,15 +172,7 @@ def make_plan(
     try:
         return Plan(**{**content, **{name: value for name, value in changes.items() if value is not None}})
     except ValidationError as error:
-        raise BadSchedule("; ".join(_sentence(one) for one in error.errors())) from error
-
-
-def _sentence(fault: Any) -> str:
-    """What pydantic found, with what was given."""
-    cause = fault.get("ctx", {}).get("error")
-    if isinstance(cause, BadSchedule):
-        return str(cause)
-    return f"{'.'.join(map(str, fault['loc']))} is {fault['input']!r}: {fault['msg']}"
+        raise BadSchedule(sentences(error)) from error
 
 
 def find(url: str, model: str, headers: dict[str, str], script: Script) -> Found:

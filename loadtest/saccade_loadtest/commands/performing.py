@@ -6,7 +6,7 @@ Shared by the commands that run something. Starts no target.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,12 @@ from typing import Any
 from rich.console import Console
 
 from saccade_loadtest.commands.dashboard import Dashboard
+from saccade_loadtest.judging import judgeable
+from saccade_loadtest.judging.judgeable import Intended
 from saccade_loadtest.judging.slo import Slo
 from saccade_loadtest.judging.verdict import Verdict, shortest_measurement_s
 from saccade_loadtest.load.plan import Plan
+from saccade_loadtest.record import scraping
 from saccade_loadtest.record.live import Fairness
 from saccade_loadtest.reports import outputs, tables
 from saccade_loadtest.sending.conductor import Conductor, Disturbance, Outcome
@@ -77,6 +80,25 @@ def conclude(outcome: Outcome, slo: Slo, folder: Path, console: Console) -> Verd
     console.print(tables.verdict_table(outcome.run, verdict, slo.name))
     console.print(f"report: {folder / outputs.REPORT}", highlight=False, soft_wrap=True, markup=False)
     return verdict
+
+
+def check_judgeable(plan: Plan, slo: Slo, metrics: Mapping[str, str]) -> None:
+    """Ask the services for their metrics, and refuse a run that the SLO could not be judged by.
+
+    Raises:
+        NotJudgeable: with all that could not.
+    """
+    stages: dict[str, Collection[str]] = {}
+    unreadable: dict[str, str] = {}
+    for service, url in metrics.items():
+        try:
+            stages[service] = list(scraping.scrape(url).stages)
+        except (OSError, ValueError) as error:
+            unreadable[service] = f"the metrics of {service} at {url} cannot be read: {error}"
+    mix = plan.new_mix()
+    cache = plan.cache if plan.service == "transformer" else ""
+    measured_s = plan.schedule().measured_s
+    judgeable.check(slo, Intended(mix.protocols, cache, measured_s, plan.agreement, stages, unreadable))
 
 
 def warn_if_short(plan: Plan, slo: Slo, console: Console) -> None:

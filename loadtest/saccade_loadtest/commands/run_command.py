@@ -6,23 +6,38 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from saccade_loadtest.commands import options
 from saccade_loadtest.commands.judging_commands import complain
-from saccade_loadtest.commands.performing import carry_out, conclude, warn_if_short
+from saccade_loadtest.commands.performing import carry_out, check_judgeable, conclude, warn_if_short
+from saccade_loadtest.judging.judgeable import NotJudgeable
 from saccade_loadtest.judging.slo import BadSlo
 from saccade_loadtest.load.arrivals import PROCESSES, BadSchedule, Process
 from saccade_loadtest.load.frames import NoPictures
-from saccade_loadtest.load.scenarios import SCENARIOS, UnknownScenario, Wishes, script_of
+from saccade_loadtest.load.scenarios import GENERATOR_PER_S, SCENARIOS, UnknownScenario, Wishes, script_of
+from saccade_loadtest.load.trace import read_text
+from saccade_loadtest.reports import outputs
 from saccade_loadtest.sending.conductor import Disturbance, RunFailed
 from saccade_loadtest.sending.dialects import UnknownDialect
 from saccade_loadtest.sending.preflight import NotReady
 
 #: What a command ends with for a reason that a person can act on.
-FAILURES: Final = (BadSchedule, UnknownScenario, UnknownDialect, NotReady, NoPictures, BadSlo, RunFailed, OSError)
-console = Console()
+FAILURES: Final = (
+    BadSchedule,
+    UnknownScenario,
+    UnknownDialect,
+    NotReady,
+    NoPictures,
+    BadSlo,
+    NotJudgeable,
+    RunFailed,
+    ValidationError,
+    OSError,
+)
+console = Console(markup=False, emoji=False)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -68,6 +83,9 @@ def run(
         typer.Option(min=1, help="Closed loop with so many users instead: hides what a slow server holds back."),
     ] = None,
     capacity: Annotated[Path | None, typer.Option(help="capacity.json to take the rate from.")] = None,
+    generator_rate: Annotated[
+        float, typer.Option(min=1, help="Requests per second that one generator is given, where several are planned.")
+    ] = GENERATOR_PER_S,
     seed: Annotated[int, typer.Option(help="Of all that is by chance.")] = 1,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Generators on this machine, a core each.")] = 1,
     pictures: options.Photos = options.PHOTOS,
@@ -75,7 +93,15 @@ def run(
     patience: Annotated[
         float | None, typer.Option(min=0.05, help="Seconds after which a request is a failure.")
     ] = None,
-    most_open: Annotated[int, typer.Option(min=1, help="Requests under way at once, at most.")] = 2000,
+    most_open: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100_000,
+            help="Requests under way at once, at most; beyond what the load can make it if left out.",
+            show_default=False,
+        ),
+    ] = None,
     metrics: options.Metrics = None,
     during: Annotated[
         str, typer.Option(help="Command to run in the middle, as a rolling restart.", show_default=False)
@@ -97,10 +123,11 @@ def run(
             warmup_s=warmup,
             capacity_per_s=None if capacity is None else options.read_capacity(capacity),
             process=_process(arrivals),
-            trace=None if trace is None else (trace.read_text(encoding="utf-8"), trace.name),
+            trace=None if trace is None else (read_text(trace), trace.name),
             users=closed,
             shape=shape,
             seed=seed,
+            generator_per_s=generator_rate,
         )
         script = script_of(scenario, wishes)
         objective = options.read_slo(slo, script)
@@ -116,8 +143,11 @@ def run(
         given = {"cache": cache, "patience_s": patience, "most_open": most_open, "agreement": compares}
         plan = options.make_plan(scenario, script, url, found, mix, pictures, size, grpc, headers, **given)
         disturbance = Disturbance(during, plan.load.duration_s / 2 if at is None else at) if during else None
+        watched = options.read_metrics(metrics)
+        check_judgeable(plan, objective, watched)
+        outputs.prepare(out)
         warn_if_short(plan, objective, console)
-        outcome = carry_out(plan, objective, console, processes, options.read_metrics(metrics), disturbance)
+        outcome = carry_out(plan, objective, console, processes, watched, disturbance)
         verdict = conclude(outcome, objective, out, console)
     except FAILURES as error:
         complain(error)

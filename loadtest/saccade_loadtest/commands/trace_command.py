@@ -12,9 +12,9 @@ from rich.console import Console
 from saccade_loadtest.commands.judging_commands import complain
 from saccade_loadtest.load.arrivals import BadSchedule
 from saccade_loadtest.load.cameras import Fleet
-from saccade_loadtest.load.trace import write_trace
+from saccade_loadtest.load.trace import MOST_LINES, write_trace
 
-console = Console()
+console = Console(markup=False, emoji=False)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -55,6 +55,11 @@ def make_trace(
             night_fps=night_fps,
             seed=seed,
         )
+        if fleet.per_s * duration > MOST_LINES:
+            raise BadSchedule(
+                f"{cameras:,} cameras at {fps:g} fps send {fleet.per_s * duration:,.0f} frames in {duration:g} s; "
+                f"a trace has {MOST_LINES:,} at most"
+            )
         shots = list(fleet.shots())
         if not shots:
             raise BadSchedule(f"{cameras} cameras at {fps:g} fps send nothing in {duration:g} s; make it longer")

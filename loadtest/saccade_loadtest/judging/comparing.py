@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from saccade_loadtest.judging import confidence
 from saccade_loadtest.judging.evidence import Evidence
 from saccade_loadtest.judging.finding import percentile_name
+from saccade_loadtest.judging.slo import GeneratorLimits
+from saccade_loadtest.judging.verdict import check_generator
 from saccade_loadtest.record.results import Run, Tally
 
 Change: TypeAlias = Literal["better", "worse", "same", "unknown"]
@@ -31,6 +33,7 @@ _AT_ONCE: Final = 250
 _MOST_STRETCHES: Final = 120
 _LEAST_STRETCHES: Final = 10
 _LEAST_BEYOND: Final = 10
+_LATE_SHARE: Final = 0.1
 #: A change of the share of failures that is not worth telling.
 _SHARE_WORTH: Final = 0.001
 _SEED: Final = 20_261_127
@@ -65,14 +68,23 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All differences, and what makes the two runs unlike each other."""
+    """All differences, what makes the two runs unlike each other, and what makes one of them no measurement.
+
+    Attributes:
+        differences: of each figure.
+        remarks: sentences, doubts included.
+        is_doubted: a generator did not do what was planned, and the comparison was not forced: nothing is concluded.
+    """
 
     differences: tuple[Difference, ...]
     remarks: tuple[str, ...]
+    is_doubted: bool = False
 
     @property
     def change(self) -> Change:
         """Worse if anything is; else better if anything is; the same only if everything is; otherwise unknown."""
+        if self.is_doubted:
+            return "unknown"
         seen = {difference.change for difference in self.differences}
         return next((change for change in _BY_WEIGHT if change in seen), "same" if seen else "unknown")
 
@@ -81,10 +93,10 @@ class Comparison:
         """1 if anything is worse, 2 if nothing at all can be told, otherwise 0."""
         if self.change == "worse":
             return 1
-        return 2 if all(difference.change == "unknown" for difference in self.differences) else 0
+        return 2 if self.is_doubted or all(difference.change == "unknown" for difference in self.differences) else 0
 
 
-def compare(first: Run, second: Run, *, level: float = 0.99, worth: float = 0.05) -> Comparison:
+def compare(first: Run, second: Run, *, level: float = 0.99, worth: float = 0.05, forced: bool = False) -> Comparison:
     """Compare two runs by the protocols that both have.
 
     Args:
@@ -92,12 +104,28 @@ def compare(first: Run, second: Run, *, level: float = 0.99, worth: float = 0.05
         second: what is now.
         level: confidence of each bound.
         worth: relative change of a latency that is worth telling: 0.05 is 5 %.
+        forced: conclude also from runs whose generators did not do what was planned.
     """
     shared = [protocol for protocol in first.series if protocol in second.series]
     differences = [
         difference for protocol in shared for difference in _protocol(first, second, protocol, level, worth)
     ]
-    return Comparison(tuple(differences), tuple(_remarks(first, second, shared)))
+    doubts = [f"{name}: {doubt}" for name, run in (("A", first), ("B", second)) for doubt in _doubts(run)]
+    remarks = [*doubts, *_remarks(first, second, shared)]
+    return Comparison(tuple(differences), tuple(remarks), bool(doubts) and not forced)
+
+
+def _doubts(run: Run) -> Iterator[str]:
+    """Why a run is no measurement, whatever it would be judged by.
+
+    A closed loop is no doubt: where only one is, a remark says so. How late requests may be sent follows from the p99
+    that is compared: by a tenth of it.
+    """
+    evidence = Evidence(run)
+    p99_ms = evidence.total.latency.percentile_us(99) / 1e3 if evidence.total.answered else 0.0
+    limits = GeneratorLimits(closed_loop=True)
+    limits = replace(limits, schedule_error_p99_ms=max(limits.schedule_error_p99_ms, _LATE_SHARE * p99_ms))
+    return (check.sentence for check in check_generator(run, limits, evidence) if not check.kept)
 
 
 def _protocol(first: Run, second: Run, protocol: str, level: float, worth: float) -> Iterator[Difference]:

@@ -44,6 +44,7 @@ class Evidence:
             if number >= run.schedule.first_measured_bin
         }
         self.measured_s = run.schedule.measured_s
+        self._bin_s = run.schedule.bin_s
 
     @cached_property
     def total(self) -> Tally:
@@ -57,6 +58,11 @@ class Evidence:
     def seconds(self) -> Sequence[Tally]:
         """The tally of each second in which something was due, in order of time."""
         return [tally for tally in self._bins.values() if tally.due]
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds in which something was due."""
+        return len(self.seconds) * self._bin_s
 
     @property
     def due_per_s(self) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from saccade_loadtest.judging import confidence
 from saccade_loadtest.judging.evidence import Bounds, Evidence
@@ -22,6 +22,8 @@ from saccade_loadtest.record.results import Run
 
 #: Cache outcomes for which no inference was made for the answer itself.
 HITS = ("exact", "near", "coalesced")
+#: A percentile passes on so many seconds with traffic at least: one good second is no sample of a service's time.
+LEAST_SECONDS: Final = 10.0
 
 
 #: What a run shows, by protocol; None for all together.
@@ -94,6 +96,12 @@ def _percentile(evidence: Evidence, name: str, limit: LatencyLimit, alpha: float
     least = confidence.minimum_sample(limit.percentile, alpha)
     if found.counting < least:
         return finding("invalid", _too_few(evidence, limit, found, least, alpha))
+    if evidence.busy_s < LEAST_SECONDS:
+        return finding(
+            "invalid",
+            f"too short: there was traffic in {seconds(evidence.busy_s)}, and a percentile is claimed of at least "
+            f"{seconds(LEAST_SECONDS)}; measure for so long after the warm-up",
+        )
     if found.high_us <= limit_us:
         return finding("pass", "")
     return finding("invalid", _undecided(evidence, limit, found, alpha))

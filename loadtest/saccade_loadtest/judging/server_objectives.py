@@ -14,7 +14,7 @@ from saccade_loadtest.record.results import Run
 from saccade_loadtest.record.server_metrics import DESCRIPTORS, RESIDENT, ServerRecord, StageTimes
 
 #: A slope per hour is not told from less.
-_LEAST_SPAN_S = 600.0
+LEAST_SPAN_S = 600.0
 _LEAST_POINTS = 20
 _MOST_POINTS = 400
 
@@ -22,6 +22,10 @@ _MOST_POINTS = 400
 def judge_stage(server: ServerRecord | None, limit: LatencyLimit, alpha: float) -> Finding:
     """Judge a percentile of a stage by the servers' histogram, which knows no more than its buckets."""
     name = f"{percentile_name(limit.percentile)} of {limit.stage}"
+    service = limit.stage.partition("/")[0]
+    if server is not None and service in server.missing:
+        reason = f"the metrics of {service} tell no whole run: {server.missing[service]}"
+        return Finding(name, "invalid", math.nan, limit.limit_ms, True, "ms", reason=reason)
     times = None if server is None else server.stages.get(limit.stage)
     if times is None or times.count == 0:
         known = "none" if server is None else ", ".join(sorted(server.stages)) or "none"
@@ -84,13 +88,18 @@ def judge_growth(run: Run, growth: Growth) -> Iterator[Finding]:
             reason = f"the servers' metrics have no {metric}"
             yield Finding(f"growth of {noun}", "invalid", math.nan, limit, True, unit, reason=reason)
         for name, points in found.items():
-            objective = f"growth of {noun} ({name.rpartition('/')[0]})"
+            service = name.rpartition("/")[0]
+            objective = f"growth of {noun} ({service})"
+            if run.server is not None and service in run.server.missing:
+                reason = f"the metrics of {service} tell no whole run: {run.server.missing[service]}"
+                yield Finding(objective, "invalid", math.nan, limit, True, unit, reason=reason)
+                continue
             later = [(at, value / scale) for at, value in points if at >= run.schedule.warmup_s]
             span_s = later[-1][0] - later[0][0] if later else 0.0
-            if span_s < _LEAST_SPAN_S or len(later) < _LEAST_POINTS:
+            if span_s < LEAST_SPAN_S or len(later) < _LEAST_POINTS:
                 reason = (
                     f"{len(later)} readings over {seconds(span_s)} tell no growth per hour; at least "
-                    f"{_LEAST_POINTS} over {seconds(_LEAST_SPAN_S)} are needed"
+                    f"{_LEAST_POINTS} over {seconds(LEAST_SPAN_S)} are needed"
                 )
                 yield Finding(objective, "invalid", math.nan, limit, True, unit, reason=reason)
                 continue

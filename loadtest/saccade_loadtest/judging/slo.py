@@ -10,7 +10,7 @@ import difflib
 import functools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -97,6 +97,8 @@ class GeneratorLimits:
     Attributes:
         cpu_at_most: share of its CPUs that a worker may use.
         schedule_error_p99_ms: how late one request of a hundred may be sent.
+        schedule_errors_ms: percentiles beyond p99 that the SLO claims, each with how late that percentile of the
+            requests may be sent.
         not_sent_at_most: share of the requests that were due and could not be sent.
         offered_at_least: share of the planned requests that must have been due at all.
         closed_loop: whether a closed-loop run is judged.
@@ -107,6 +109,7 @@ class GeneratorLimits:
     not_sent_at_most: float = 0.001
     offered_at_least: float = 0.95
     closed_loop: bool = False
+    schedule_errors_ms: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +148,27 @@ def load(path: Path) -> Slo:
         raise BadSlo(str(path), [f"it has {len(text)} bytes, and an SLO file at most {_LARGEST_FILE}"])
     try:
         found = yaml.load(text, _OnceLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # a date or a number that cannot be is a ValueError
         raise BadSlo(str(path), [f"it is not YAML: {' '.join(str(error).split())}"]) from error
+    except RecursionError as error:
+        raise BadSlo(str(path), ["it is nested far deeper than any SLO"]) from error
     return parse(found, where=str(path))
 
 
 class _OnceLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Refuses a key that stands twice in a mapping, of which YAML's readers silently take the last."""
+    """Refuses a key that stands twice in a mapping, of which YAML's readers silently take the last, and aliases.
+
+    A few aliases of aliases stand for more values than any memory holds, and an SLO has no use for one.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """The next node."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.YAMLError(
+                f"the alias *{event.anchor} in line {event.start_mark.line + 1} is not read in an SLO"
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """The mapping of a node."""
@@ -240,7 +257,10 @@ def _unknown_value(place: str, value: object, known: list[str]) -> str:
 def _named(value: object) -> str:
     if value is None:
         return "empty"
-    return json.dumps(value, default=str)[:80]
+    try:
+        return json.dumps(value, default=str)[:80]
+    except TypeError:  # a key that JSON has none of, as a date
+        return str(value)[:80]
 
 
 def _article(kind: str) -> str:
@@ -251,11 +271,9 @@ def _slo(found: Mapping[str, Any]) -> Slo:
     latency = tuple(LatencyLimit(**limit) for limit in found.get("latency", []))
     goodput = found.get("goodput")
     availability = found.get("availability")
-    limits = dict(found.get("generator", {}))
-    if "schedule_error_p99_ms" not in limits:
-        tightest = [limit.limit_ms for limit in latency if not limit.stage]
-        tightest += [goodput["within_ms"]] if goodput else []
-        limits["schedule_error_p99_ms"] = max(_LEAST_ERROR_MS, _ERROR_SHARE * min(tightest, default=0.0))
+    claims = [(limit.percentile, limit.limit_ms) for limit in latency if not limit.stage]
+    if goodput:
+        claims.append((100 * goodput.get("at_least", 0.0), goodput["within_ms"]))
     return Slo(
         name=found["name"],
         description=found.get("description", ""),
@@ -274,8 +292,27 @@ def _slo(found: Mapping[str, Any]) -> Slo:
         cache_hits=_share(found.get("cache"), "hits_at_least"),
         agreement=_share(found.get("agreement"), "at_least"),
         growth=Growth(**found["growth"]) if "growth" in found else None,
-        generator=GeneratorLimits(**limits),
+        generator=_generator(found.get("generator", {}), claims),
     )
+
+
+def _generator(given: Mapping[str, Any], claims: Sequence[tuple[float, float]]) -> GeneratorLimits:
+    """What the generator must keep for latencies that are claimed, as percentile and limit in milliseconds.
+
+    A request that is sent late looks slow by as much. So lateness is looked at where the claim is made: at the claimed
+    percentile it may be a tenth of the limit, as p99.9 of 0.1 % of the requests, which all may be the late ones.
+    """
+    limits = dict(given)
+    stated_ms = limits.get("schedule_error_p99_ms")
+    if stated_ms is None:
+        tightest_ms = min((limit_ms for _, limit_ms in claims), default=0.0)
+        limits["schedule_error_p99_ms"] = max(_LEAST_ERROR_MS, _ERROR_SHARE * tightest_ms)
+    beyond: dict[float, float] = {}
+    for percent, limit_ms in claims:
+        if 99 < percent < 100:
+            allowed_ms = stated_ms or max(_LEAST_ERROR_MS, _ERROR_SHARE * limit_ms)
+            beyond[percent] = min(allowed_ms, beyond.get(percent, math.inf))
+    return GeneratorLimits(**limits, schedule_errors_ms=tuple(sorted(beyond.items())))
 
 
 def _share(found: Mapping[str, Any] | None, key: str) -> ShareLimit | None:

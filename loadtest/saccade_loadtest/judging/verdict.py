@@ -13,7 +13,7 @@ from typing import Final
 
 from saccade_loadtest.judging import confidence, objectives
 from saccade_loadtest.judging.evidence import Evidence
-from saccade_loadtest.judging.finding import Check, Finding, Outcome, figure, percent
+from saccade_loadtest.judging.finding import Check, Finding, Outcome, figure, percent, percentile_name
 from saccade_loadtest.judging.slo import GeneratorLimits, Slo
 from saccade_loadtest.record.results import Run
 
@@ -70,7 +70,8 @@ def shortest_measurement_s(slo: Slo, per_s: float) -> float:
         per_s: requests per second, over 0; with limits for each protocol, those of the rarest.
     """
     limits = [limit.percentile for limit in slo.latency if not limit.stage]
-    return max((confidence.minimum_sample(limit, slo.alpha) / per_s for limit in limits), default=0.0)
+    samples_s = (confidence.minimum_sample(limit, slo.alpha) / per_s for limit in limits)
+    return max((max(sample_s, objectives.LEAST_SECONDS) for sample_s in samples_s), default=0.0)
 
 
 def check_generator(run: Run, limits: GeneratorLimits, evidence: Evidence) -> Iterator[Check]:
@@ -84,15 +85,19 @@ def check_generator(run: Run, limits: GeneratorLimits, evidence: Evidence) -> It
     for worker in run.workers:
         if worker.lost:
             continue
-        share, allowed = worker.cpu_share, limits.cpu_at_most
+        share, allowed = max(worker.cpu_share, worker.busiest_share), limits.cpu_at_most
         if worker.wall_s <= 0:
             yield Check("generator CPU", False, f"worker {worker.name} does not tell how much CPU time it took")
             continue
-        sentence = f"worker {worker.name} used {share:.0%} of its CPU, at most {allowed:.0%} are allowed"
+        when = " in its busiest seconds" if worker.busiest_share > worker.cpu_share else ""
+        sentence = f"worker {worker.name} used {share:.0%} of its CPU{when}, at most {allowed:.0%} are allowed"
         yield Check("generator CPU", share <= allowed, sentence)
     if run.loop == "open":
-        yield _schedule_error(run, evidence, limits)
+        for percentile, allowed_ms in ((99.0, limits.schedule_error_p99_ms), *limits.schedule_errors_ms):
+            yield _schedule_error(run, evidence, percentile, allowed_ms)
         yield _offered(run, evidence, limits)
+    if run.protocols:
+        yield _protocols(run)
     yield _not_sent(evidence, limits)
     total = evidence.total
     known = f"what became of {total.sent - total.unresolved:,} of {total.sent:,} sent requests is known"
@@ -107,16 +112,29 @@ def _workers(run: Run) -> Iterator[Check]:
     yield Check("workers", not lost and len(run.workers) >= run.workers_expected, sentence)
 
 
-def _schedule_error(run: Run, evidence: Evidence, limits: GeneratorLimits) -> Check:
+def _protocols(run: Run) -> Check:
+    sent = {protocol for protocol in run.series if any(tally.due for _, tally in run.measured_bins(protocol))}
+    missing = [protocol for protocol in run.protocols if protocol not in sent]
+    sentence = f"after the warm-up requests were due by {', '.join(sorted(sent)) or 'no protocol'}"
+    if missing:
+        sentence += f", and by none of the plan's {', '.join(missing)}: more cameras or a longer run would tell of all"
+    return Check("protocols", not missing, sentence)
+
+
+def _schedule_error(run: Run, evidence: Evidence, percentile: float, allowed_ms: float) -> Check:
+    name = "schedule error" if percentile == 99 else f"schedule error {percentile_name(percentile)}"
     told = [worker for worker in run.workers if worker.schedule_error.count]
     if evidence.total.sent and not told:
-        return Check("schedule error", False, "no worker tells how late it sent its requests")
-    worst_ms, name = max(
-        ((worker.schedule_error.percentile_us(99) / 1e3, worker.name) for worker in told), default=(0.0, "none")
+        return Check(name, False, "no worker tells how late it sent its requests")
+    worst_ms, worker_name = max(
+        ((worker.schedule_error.percentile_us(percentile) / 1e3, worker.name) for worker in told),
+        default=(0.0, "none"),
     )
-    allowed = limits.schedule_error_p99_ms
-    sentence = f"one of a hundred requests was sent {figure(worst_ms, 'ms')} or more after its moment by worker {name}"
-    return Check("schedule error", worst_ms <= allowed, f"{sentence}; {allowed:g} ms are allowed")
+    many = "a hundred" if percentile == 99 else f"{1 / (1 - percentile / 100):,.0f}"
+    sentence = (
+        f"one of {many} requests was sent {figure(worst_ms, 'ms')} or more after its moment by worker {worker_name}"
+    )
+    return Check(name, worst_ms <= allowed_ms, f"{sentence}; {allowed_ms:g} ms are allowed")
 
 
 def _offered(run: Run, evidence: Evidence, limits: GeneratorLimits) -> Check:

@@ -22,6 +22,11 @@ PROCESSES: Final[tuple[Process, ...]] = ("even", "poisson")
 _DIURNAL_KNOTS: Final = 96
 
 
+#: No generator sends more, and no run lasts longer.
+MOST_PER_S: Final = 1_000_000.0
+LONGEST_S: Final = 30 * 86_400.0
+
+
 class BadSchedule(ValueError):
     """A schedule that cannot be; the sentence says what was given and what is expected."""
 
@@ -61,6 +66,11 @@ class Profile:
             raise BadSchedule(f"a profile needs moments that ascend from 0 to its end; these are {times[:8]}")
         if any(not (math.isfinite(at) and math.isfinite(per_s)) or per_s < 0 for at, per_s in self.knots):
             raise BadSchedule("a profile needs finite moments and rates of at least 0 requests per second")
+        if times[-1] > LONGEST_S or max(per_s for _, per_s in self.knots) > MOST_PER_S:
+            raise BadSchedule(
+                f"a profile may have {MOST_PER_S:,.0f} requests per second and {LONGEST_S:,.0f} s (30 days) at most; "
+                f"this one has {max(per_s for _, per_s in self.knots):,g}/s and {times[-1]:,g} s"
+            )
         if max(per_s for _, per_s in self.knots) == 0:
             raise BadSchedule("a profile whose rate is 0 all the time sends nothing")
 

@@ -59,9 +59,9 @@ class Fleet:
             BadSchedule: with the field, what it is and what is expected.
         """
         limits: dict[str, tuple[float, float]] = {
-            "cameras": (1, 1_000_000),
+            "cameras": (1, 100_000),  # each has its own chance, of 3 KB
             "fps": (0.001, 1000),
-            "duration_s": (0.001, math.inf),
+            "duration_s": (0.001, 30 * 86_400),
             "jitter": (0, 0.5),
             "static": (0, 1),
             "scene_s": (_LEAST_GAP_S, math.inf),

@@ -7,16 +7,14 @@ is made; a value that cannot be is refused with its name. Sends nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from functools import cached_property
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from saccade_loadtest.load.arrivals import BadSchedule, Phase, Process, Profile
-from saccade_loadtest.load.cameras import Fleet
+from saccade_loadtest.load.arrivals import BadSchedule
+from saccade_loadtest.load.loads import ClientsLoad, FleetLoad, Load, Part, TraceLoad, UsersLoad
 from saccade_loadtest.load.sources import (
-    Clients,
     Mix,
     ScheduledSource,
     Source,
@@ -24,194 +22,35 @@ from saccade_loadtest.load.sources import (
     fleet_source,
     trace_source,
 )
-from saccade_loadtest.load.trace import Shot, Trace, parse_trace
 from saccade_loadtest.record import results
 from saccade_loadtest.sending.dialects import DIALECTS, TENSOR_DIALECTS, Endpoint
 from saccade_loadtest.sending.engine import Limits
 
+#: Given twice they would make two requests of one.
+_OWN_HEADERS: Final = frozenset(
+    ("content-length", "content-type", "transfer-encoding", "connection", "inference-header-content-length")
+)
 #: A record has at most so many bins; longer runs have longer ones.
 _MOST_BINS: Final = 3600
+#: Fewer than the ports that a machine has for one address (28,232 by Linux' default), some left for others.
+_MOST_OPEN: Final = 25_000
+#: A queue may be this much longer than the mean rate makes it, and has so many places more.
+_OPEN_SLACK: Final = 1.2
+_OPEN_MORE: Final = 100
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ClientsLoad(_Part):
-    """Independent clients at a rate; fields as in ``arrivals.Profile`` and ``sources.Clients``."""
-
-    kind: Literal["clients"] = "clients"
-    name: str = "poisson"
-    knots: tuple[tuple[float, float], ...]
-    names: tuple[tuple[str, float], ...] = (("steady", 0.0),)
-    process: Process = "poisson"
-    seed: int = 1
-    clients: int = Field(100, ge=1, le=1_000_000)
-
-    @classmethod
-    def of(cls, profile: Profile, process: Process, name: str, seed: int = 1) -> ClientsLoad:
-        """The load of a profile."""
-        return cls(knots=profile.knots, names=profile.names, process=process, name=name, seed=seed)
-
-    @cached_property
-    def profile(self) -> Profile:
-        """The rate over time."""
-        return Profile(self.knots, self.names)
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds of the schedule."""
-        return self.profile.duration_s
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """Named stretches."""
-        return self.profile.phases
-
-    @property
-    def lights(self) -> tuple[Literal["day", "night"], ...]:
-        """Which pictures are needed."""
-        return ("day",)
-
-    def expected(self, begin_s: float, end_s: float) -> float:
-        """Requests between two moments."""
-        return self.profile.expected(end_s) - self.profile.expected(begin_s)
-
-    def shots(self, index: int, count: int) -> Iterator[Shot]:
-        """The requests of one of ``count`` generators."""
-        return Clients(self.profile, self.process, self.seed, self.clients).shots(index, count)
-
-
-class FleetLoad(_Part):
-    """Cameras; fields as in ``cameras.Fleet``. ``switched``: they are switched on and off from outside."""
-
-    kind: Literal["cameras"] = "cameras"
-    cameras: int = 1
-    fps: float = 10.0
-    duration_s: float = 60.0
-    jitter: float = 0.1
-    static: float = 0.0
-    scene_s: float = 10.0
-    duplicates: float = 0.0
-    burst_every_s: float = 0.0
-    burst_s: float = 0.5
-    day_s: float = 0.0
-    night_fps: float | None = None
-    seed: int = 1
-    switched: bool = False
-
-    @property
-    def name(self) -> str:
-        """Of the arrivals."""
-        return "cameras"
-
-    @cached_property
-    def fleet(self) -> Fleet:
-        """The cameras."""
-        return Fleet(**self.model_dump(exclude={"kind", "switched"}))
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """Days and nights."""
-        return self.fleet.phases
-
-    @property
-    def lights(self) -> tuple[Literal["day", "night"], ...]:
-        """Which pictures are needed."""
-        return ("day", "night") if self.day_s else ("day",)
-
-    def expected(self, begin_s: float, end_s: float) -> float:
-        """Requests between two moments, about: without the fewer that jitter moves over the end."""
-        return sum(
-            phase.per_s * max(0.0, min(end_s, phase.ends_s) - max(begin_s, phase.begins_s)) for phase in self.phases
-        )
-
-    def shots(self, index: int, count: int) -> Iterator[Shot]:
-        """The frames of one of ``count`` generators."""
-        return self.fleet.shots(index, count)
-
-
-class TraceLoad(_Part):
-    """A trace file's text, replayed. ``switched``: its cameras are switched on and off from outside."""
-
-    kind: Literal["trace"] = "trace"
-    name: str = "trace"
-    text: str
-    switched: bool = False
-
-    @cached_property
-    def trace(self) -> Trace:
-        """The frames."""
-        return parse_trace(self.text.splitlines(), self.name)
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds to the last frame."""
-        return self.trace.duration_s
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """One."""
-        return self.trace.phases
-
-    @property
-    def lights(self) -> tuple[Literal["day", "night"], ...]:
-        """Which pictures are needed."""
-        return ("day", "night") if any(shot.light == "night" for shot in self.trace.shots) else ("day",)
-
-    def expected(self, begin_s: float, end_s: float) -> float:
-        """Frames between two moments."""
-        return sum(begin_s <= shot.due_s < end_s for shot in self.trace.shots)
-
-    def shots(self, index: int, count: int) -> Iterator[Shot]:
-        """The frames of one of ``count`` generators."""
-        return self.trace.share(index, count)
-
-
-class UsersLoad(_Part):
-    """Closed loop: users who wait for their answers. ``switched``: they are switched on and off from outside."""
-
-    kind: Literal["users"] = "users"
-    users: int = Field(1, ge=1, le=100_000)
-    switched: bool = False
-    duration_s: float = Field(60.0, gt=0)
-    pause_s: float = Field(0.0, ge=0)
-
-    @property
-    def name(self) -> str:
-        """Of the arrivals."""
-        return f"{self.users} users who wait"
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """One, whose rate nobody knows before."""
-        return (Phase("steady", 0.0, self.duration_s, 0.0),)
-
-    @property
-    def lights(self) -> tuple[Literal["day", "night"], ...]:
-        """Which pictures are needed."""
-        return ("day",)
-
-    def expected(self, begin_s: float, end_s: float) -> float:
-        """Unknown: the answers decide."""
-        return 0.0
-
-
-Load = Annotated[ClientsLoad | FleetLoad | TraceLoad | UsersLoad, Field(discriminator="kind")]
-
-
-class Pictures(_Part):
+class Pictures(Part):
     """What the pictures are made from, and how; see ``frames.Album``."""
 
     folder: str
-    width: int = Field(640, ge=16, le=8192)
-    height: int = Field(480, ge=16, le=8192)
+    width: int = Field(640, ge=16, le=4096)
+    height: int = Field(480, ge=16, le=4096)
     scenes: int = Field(12, ge=1, le=1000)
     noises: int = Field(3, ge=1, le=100)
     quality: int = Field(85, ge=1, le=100)
 
 
-class TensorInput(_Part):
+class TensorInput(Part):
     """A predictor's input, one row of it."""
 
     name: str
@@ -219,7 +58,7 @@ class TensorInput(_Part):
     shape: tuple[int, ...]
 
 
-class Plan(_Part):
+class Plan(Part):
     """A run.
 
     Attributes:
@@ -237,7 +76,8 @@ class Plan(_Part):
         mix: protocol -> weight.
         warmup_s: what is due before counts nowhere.
         pictures: see there.
-        most_open: of all generators together; see ``engine.Limits``, as ``patience_s``.
+        most_open: of all generators together; see ``engine.Limits``, as ``patience_s``. None: more than the load's
+            peak lets be open within the patience, so that only a service which does not answer reaches it.
         nominal_per_s: the rate that the scenario stands for; None: itself.
         nominal_limit_ms: the latency limit that belongs to it.
         notes: for the report.
@@ -250,15 +90,15 @@ class Plan(_Part):
     service: Literal["transformer", "predictor"] = "transformer"
     grpc: str = ""
     cache: Literal["use", "bypass", "refresh"] = "use"
-    headers: dict[str, str] = {}
+    headers: dict[str, str] = Field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     tensor: TensorInput | None = None
     note: str = ""
     load: Load
-    mix: dict[str, float] = {"jpeg": 1.0}
-    warmup_s: float = Field(5.0, ge=0)
+    mix: dict[str, float] = Field(default_factory=lambda: {"jpeg": 1.0})
+    warmup_s: float = Field(5.0, ge=0, allow_inf_nan=False)
     pictures: Pictures
-    most_open: int = Field(2000, ge=1, le=100_000)
+    most_open: int | None = Field(None, ge=1, le=100_000)
     patience_s: float = Field(10.0, gt=0, le=3600)
     nominal_per_s: float | None = None
     nominal_limit_ms: float | None = None
@@ -274,19 +114,24 @@ class Plan(_Part):
         known = DIALECTS if self.service == "transformer" else TENSOR_DIALECTS
         if unknown := sorted(set(self.mix) - set(known)):
             raise BadSchedule(f"{', '.join(unknown)} is not served by a {self.service}; known: {', '.join(known)}")
-        if "v2-grpc" in Mix(self.mix).protocols and not self.grpc:
+        if "v2-grpc" in self.new_mix().protocols and not self.grpc:
             raise BadSchedule("protocol v2-grpc needs the address of the gRPC port, as --grpc 127.0.0.1:8081")
         if self.agreement and self.service != "transformer":
             raise BadSchedule("agreement is of detections, which a predictor does not answer; ask its transformer")
-        if self.warmup_s >= self.load.duration_s:
+        if self._whole_warmup_s >= self.load.duration_s:
             raise BadSchedule(
-                f"a warm-up of {self.warmup_s:g} s leaves nothing of {self.load.duration_s:g} s to measure"
+                f"a warm-up of {self.warmup_s:g} s, in whole seconds of the record {self._whole_warmup_s:g} s, leaves "
+                f"nothing of {self.load.duration_s:g} s to measure"
             )
 
     @property
     def loop(self) -> results.Loop:
         """Whether arrivals wait for answers."""
         return "closed" if self.load.kind == "users" else "open"
+
+    def new_mix(self) -> Mix:
+        """Which camera speaks which protocol."""
+        return Mix(self.mix, self.load.senders)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -296,10 +141,7 @@ class Plan(_Part):
     def schedule(self) -> results.Schedule:
         """The plan as the record has it."""
         duration_s = self.load.duration_s
-        # How long switched cameras go on is not known yet; they have seconds.
-        is_switched = getattr(self.load, "switched", False)
-        bin_s = 1.0 if is_switched else float(max(1, math.ceil(duration_s / _MOST_BINS)))
-        warmup_s = math.ceil(self.warmup_s / bin_s) * bin_s
+        bin_s, warmup_s = self._bin_s, self._whole_warmup_s
         measured_s = duration_s - warmup_s
         phases = [results.Phase("warm-up", 0.0, warmup_s, self._rate(0.0, warmup_s))] if warmup_s else []
         for phase in self.load.phases:
@@ -321,7 +163,10 @@ class Plan(_Part):
     def run(self) -> results.Run:
         """An empty record."""
         target = results.Target(self.url, self.service, self.model, self.note)
-        return results.Run(self.scenario, target, self.loop, self.schedule(), notes=list(self.notes))
+        protocols = list(self.new_mix().protocols)
+        return results.Run(
+            self.scenario, target, self.loop, self.schedule(), notes=list(self.notes), protocols=protocols
+        )
 
     def source(self, index: int, count: int) -> Source:
         """What one of ``count`` generators sends."""
@@ -338,11 +183,30 @@ class Plan(_Part):
 
     def limits(self, count: int) -> Limits:
         """Those of one of ``count`` generators."""
-        return Limits(max(1, self.most_open // count), self.patience_s)
+        return Limits(max(1, math.ceil(self.open_limit / count)), self.patience_s)
+
+    @property
+    def open_limit(self) -> int:
+        """Requests under way at once, at most, of all generators together."""
+        if self.most_open is not None:
+            return self.most_open
+        # By Little's law: no more are open than come within the longest time that one is waited for.
+        could_be = self.load.peak_per_s * self.patience_s * _OPEN_SLACK + _OPEN_MORE
+        return math.ceil(min(could_be, float(_MOST_OPEN)))
 
     def with_load(self, load: ClientsLoad | FleetLoad | TraceLoad | UsersLoad, **changes: Any) -> Plan:
         """The same plan with another load, checked anew."""
         return Plan.model_validate({**self.model_dump(), "load": load.model_dump(), **changes})
+
+    @property
+    def _bin_s(self) -> float:
+        """How long switched cameras go on is not known yet; they have seconds."""
+        is_switched = getattr(self.load, "switched", False)
+        return 1.0 if is_switched else float(max(1, math.ceil(self.load.duration_s / _MOST_BINS)))
+
+    @property
+    def _whole_warmup_s(self) -> float:
+        return math.ceil(self.warmup_s / self._bin_s) * self._bin_s
 
     def _rate(self, begin_s: float, end_s: float) -> float:
         return self.load.expected(begin_s, end_s) / (end_s - begin_s)
@@ -352,9 +216,12 @@ def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Headers as a plan has them: names as given, values without line ends.
 
     Raises:
-        BadSchedule: a header that would end the head.
+        BadSchedule: a header that would end the head, or that the generator sets itself.
     """
     for name, value in headers.items():
-        if not name or not name.replace("-", "").isalnum() or "\r" in value or "\n" in value:
-            raise BadSchedule(f"header {name!r} cannot be sent; expected NAME: VALUE")
+        is_name = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
+        if not is_name or not value.isascii() or not value.isprintable():
+            raise BadSchedule(f"header {name!r} cannot be sent; expected NAME: VALUE in ASCII, without line ends")
+        if name.lower() in _OWN_HEADERS:
+            raise BadSchedule(f"header {name!r} is the generator's own: it says what is in the body that it sends")
     return dict(headers)

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from saccade_loadtest.load.arrivals import BadSchedule, Process, Profile, constant, diurnal, ramp, spike, step
-from saccade_loadtest.load.plan import ClientsLoad, FleetLoad, TraceLoad, UsersLoad
+from saccade_loadtest.load.loads import ClientsLoad, FleetLoad, TraceLoad, UsersLoad
 
 #: A service is run at most at this share of what it can do, so that a short rise does not become a queue.
 _SAFE_SHARE: Final = 0.7
-#: What one generator process is given at most: half of what it was measured to reach (docs/loadtest.md).
-WORKER_PER_S: Final = 2500.0
+#: What one generator process is given at most: 70 % of a core at the 200 us that a request takes where each wakes the
+#: machine twice (docs/loadtest.md); at 80 % a run is invalid.
+GENERATOR_PER_S: Final = 3500.0
 _CAPSTONE_PER_S: Final = 10_000.0
 #: Where no latency is judged, requests that are sent a little late change nothing.
 _UNTIMED: Final = {"schedule_error_p99_ms": 100}
@@ -52,6 +53,7 @@ class Wishes:
         users: closed loop with so many.
         shape: of the rate over time: "constant", "step", "ramp", "spike", "diurnal".
         seed: of all that is by chance.
+        generator_per_s: what one generator process is given at most, where a plan for several is computed.
     """
 
     rate_per_s: float | None = None
@@ -65,6 +67,22 @@ class Wishes:
     users: int | None = None
     shape: str = ""
     seed: int = 1
+    generator_per_s: float = GENERATOR_PER_S
+
+    def __post_init__(self) -> None:
+        for name, value in self._figures().items():
+            if value is not None and not math.isfinite(value):
+                raise BadSchedule(f"--{name} is {value}; expected a finite number")
+
+    def _figures(self) -> dict[str, float | None]:
+        return {
+            "rate": self.rate_per_s,
+            "fps": self.fps,
+            "duration": self.duration_s,
+            "warmup": self.warmup_s,
+            "capacity": self.capacity_per_s,
+            "generator-rate": self.generator_per_s,
+        }
 
     def rate(self, share: float, scenario: str) -> float:
         """The rate that was asked for, else a share of the capacity.
@@ -271,7 +289,7 @@ def _capstone(wishes: Wishes) -> Script:
     capacity = wishes.rate(1.0, "capstone")
     safe = capacity * _SAFE_SHARE
     replicas = math.ceil(_CAPSTONE_PER_S / safe)
-    workers = math.ceil(_CAPSTONE_PER_S / WORKER_PER_S)
+    workers = math.ceil(_CAPSTONE_PER_S / wishes.generator_per_s)
     objective = {
         "name": "capstone",
         "latency": [{"percentile": 99, "limit_ms": 50}],
@@ -279,7 +297,7 @@ def _capstone(wishes: Wishes) -> Script:
     }
     notes = (
         f"plan for {_CAPSTONE_PER_S:,.0f}/s: {replicas:,} replicas, each at {_SAFE_SHARE:.0%} of its measured "
-        f"{capacity:,.1f}/s, and {workers} load generators of {WORKER_PER_S:,.0f}/s each",
+        f"{capacity:,.1f}/s, and {workers} load generators of {wishes.generator_per_s:,.0f}/s each",
         f"this run offers what one replica of that plan would get, {safe:,.1f}/s; that {replicas:,} of them behave "
         "alike, and what is between them and the clients, is extrapolated and was not run",
     )

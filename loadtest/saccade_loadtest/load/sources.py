@@ -10,7 +10,7 @@ import heapq
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -21,6 +21,8 @@ from saccade_loadtest.load.trace import Shot, Trace
 
 #: Multiples of it modulo 1 fill the unit interval evenly from the first few on (a Weyl sequence).
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
+#: Among so many cameras it is looked whether each protocol has one.
+_MOST_SHARED_OUT: Final = 10_000
 
 
 class Mix:
@@ -28,10 +30,15 @@ class Mix:
 
     Args:
         weights: protocol -> weight; at least one is above 0.
+        cameras: numbers of all that send, of whom each protocol gets one at least; None: they are not known yet.
+
+    Raises:
+        BadSchedule: weights that cannot be, or more protocols than cameras.
     """
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
+    def __init__(self, weights: Mapping[str, float], cameras: Collection[int] | None = None) -> None:
+        is_finite = all(math.isfinite(weight) for weight in weights.values())
+        if not weights or not is_finite or min(weights.values()) < 0 or sum(weights.values()) <= 0:
             raise BadSchedule(
                 f"a mix of protocols needs weights of at least 0, one above it; these are {dict(weights)}"
             )
@@ -40,6 +47,8 @@ class Mix:
         self._assigned: dict[int, str] = {}
         total = sum(used.values())
         self._ends = [end / total for end in itertools.accumulate(used.values())]
+        if cameras is not None:
+            self._share_out(cameras)
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -67,6 +76,25 @@ class Mix:
             if place < end:
                 return name
         return self._names[-1]
+
+    def _share_out(self, cameras: Collection[int]) -> None:
+        """Give a protocol that no camera would speak one of those of the most spoken."""
+        if len(cameras) < len(self._names):
+            raise BadSchedule(
+                f"{len(cameras)} camera{'s' if len(cameras) != 1 else ''} cannot speak {len(self._names)} protocols "
+                f"({', '.join(self._names)}), since each keeps to one; take at least {len(self._names)} cameras, or "
+                "fewer protocols"
+            )
+        if len(self._names) == 1:
+            return
+        spoken: dict[str, list[int]] = {name: [] for name in self._names}
+        for camera in itertools.islice(cameras, _MOST_SHARED_OUT):
+            spoken[self.of(camera)].append(camera)
+        for name in self._names:
+            if not spoken[name]:
+                camera = max(spoken.values(), key=len).pop()
+                spoken[name].append(camera)
+                self._assigned[camera] = name
 
 
 class Source(Protocol):

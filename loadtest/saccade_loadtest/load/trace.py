@@ -19,8 +19,13 @@ from saccade_loadtest.load.arrivals import BadSchedule, Phase
 
 Light = Literal["day", "night"]
 _COLUMNS: Final = ("due_s", "camera", "scene", "shot", "light")
-#: A line of text is about 25 bytes; beyond this a trace is longer than a day of 100 cameras at 1 frame per second.
-MOST_LINES: Final = 10_000_000
+#: A line of text is about 25 bytes: five hours of 100 cameras at 1 frame per second, in half a gigabyte of memory.
+MOST_LINES: Final = 2_000_000
+MOST_BYTES: Final = 64 * 2**20
+_LONGEST_S: Final = 30 * 86_400.0
+#: Cameras, scenes and shots are four bytes of a frame's stamp.
+_LARGEST: Final = 2**32 - 1
+_MOST_DIGITS: Final = 10
 
 
 class Shot(NamedTuple):
@@ -62,8 +67,8 @@ class Trace:
 
     @property
     def duration_s(self) -> float:
-        """From the beginning to just behind the last frame."""
-        return math.nextafter(self.shots[-1].due_s, math.inf)
+        """From the beginning to just behind the last frame; at least a second, of which a rate can be told."""
+        return max(math.nextafter(self.shots[-1].due_s, math.inf), 1.0)
 
     @property
     def cameras(self) -> int:
@@ -87,18 +92,40 @@ def read_trace(path: Path) -> Trace:
         BadTrace: it cannot be replayed as it stands.
         OSError: it cannot be read.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        return parse_trace(file, path.name)
+    return parse_trace(read_text(path).splitlines(), path.name)
+
+
+def read_text(path: Path) -> str:
+    """The text of a trace's file, unchecked.
+
+    Raises:
+        BadTrace: it is too large, or no text.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise BadTrace(path.name, f"over {MOST_BYTES // 2**20} MiB; split it into several runs")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadTrace(path.name, f"it is no text in UTF-8 ({error}); expected CSV as {','.join(_COLUMNS)}") from error
 
 
 def parse_trace(lines: Iterable[str], name: str) -> Trace:
     """Check the lines of a trace; see ``read_trace``."""
-    rows = csv.reader(lines)
+    try:
+        return _parsed(csv.reader(lines), name)
+    except csv.Error as error:
+        raise BadTrace(name, f"it is no CSV: {error}; expected lines as {','.join(_COLUMNS)}") from error
+
+
+def _parsed(rows: Iterator[list[str]], name: str) -> Trace:
     header = tuple(column.strip() for column in next(rows, []))
     if header[:2] != _COLUMNS[:2] or header != _COLUMNS[: len(header)]:
         expected = ",".join(_COLUMNS)
         raise BadTrace(
-            f"{name}, line 1", f"the header is {','.join(header)!r}; expected {expected!r} or its beginning"
+            f"{name}, line 1", f"the header is {','.join(header)[:80]!r}; expected {expected!r} or its beginning"
         )
     shots: list[Shot] = []
     before = 0.0
@@ -135,19 +162,23 @@ def _shot(row: Sequence[str], columns: int, where: str) -> Shot:
     try:
         due_s = float(row[0])
     except ValueError:
-        raise BadTrace(where, f"due_s {row[0]!r} is no number of seconds") from None
-    if not math.isfinite(due_s) or due_s < 0:
-        raise BadTrace(where, f"due_s {row[0].strip()} cannot be; expected seconds from the beginning, at least 0")
+        raise BadTrace(where, f"due_s {row[0][:40]!r} is no number of seconds") from None
+    if not 0 <= due_s <= _LONGEST_S:
+        raise BadTrace(
+            where,
+            f"due_s {row[0].strip()[:40]} cannot be; expected seconds from the beginning, at least 0 and at most "
+            f"{_LONGEST_S:.0f} (30 days)",
+        )
     numbers = [_whole(value, column, where) for value, column in zip(row[1:4], _COLUMNS[1:4], strict=False)]
     light = row[4].strip() if columns > 4 else "day"
     if light not in ("day", "night"):
-        raise BadTrace(where, f"light {light!r} is not known; expected day or night")
+        raise BadTrace(where, f"light {light[:40]!r} is not known; expected day or night")
     camera, scene, shot = (*numbers, 0, 0, 0)[:3]
     return Shot(due_s, camera, scene, shot, "night" if light == "night" else "day")
 
 
 def _whole(value: str, column: str, where: str) -> int:
     text = value.strip()
-    if not (text.isascii() and text.isdigit()):
-        raise BadTrace(where, f"{column} {text!r} is no whole number of at least 0")
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and int(text) <= _LARGEST):
+        raise BadTrace(where, f"{column} {text[:40]!r} is no whole number from 0 to {_LARGEST}")
     return int(text)

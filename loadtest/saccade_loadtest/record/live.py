@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saccade_loadtest.record.recorder import Recorder
-from saccade_loadtest.record.results import Run
+from saccade_loadtest.record.results import HELD, Run
 
 #: Cameras of which answers are counted one by one, for fairness.
 _MOST_CAMERAS = 20_000
@@ -82,6 +82,13 @@ class LiveRecorder(Recorder):
         """See ``Recorder``."""
         super().sent(protocol, due_s, sent_s)
         self._beat(protocol).sent += 1
+
+    def held(self, protocol: str, due_s: float) -> None:
+        """See ``Recorder``."""
+        super().held(protocol, due_s)
+        beat = self._beat(protocol)
+        beat.sent += 1
+        beat.errors[HELD] += 1
 
     def not_sent(self, protocol: str, due_s: float) -> None:
         """See ``Recorder``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from saccade_loadtest.record.results import Revision, Run, Series, Tally, Worker, bounded
+from saccade_loadtest.record.results import HELD, Revision, Run, Series, Tally, Worker, bounded
 
 #: Bins that are this much older than the newest are packed; late answers still find them.
 _PACK_AFTER_BINS: Final = 30
@@ -43,8 +43,14 @@ class Recorder:
         if number >= self._first:
             self.worker.schedule_error.record_us((sent_s - due_s) * 1e6)
 
+    def held(self, protocol: str, due_s: float) -> None:
+        """A request was due while the server held as many open as may be: it counts as sent, and as a failure."""
+        tally = self._tally(protocol, int(due_s / self._bin_s))
+        tally.sent += 1
+        tally.errors[HELD] += 1
+
     def not_sent(self, protocol: str, due_s: float) -> None:
-        """A request was due and cannot be sent any more."""
+        """A request was due, and the generator's machine cannot send it."""
         self._tally(protocol, int(due_s / self._bin_s)).not_sent += 1
 
     def answered(

@@ -25,6 +25,7 @@ CONNECTION: Final = "connection"  # refused, reset, closed in mid-answer
 OVERLOADED: Final = "overloaded"  # 503 / UNAVAILABLE: the server said no
 DEADLINE: Final = "deadline"  # 504 / DEADLINE_EXCEEDED
 WRONG_ANSWER: Final = "wrong_answer"  # a good status whose content fails the check
+HELD: Final = "held_open"  # due while as many as may be under way were, all without an answer: it was not sent
 #: What is counted under this name came after ``MOST_NAMES`` others.
 OTHER: Final = "other"
 MOST_NAMES: Final = 64
@@ -113,8 +114,8 @@ class Tally:
     ``due = sent + not_sent``, and at the end of a run ``sent = answered + errors``.
 
     Attributes:
-        sent: handed to a connection.
-        not_sent: due, and never sent: the generator had no connection free, or ended before.
+        sent: handed to a connection; or kept back since the server held as many open as may be (``HELD``).
+        not_sent: due, and never sent for a reason of the generator's own: its machine gave no socket.
         answered: rightly, with the content checked.
         errors: by kind.
         latency: of the right answers, from the moment they were due.
@@ -206,6 +207,8 @@ class Worker:
         cpu_s: user and system time while it generated (of the measured part, where it can tell).
         wall_s: over which ``cpu_s`` was taken.
         cores: CPUs it can use at once; 1 for a process that is one thread.
+        thread_s: CPU time of the one thread that keeps the schedule, over ``wall_s``; 0 where it is not told.
+        busiest_share: as ``cpu_share``, of the busiest few seconds; 0 where it is not told.
         schedule_error: how long after its moment each request was sent, microseconds; warm-up excluded.
         lost: why it left before its work was done; empty: it did not.
     """
@@ -214,13 +217,15 @@ class Worker:
     cpu_s: float = 0.0
     wall_s: float = 0.0
     cores: float = 1.0
+    thread_s: float = 0.0
+    busiest_share: float = 0.0
     schedule_error: Histogram = field(default_factory=Histogram)
     lost: str = ""
 
     @property
     def cpu_share(self) -> float:
-        """Share of its CPUs that it used, 0 to 1; 0 of one that never ran."""
-        return self.cpu_s / (self.wall_s * self.cores) if self.wall_s > 0 else 0.0
+        """Share of its CPUs that it used, or of one CPU its busiest thread, 0 to 1; 0 of one that never ran."""
+        return max(self.cpu_s / self.cores, self.thread_s) / self.wall_s if self.wall_s > 0 else 0.0
 
 
 @dataclass(slots=True)
@@ -237,6 +242,7 @@ class Run:
         began_at: ISO 8601, UTC.
         machine: lines on where the generator ran ("cpu": ..., "cores": ...).
         notes: what a reader must know, as "5 fps: not even one camera at 10 fps fits".
+        protocols: that the plan has: by each of them something is to be sent.
         faults: sentences; each makes the verdict "invalid" ("the server stopped answering its readiness at 31 s").
     """
 
@@ -252,6 +258,7 @@ class Run:
     machine: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    protocols: list[str] = field(default_factory=list)
 
     def merge(self, other: Run) -> None:
         """Add what another worker recorded of the same run: counts are added, workers listed, percentiles untouched.

@@ -45,7 +45,7 @@ def load(path: Path) -> Run:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UnreadableRun(str(path), error.strerror or str(error)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnreadableRun(str(path), f"it is not JSON ({error})") from error
     return from_dict(found, where=str(path))
 
@@ -67,6 +67,7 @@ def to_dict(run: Run) -> dict[str, Any]:
         "machine": run.machine,
         "notes": run.notes,
         "faults": run.faults,
+        "protocols": run.protocols,
     }
 
 
@@ -108,6 +109,7 @@ def _run(found: Mapping[str, Any]) -> Run:
         machine=dict(found["machine"]),
         notes=list(found["notes"]),
         faults=list(found["faults"]),
+        protocols=list(found.get("protocols", ())),
     )
 
 
@@ -171,6 +173,8 @@ def _worker_to_dict(worker: Worker) -> dict[str, Any]:
         "cpu_s": worker.cpu_s,
         "wall_s": worker.wall_s,
         "cores": worker.cores,
+        "thread_s": worker.thread_s,
+        "busiest_share": worker.busiest_share,
         "schedule_error": worker.schedule_error.encode(),
         "lost": worker.lost,
     }

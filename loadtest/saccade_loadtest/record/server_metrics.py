@@ -20,6 +20,11 @@ RESIDENT: Final = "process_resident_memory_bytes"
 DESCRIPTORS: Final = "process_open_fds"
 #: Gauges that are kept over time, for runs that look for what grows.
 GAUGES: Final = (RESIDENT, DESCRIPTORS, "saccade_queue_depth", "saccade_inflight_requests")
+#: Of a process; another one is another process.
+STARTED: Final = "process_start_time_seconds"
+WENT_BACK: Final = (
+    "its counters went back: it was restarted, or another replica answered, and what was counted before is lost"
+)
 _MOST_POINTS: Final = 2000
 
 
@@ -75,6 +80,18 @@ class Scrape:
     stages: dict[str, StageTimes] = field(default_factory=dict)
     cache: dict[str, float] = field(default_factory=dict)
     gauges: dict[str, float] = field(default_factory=dict)
+    started_at: float = 0.0
+
+    def went_back_from(self, earlier: Scrape) -> bool:
+        """Whether this is no later state of the same process."""
+        if earlier.started_at and self.started_at and self.started_at != earlier.started_at:
+            return True
+        lost = any(times.count > 0 for stage, times in earlier.stages.items() if stage not in self.stages)
+        return lost or any(
+            times.count < earlier.stages[stage].count
+            for stage, times in self.stages.items()
+            if stage in earlier.stages
+        )
 
 
 @dataclass(slots=True)
@@ -102,9 +119,7 @@ class ServerRecord:
                 if min(counts) >= 0:
                     ended = StageTimes(ended.bounds_s, counts, ended.sum_s - begun.sum_s)
                 else:
-                    self.missing[service] = (
-                        "its counters went back: it was restarted, and what it counted before is lost"
-                    )
+                    self.missing[service] = WENT_BACK
             self.stages[f"{service}/{stage}"] = ended
         for outcome, count in after.cache.items():
             difference = count - before.cache.get(outcome, 0.0)
@@ -147,6 +162,8 @@ def _parsed(text: str) -> Scrape:
             elif sample.name == f"{CACHE}_total":
                 outcome = sample.labels.get("outcome", "")
                 scrape.cache[outcome] = scrape.cache.get(outcome, 0.0) + sample.value
+            elif sample.name == STARTED:
+                scrape.started_at = max(scrape.started_at, sample.value)
             elif sample.name in GAUGES:
                 scrape.gauges[sample.name] = scrape.gauges.get(sample.name, 0.0) + sample.value
     scrape.stages = {stage: _stage_times(found, sums.get(stage, 0.0)) for stage, found in buckets.items()}

@@ -40,10 +40,17 @@ def to_table(comparison: Comparison) -> RenderableType:
         shown.add_column(head, justify="right" if number > 1 else "left", no_wrap=True)
     for found in comparison.differences:
         name, *figures = _cells(found)
-        shown.add_row(name, Text(found.change, style=_STYLES[found.change]), *figures)
+        shown.add_row(Text(name), Text(found.change, style=_STYLES[found.change]), *figures)
     lines: list[RenderableType] = [Text(remark, style="yellow") for remark in comparison.remarks]
     reasons = [Text(f"{found.name}: {found.reason}") for found in comparison.differences if found.reason]
-    return Group(*lines, shown, *reasons, Text(_WORDS[comparison.change], style=_STYLES[comparison.change]))
+    return Group(*lines, shown, *reasons, Text(words(comparison), style=_STYLES[comparison.change]))
+
+
+def words(comparison: Comparison) -> str:
+    """What comes of it, in a sentence."""
+    if comparison.is_doubted:
+        return "nothing is concluded: a generator did not do what was planned (--force concludes all the same)"
+    return _WORDS[comparison.change]
 
 
 def to_json(comparison: Comparison) -> str:
@@ -84,12 +91,12 @@ def to_html(first: Run, second: Run, names: tuple[str, str], comparison: Compari
             f'<p class="soft">{letter}: {escape(name)}, {escape(run.target.url)} {escape(run.began_at)}</p>'
             for letter, name, run in zip("AB", names, (first, second), strict=True)
         ),
-        f'<section class="verdict {outcome}" role="status"><strong>{_WORDS[comparison.change]}</strong>'
+        f'<section class="verdict {outcome}" role="status"><strong>{words(comparison)}</strong>'
         f"{f'<ul>{remarks}</ul>' if remarks else ''}</section>",
         table((*_HEADS, ""), rows, numbers=(2, 3, 4, 5), caption="Latency from the moment a request was due."),
     ]
     parts.extend(_figure(first, second, protocol) for protocol in first.series if protocol in second.series)
-    return page(f"{first.scenario}: {_WORDS[comparison.change]}", "".join(parts))
+    return page(f"{first.scenario}: {words(comparison)}", "".join(parts))
 
 
 def _figure(first: Run, second: Run, protocol: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,30 @@ RUN: Final = "run.json"
 VERDICT: Final = "verdict.json"
 JUNIT: Final = "junit.xml"
 REPORT: Final = "report.html"
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder and see, before a run, whether files can be written into it.
+
+    Raises:
+        OSError: they cannot; the sentence says why.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; expected a folder for the record and the report (--out)")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def check_file(path: Path) -> None:
+    """See, before a run, whether a file can be written; its folder is made.
+
+    Raises:
+        OSError: it cannot; the sentence says why.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected a file to write (--out)")
+    prepare(path.absolute().parent)
 
 
 def write(run: Run, slo: Slo, folder: Path) -> Verdict:

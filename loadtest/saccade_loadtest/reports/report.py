@@ -253,13 +253,14 @@ def _generator(run: Run, verdict: Verdict) -> Iterator[str]:
         (
             escape(worker.name),
             f"{worker.cpu_share:.0%}" if worker.wall_s else "unknown",
-            *(figure(worker.schedule_error.percentile_us(level) / 1e3, "ms") for level in (50, 99, 100)),
+            f"{worker.busiest_share:.0%}" if worker.busiest_share else "unknown",
+            *(figure(worker.schedule_error.percentile_us(level) / 1e3, "ms") for level in (50, 99, 99.9, 100)),
             escape(worker.lost or "no"),
         )
         for worker in run.workers
     ]
-    heads = ("worker", "CPU", "late: p50", "p99", "most", "lost")
-    yield table(heads, rows, numbers=(1, 2, 3, 4), caption="How long after its moment a request was sent.")
+    heads = ("worker", "CPU", "busiest 5 s", "late: p50", "p99", "p99.9", "most", "lost")
+    yield table(heads, rows, numbers=(1, 2, 3, 4, 5, 6), caption="How long after its moment a request was sent.")
     if run.machine:
         told = "; ".join(f"{name}: {value}" for name, value in run.machine.items())
         yield f'<p class="soft">{escape(told)}</p>'

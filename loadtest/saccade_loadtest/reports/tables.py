@@ -25,7 +25,7 @@ def verdict_table(run: Run, verdict: Verdict, slo_name: str) -> RenderableType:
     for finding in verdict.findings:
         outcome = Text(finding.outcome, style=STYLES[finding.outcome])
         table.add_row(
-            finding.objective,
+            Text(finding.objective),
             outcome,
             figure(finding.measured, finding.unit),
             limit_text(finding),
@@ -44,7 +44,8 @@ def verdict_table(run: Run, verdict: Verdict, slo_name: str) -> RenderableType:
 
 def narrow_table(title: str | None = None) -> Table:
     """A table that leaves 80 columns to what is in it."""
-    return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    named = None if title is None else Text(title)  # a name with brackets is no markup
+    return Table(title=named, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
 
 
 def limit_text(finding: Finding) -> str:

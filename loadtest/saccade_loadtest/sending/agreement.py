@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from saccade_loadtest.load.frames import Picture, stamp_of
 from saccade_loadtest.load.trace import Shot
-from saccade_loadtest.sending.checks import Seen, check_detect
+from saccade_loadtest.sending.checks import Asked, Seen, check_detect
 from saccade_loadtest.sending.dialects import Endpoint
 from saccade_loadtest.sending.oip_wire import WrongAnswer
 
@@ -77,6 +77,7 @@ def ask_about(pictures: Mapping[Hashable, Picture], endpoint: Endpoint) -> dict[
         NoReference: it does not answer, or not rightly.
     """
     url = f"{endpoint.url}/detect?cache=bypass"
+    asked = Asked(endpoint.model, "bypass")
     known: dict[Hashable, Seen] = {}
     for key, picture in pictures.items():
         body = picture.jpeg(stamp_of(Shot(0.0)))
@@ -84,7 +85,7 @@ def ask_about(pictures: Mapping[Hashable, Picture], endpoint: Endpoint) -> dict[
         request = urllib.request.Request(url, body, headers)  # noqa: S310 - the preflight has checked the scheme
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-                known[key] = check_detect(answer.read(), picture.width, picture.height)
+                known[key] = check_detect(answer.read(), picture.width, picture.height, asked)
         except (OSError, WrongAnswer) as error:
             raise NoReference(f"{url} does not tell what is in a picture, to compare answers with: {error}") from error
     return known

@@ -1,8 +1,9 @@
 """Whether an answer is right: the tensors that were promised, plausible detections, not the status code alone.
 
-Each check takes an answer's body and returns what it says, or raises ``WrongAnswer`` with what is wrong. Pure. Knows
-the shapes of the transformer's answers and of the predictor's ``candidates`` (DESIGN section 2); of other models it
-checks that the outputs are the promised ones and hold numbers.
+Each check takes an answer's body and what was asked, and returns what the answer says, or raises ``WrongAnswer`` with
+what is wrong: an answer of another model, or out of a cache that was to be bypassed, is no right one. Pure. Knows the
+shapes of the transformer's answers and of the predictor's ``candidates`` (DESIGN section 2); of other models it checks
+that the outputs are the promised ones and hold numbers.
 """
 
 from __future__ import annotations
@@ -21,8 +22,28 @@ from saccade_loadtest.sending.oip_wire import Answer, WrongAnswer, decode_binary
 _SLACK: Final = 1.0
 _JSON_BYTES: Final = re.compile(rb"\r\ninference-header-content-length: *(\d+)", re.IGNORECASE)
 _OUTPUTS: Final = frozenset(("num_detections", "boxes", "scores", "class_ids", "labels", "cache"))
-_OUTCOMES: Final = frozenset(("miss", "exact", "near", "coalesced", "bypass"))
+#: Outcomes that can be, by what was asked of the cache (docs/cache.md).
+_OUTCOMES: Final = {
+    "use": frozenset(("miss", "exact", "near", "coalesced")),
+    "bypass": frozenset(("bypass",)),
+    "refresh": frozenset(("miss",)),
+}
+_KNOWN: Final = frozenset.union(*_OUTCOMES.values())
 _NO_BOXES: Final[NDArray[np.float32]] = np.zeros((0, 4), np.float32)
+
+
+class Asked(NamedTuple):
+    """What an answer must be to.
+
+    Attributes:
+        model: its name.
+        cache: "use", "bypass" or "refresh".
+        service: "transformer", whose answers always name a version, or "predictor", where V2 lets it be left out.
+    """
+
+    model: str
+    cache: str = "use"
+    service: str = "transformer"
 
 
 class Seen(NamedTuple):
@@ -43,18 +64,18 @@ class Seen(NamedTuple):
     scores: NDArray[np.float32] | None = None
 
 
-def check_detect(body: bytes, width: int, height: int) -> Seen:
+def check_detect(body: bytes, width: int, height: int, asked: Asked) -> Seen:
     """An answer of ``POST /detect``."""
-    return _check_object(_parsed(body), width, height)
+    return _check_object(_parsed(body), width, height, asked)
 
 
-def check_v1(body: bytes, width: int, height: int) -> Seen:
+def check_v1(body: bytes, width: int, height: int, asked: Asked) -> Seen:
     """A v1 answer about one picture."""
     content = _parsed(body)
     predictions = content.get("predictions")
     if not isinstance(predictions, list) or len(predictions) != 1:
         raise WrongAnswer("not one prediction for one picture")
-    return _check_object(predictions[0], width, height)
+    return _check_object(predictions[0], width, height, asked)
 
 
 def read_v2(head: bytes, body: bytes) -> Answer:
@@ -72,8 +93,9 @@ def read_v2(head: bytes, body: bytes) -> Answer:
         raise WrongAnswer(f"its JSON cannot be read: {error}") from error
 
 
-def check_pictures(answer: Answer, width: int, height: int) -> Seen:
+def check_pictures(answer: Answer, width: int, height: int, asked: Asked) -> Seen:
     """The transformer's V2 answer about one picture."""
+    _check_model(answer.model, answer.version, asked)
     outputs = answer.outputs
     if missing := _OUTPUTS - outputs.keys():
         raise WrongAnswer(f"no output {', '.join(sorted(missing))}")
@@ -90,11 +112,12 @@ def check_pictures(answer: Answer, width: int, height: int) -> Seen:
     if any(not label for label in labels[:count]):
         raise WrongAnswer("a detection without a label")
     _check_boxes(boxes, scores, width, height)
-    return Seen(answer.version, _outcome(cache), boxes, classes, scores)
+    return Seen(answer.version, _outcome(cache, asked), boxes, classes, scores)
 
 
-def check_tensors(answer: Answer, names: Collection[str]) -> Seen:
+def check_tensors(answer: Answer, names: Collection[str], asked: Asked) -> Seen:
     """A predictor's V2 answer: the outputs of its metadata, with numbers in them; candidates as DESIGN has them."""
+    _check_model(answer.model, answer.version, asked)
     if missing := set(names) - answer.outputs.keys():
         raise WrongAnswer(f"no output {', '.join(sorted(missing))}")
     for name, output in answer.outputs.items():
@@ -120,7 +143,7 @@ def _parsed(body: bytes) -> dict[str, Any]:
     return content
 
 
-def _check_object(content: Mapping[str, Any], width: int, height: int) -> Seen:
+def _check_object(content: Mapping[str, Any], width: int, height: int, asked: Asked) -> Seen:
     try:
         detections, image, model = content["detections"], content["image"], content["model"]
         if (image["width"], image["height"]) != (width, height):
@@ -132,11 +155,21 @@ def _check_object(content: Mapping[str, Any], width: int, height: int) -> Seen:
             raise WrongAnswer("a detection without a label")
         if boxes.shape != (len(detections), 4):
             raise WrongAnswer(f"boxes of shape {list(boxes.shape)}")
-        version, cache = model["version"], content["cache"]
+        name, version, cache = model["name"], model["version"], content["cache"]
     except (KeyError, TypeError, ValueError) as error:
         raise WrongAnswer(f"not the object of detections: {error!r}") from error
+    _check_model(name, version, asked)
     _check_boxes(boxes, scores, width, height)
-    return Seen(version, _outcome(cache), boxes, classes, scores)
+    return Seen(version, _outcome(cache, asked), boxes, classes, scores)
+
+
+def _check_model(name: object, version: object, asked: Asked) -> None:
+    if name != asked.model:
+        raise WrongAnswer(f"model {asked.model!r} was asked, and {name!r} has answered")
+    if not isinstance(version, str):
+        raise WrongAnswer(f"the model's version is {version!r}; expected a text")
+    if not version and asked.service == "transformer":
+        raise WrongAnswer(f"model {asked.model!r} has answered without its version")
 
 
 def _check_boxes(boxes: NDArray[Any], scores: NDArray[Any], width: int, height: int) -> None:
@@ -152,7 +185,12 @@ def _check_boxes(boxes: NDArray[Any], scores: NDArray[Any], width: int, height: 
         before = score
 
 
-def _outcome(cache: object) -> str:
-    if cache not in _OUTCOMES:
+def _outcome(cache: object, asked: Asked) -> str:
+    right = _OUTCOMES[asked.cache]
+    if cache in right:
+        return str(cache)
+    if cache not in _KNOWN:
         raise WrongAnswer(f"the cache outcome {cache!r} is not known")
-    return str(cache)
+    raise WrongAnswer(
+        f"cache={asked.cache} was asked, and the outcome is {cache!r}; expected {' or '.join(sorted(right))}"
+    )

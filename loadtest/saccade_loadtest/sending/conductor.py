@@ -7,10 +7,12 @@ verdict invalid; the others go on. Servers are asked for their metrics meanwhile
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import selectors
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
 
+from saccade_loadtest.load.arrivals import BadSchedule
 from saccade_loadtest.load.plan import Plan
 from saccade_loadtest.record import run_file
 from saccade_loadtest.record.live import Beat, Fairness
@@ -52,6 +55,21 @@ class Disturbance:
 
     command: str
     at_s: float
+
+    def __post_init__(self) -> None:
+        """Refuse, before the run, what could not be done in the middle of it.
+
+        Raises:
+            BadSchedule: there is no such command, or no such moment.
+        """
+        try:
+            words = shlex.split(self.command)
+        except ValueError as error:
+            raise BadSchedule(f"--during {self.command!r} cannot be read: {error}") from error
+        if not words or shutil.which(words[0]) is None:
+            raise BadSchedule(f"--during {self.command!r}: there is no command {words[0] if words else ''!r} here")
+        if not math.isfinite(self.at_s):
+            raise BadSchedule(f"--at is {self.at_s}; expected seconds from the beginning of the run")
 
 
 @dataclass
@@ -184,7 +202,8 @@ class Conductor:
             for generator in self._generators:
                 selector.register(generator.stdout, selectors.EVENT_READ, generator)
             self._prepare(selector)
-            scraper = Scraper(self._metrics)
+            warmup_s = self._plan.schedule().warmup_s
+            scraper = Scraper(self._metrics, warmup_s=warmup_s + _LEAD_S if warmup_s else 0.0)
             scraper.begin()
             began_at = datetime.now(UTC)
             self._drive(selector)

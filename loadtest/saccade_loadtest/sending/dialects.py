@@ -18,7 +18,7 @@ import numpy as np
 
 from saccade_loadtest.load.frames import STAMP_BYTES, Picture, stamp_of
 from saccade_loadtest.load.trace import Shot
-from saccade_loadtest.sending.checks import Seen, check_detect, check_pictures, check_tensors, check_v1, read_v2
+from saccade_loadtest.sending.checks import Asked, Seen, check_detect, check_pictures, check_tensors, check_v1, read_v2
 from saccade_loadtest.sending.oip_wire import DTYPES, decode_infer, encode_infer
 
 #: In the order in which they are told.
@@ -58,6 +58,11 @@ class Endpoint:
     def prefix(self) -> str:
         """Path in front of every route."""
         return urlsplit(self.url).path.rstrip("/")
+
+    @property
+    def asked(self) -> Asked:
+        """What an answer must be to."""
+        return Asked(self.model, self.cache, self.service)
 
     @property
     def authority(self) -> str:
@@ -133,7 +138,7 @@ class Dialect:
         size = len(before) + STAMP_BYTES * (4 if is_base64 else 3) // 3 + len(after)
         json_bytes = len(before) - 4 if self.name == "v2-binary" else None
         head = self._head(self._path(), size, json_bytes)
-        check = _picture_check(self.name, picture)
+        check = _picture_check(self.name, picture, self.target.asked)
 
         def request(shot: Shot) -> Request:
             stamp = stamp_of(shot)
@@ -148,8 +153,10 @@ class Dialect:
         text = {} if self.target.cache == "use" else {"cache": self.target.cache}
         before = encode_infer(self.target.model, "image", "BYTES", [1], size + 4, text) + struct.pack("<I", size)
 
+        asked = self.target.asked
+
         def check(_head: bytes, body: bytes) -> Seen:
-            return check_pictures(decode_infer(body), picture.width, picture.height)
+            return check_pictures(decode_infer(body), picture.width, picture.height, asked)
 
         def request(shot: Shot) -> Request:
             return Request(before + stamp_of(shot), picture.rest, check, f"camera-{shot.camera}")
@@ -157,11 +164,11 @@ class Dialect:
         return request
 
     def _tensor(self, tensor: Tensor) -> Callable[[Shot], Request]:
-        outputs, shape = self.target.outputs, list(tensor.shape)
+        outputs, shape, asked = self.target.outputs, list(tensor.shape), self.target.asked
         if self.name == "v2-grpc":
             size = len(tensor.content)
             before = encode_infer(self.target.model, tensor.name, tensor.datatype, shape, size, {})
-            made = Request(before, tensor.content, lambda _, body: check_tensors(decode_infer(body), outputs))
+            made = Request(before, tensor.content, lambda _, body: check_tensors(decode_infer(body), outputs, asked))
             return lambda _: made
         described: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": shape}
         rest, json_bytes = b"", None
@@ -174,7 +181,11 @@ class Dialect:
             described["data"] = _numbers(tensor)
             first = json.dumps({"inputs": [described]}, separators=(",", ":")).encode()
         head = self._head(self._path(), len(first) + len(rest), json_bytes)
-        whole = Request(head + b"\r\n" + first, rest, lambda head, body: check_tensors(read_v2(head, body), outputs))
+
+        def check(head: bytes, body: bytes) -> Seen:
+            return check_tensors(read_v2(head, body), outputs, asked)
+
+        whole = Request(head + b"\r\n" + first, rest, check)
         return lambda _: whole
 
     def _path(self) -> str:
@@ -214,13 +225,13 @@ def _bodies(name: str, cache: str, picture: Picture) -> tuple[bytes, bytes, bool
     return before.encode(), base64.b64encode(picture.rest) + after.encode(), True
 
 
-def _picture_check(name: str, picture: Picture) -> Callable[[bytes, bytes], Seen]:
+def _picture_check(name: str, picture: Picture, asked: Asked) -> Callable[[bytes, bytes], Seen]:
     width, height = picture.width, picture.height
     if name == "jpeg":
-        return lambda _, body: check_detect(body, width, height)
+        return lambda _, body: check_detect(body, width, height, asked)
     if name == "v1":
-        return lambda _, body: check_v1(body, width, height)
-    return lambda head, body: check_pictures(read_v2(head, body), width, height)
+        return lambda _, body: check_v1(body, width, height, asked)
+    return lambda head, body: check_pictures(read_v2(head, body), width, height, asked)
 
 
 def _numbers(tensor: Tensor) -> Sequence[Any]:

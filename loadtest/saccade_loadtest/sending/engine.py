@@ -1,8 +1,10 @@
 """The open-loop dispatcher: sends each request at its moment, on an idle connection or a new one, and never waits.
 
-One thread, one epoll. A request that is due while as many are under way as are allowed is recorded as not sent: the
-record then says that the plan was not kept, instead of quietly sending less. Latency counts from the moment a request
-was *due*; one without an answer within the patience ends as a timeout, and its connection with it. Judges nothing.
+One thread, one epoll. A request that is due while as many are under way as are allowed is recorded as held: a failure
+of the server, which does not answer what it has, as a plan's limit is beyond what its patience lets be open. One for
+which this machine has no socket is recorded as not sent, which is the generator's failure. Latency counts from the
+moment a request was *due*; one without an answer within the patience ends as a timeout, and its connection with it.
+Judges nothing.
 
 Waiting has microseconds: ``epoll_wait`` counts in milliseconds, so the loop sleeps in ``select`` on the epoll's own
 descriptor.
@@ -23,11 +25,11 @@ from urllib.parse import urlsplit
 from saccade_loadtest.load.sources import Mix, Source
 from saccade_loadtest.load.trace import Shot
 from saccade_loadtest.record.recorder import Recorder
-from saccade_loadtest.record.results import CONNECTION, DEADLINE, OVERLOADED, TIMEOUT, WRONG_ANSWER
+from saccade_loadtest.record.results import CONNECTION, DEADLINE, HELD, OVERLOADED, TIMEOUT, WRONG_ANSWER
 from saccade_loadtest.sending.checks import Seen
 from saccade_loadtest.sending.dialects import Dialect, Request
 from saccade_loadtest.sending.grpc_calls import GrpcCalls
-from saccade_loadtest.sending.http1 import Connection, ConnectionLost, HttpAnswer
+from saccade_loadtest.sending.http1 import Connection, ConnectionLost, HttpAnswer, NoSocket
 from saccade_loadtest.sending.oip_wire import WrongAnswer
 
 _IN: Final = select.EPOLLIN | select.EPOLLRDHUP
@@ -47,7 +49,7 @@ class Limits:
     """What one generator may do.
 
     Attributes:
-        most_open: requests under way at once; one that is due beyond it is not sent.
+        most_open: requests under way at once; one that is due beyond it is held.
         patience_s: without an answer for so long after it was sent, a request ends as a timeout.
         grpc_channels: HTTP/2 connections for gRPC.
     """
@@ -104,6 +106,7 @@ class Engine:
         self._source, self._recorder, self._limits = source, recorder, limits
         self._compare, self._clock, self._on_end = compare, clock, on_end
         self._epoll = select.epoll()
+        self._select = (self._epoll.fileno(),)
         self._connections: dict[int, Connection] = {}
         self._idle: list[Connection] = []
         self._waiting: deque[tuple[float, _Order]] = deque()
@@ -193,10 +196,9 @@ class Engine:
     def _send(self, shot: Shot, due_s: float, now: float) -> None:
         protocol = self._mix.of(shot.camera)
         if self.open >= self._limits.most_open:
-            self._recorder.not_sent(protocol, due_s)
-            self._source.ended(shot, now)
-            if self._on_end is not None:
-                self._on_end(shot, False)
+            self._recorder.held(protocol, due_s)
+            self._sample(protocol, HELD, f"{self.open} requests were under way, and no more may be (--most-open)")
+            self._tell_end(shot, now, False)
             return
         request = self._dialects[protocol].request(self._key(shot), shot)
         order = _Order(protocol, shot, due_s, now, request.check)
@@ -204,10 +206,21 @@ class Engine:
             self._begin(order)
             self._grpc.send(request, order, self._limits.patience_s)
             return
+        try:
+            connection = self._idle.pop() if self._idle else self._connect()
+        except NoSocket as error:
+            self._recorder.not_sent(protocol, due_s)
+            self._sample(protocol, "not sent", str(error))
+            self._tell_end(shot, now, False)
+            return
+        except ConnectionLost as error:
+            self._begin(order)
+            self._fail(order, CONNECTION, str(error))
+            return
         self._waiting.append((now + self._limits.patience_s, order))
         self._begin(order)
         try:
-            self._put(order, request)
+            self._put(order, request, connection)
         except ConnectionLost as error:
             self._fail(order, CONNECTION, str(error))
 
@@ -215,9 +228,8 @@ class Engine:
         self.open += 1
         self._recorder.sent(order.protocol, order.due_s, order.sent_s)
 
-    def _put(self, order: _Order, request: Request) -> None:
-        """Write a request on an idle connection, else on a new one."""
-        connection = self._idle.pop() if self._idle else self._connect()
+    def _put(self, order: _Order, request: Request, connection: Connection) -> None:
+        """Write a request."""
         order.connection, connection.order = connection, order
         pieces = (request.first, request.rest) if request.rest else (request.first,)
         try:
@@ -237,11 +249,9 @@ class Engine:
 
     def _receive(self, pause_s: float) -> None:
         """Take in what has come; wait for it at most ``pause_s``."""
-        events = self._epoll.poll(0)
-        if not events and pause_s > 0:
-            select.select((self._epoll.fileno(),), (), (), pause_s)
-            events = self._epoll.poll(0)
-        for fd, event in events:
+        if pause_s > 0 and not select.select(self._select, (), (), pause_s)[0]:
+            return
+        for fd, event in self._epoll.poll(0):
             connection = self._connections.get(fd)
             if connection is None:
                 if fd in self._watched:
@@ -311,33 +321,42 @@ class Engine:
 
     def _fail(self, order: _Order, kind: str, text: str) -> None:
         self._recorder.failed(order.protocol, order.due_s, kind)
-        if len(self.samples) < _MOST_SAMPLES:
-            self.samples.setdefault(f"{order.protocol}: {kind}", text)
+        self._sample(order.protocol, kind, text)
         self._end(order, self.now_s(), False)
+
+    def _sample(self, protocol: str, kind: str, text: str) -> None:
+        if len(self.samples) < _MOST_SAMPLES:
+            self.samples.setdefault(f"{protocol}: {kind}", text)
 
     def _end(self, order: _Order, at_s: float, is_answered: bool) -> None:
         order.is_over = True
         order.connection = None
         self.open -= 1
-        self._source.ended(order.shot, at_s)
+        self._tell_end(order.shot, at_s, is_answered)
+
+    def _tell_end(self, shot: Shot, at_s: float, is_answered: bool) -> None:
+        self._source.ended(shot, at_s)
         if self._on_end is not None:
-            self._on_end(order.shot, is_answered)
+            self._on_end(shot, is_answered)
 
     def _time_out(self, now: float) -> None:
         while self._waiting and (self._waiting[0][1].is_over or self._waiting[0][0] <= now):
             _, order = self._waiting.popleft()
             if not order.is_over:
                 if order.connection is not None:
-                    self._drop(order.connection)
+                    self._drop(order.connection, is_abrupt=True)
                 self._fail(order, TIMEOUT, f"no answer within {self._limits.patience_s:g} s")
 
-    def _drop(self, connection: Connection) -> None:
+    def _drop(self, connection: Connection, is_abrupt: bool = False) -> None:
         if self._connections.pop(connection.fd, None) is None:
             return
         self._epoll.unregister(connection.fd)
-        if connection in self._idle:
+        if connection.order is None and connection in self._idle:
             self._idle.remove(connection)
-        connection.close()
+        if is_abrupt:
+            connection.abort()
+        else:
+            connection.close()
 
 
 def resolve(host: str, port: int) -> list[tuple[int, Any]]:

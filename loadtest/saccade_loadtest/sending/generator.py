@@ -11,23 +11,25 @@ and it ends. Has an interpreter of its own, so that neither a web page nor geven
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from saccade_loadtest.load.arrivals import BadSchedule
 from saccade_loadtest.load.frames import Album, NoPictures, read_photos
 from saccade_loadtest.load.plan import Plan
-from saccade_loadtest.load.sources import FleetSource, Mix, WaitingSource
+from saccade_loadtest.load.sources import FleetSource, WaitingSource
 from saccade_loadtest.load.trace import Shot
 from saccade_loadtest.record import run_file
 from saccade_loadtest.record.live import Fairness, LiveRecorder
@@ -40,8 +42,21 @@ from saccade_loadtest.sending.oip_wire import DTYPES
 _OTHER_FILES: Final = 64
 #: Different tensors that a predictor is asked about.
 _TENSORS: Final = 8
+_TICK_S: Final = 1.0
+#: linux/prctl.h
+_PR_SET_TIMERSLACK: Final = 29
+#: The CPU time is judged of the busiest stretch of so many seconds, too: in a mean a spike disappears.
+_BUSY_S: Final = 5.0
 #: What it ends with for a reason that a person can act on.
 FAILURES: Final = (BadSchedule, UnknownDialect, Unreachable, NoPictures, NoReference, OSError)
+
+
+class CpuUse(NamedTuple):
+    """CPU time up to a moment: of the whole process, and of the thread that keeps the schedule."""
+
+    at_s: float
+    process_s: float
+    thread_s: float
 
 
 class Generator:
@@ -59,14 +74,21 @@ class Generator:
         self.fairness = Fairness()
         self.source = plan.source(index, count)
         content, key = contents(plan)
-        self.mix = mix = Mix(plan.mix)
+        self.mix = mix = plan.new_mix()
         dialects = {name: Dialect(name, plan.endpoint, content) for name in mix.protocols}
         limits = plan.limits(count)
-        limits = replace(limits, most_open=allow_open(limits.most_open))
+        wanted = limits.most_open
+        limits = replace(limits, most_open=allow_open(wanted))
+        if limits.most_open < wanted:
+            self.recorder.run.notes.append(
+                f"only {limits.most_open:,} requests may be under way, where the load may make {wanted:,}: this "
+                "machine gives a process no more descriptors (ulimit -n)"
+            )
         compare = Comparison(ask_about(content, plan.endpoint)) if plan.agreement else None
         self.engine = Engine(dialects, key, mix, self.source, self.recorder, limits, self._ended, compare)
         self._warmup_s = self.recorder.run.schedule.warmup_s
-        self._first: tuple[float, float] | None = None
+        self._used: deque[CpuUse] = deque()
+        self._first: CpuUse | None = None
         # gRPC is done by threads of its own, which may run while this one does.
         cores = 2.0 if "v2-grpc" in mix.protocols else 1.0
         self.recorder.worker.cores = min(cores, float(len(os.sched_getaffinity(0))))
@@ -77,6 +99,7 @@ class Generator:
         Args:
             beat: called every second with the time and what is new.
         """
+        sleep_exactly()
         gc.collect()
         gc.freeze()  # what is here stays; the collector need not look at it again in the middle of the schedule
 
@@ -85,7 +108,7 @@ class Generator:
             beat(now_s, self.recorder.take_beats())
 
         with contextlib.closing(self.engine):
-            self.engine.run(tick)
+            self.engine.run(tick, _TICK_S)
         self._measure_cpu(self.engine.now_s())
         beat(self.engine.now_s(), self.recorder.take_beats())
         self.recorder.run.notes += [f"first {kind}: {text}" for kind, text in self.engine.samples.items()]
@@ -97,12 +120,35 @@ class Generator:
         """CPU time from the end of the warm-up to the last request: waiting for late answers tells nothing."""
         if now_s < self._warmup_s:
             return
-        used_s = time.process_time()
+        use = CpuUse(now_s, time.process_time(), time.thread_time())
         worker = self.recorder.worker
         if self._first is None:
-            self._first = (now_s, used_s)
+            self._first = use
+            self._used.append(use)
         elif not (self.source.is_over or self.engine.stopped) or worker.wall_s == 0:
-            worker.wall_s, worker.cpu_s = now_s - self._first[0], used_s - self._first[1]
+            worker.wall_s = use.at_s - self._first.at_s
+            worker.cpu_s, worker.thread_s = use.process_s - self._first.process_s, use.thread_s - self._first.thread_s
+            worker.busiest_share = max(worker.busiest_share, self._recent_share(use, worker.cores))
+
+    def _recent_share(self, use: CpuUse, cores: float) -> float:
+        """Of the last few seconds; 0 until there are so many."""
+        self._used.append(use)
+        while use.at_s - self._used[0].at_s >= _BUSY_S + _TICK_S:
+            self._used.popleft()
+        first = self._used[0]
+        wall_s = use.at_s - first.at_s
+        if wall_s < _BUSY_S - _TICK_S / 2:
+            return 0.0
+        return max((use.process_s - first.process_s) / cores, use.thread_s - first.thread_s) / wall_s
+
+
+def sleep_exactly() -> None:
+    """Ask Linux not to let this thread sleep up to 50 us longer than it asks for, which it does to save wake-ups.
+
+    Where that cannot be asked for, requests go out so much later, which the record tells.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(1), 0, 0, 0)
 
 
 def allow_open(wanted: int) -> int:

@@ -7,10 +7,12 @@ time: whoever drives it (``engine``) has the clock.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
 import ssl
+import struct
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +21,9 @@ _CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNOREC
 _CLOSE: Final = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _HEXADECIMAL: Final = re.compile(rb"[0-9A-Fa-f]+")
 _END: Final = b"\r\n\r\n"
+#: The machine's lack of ports or memory, not the server's refusal.
+_OWN_LACK: Final = frozenset((errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.ENOBUFS, errno.ENOMEM))
+_AT_ONCE: Final = struct.pack("ii", 1, 0)
 _READ_BYTES: Final = 256 * 1024
 _MOST_HEAD: Final = 64 * 1024
 #: An answer over this is none of ours; the connection is given up before it fills the memory.
@@ -27,6 +32,10 @@ _MOST_BODY: Final = 64 * 2**20
 
 class ConnectionLost(Exception):
     """The connection cannot be used any more; the text says why."""
+
+
+class NoSocket(ConnectionLost):
+    """This machine gives no socket, or no port for one: no fault of the other side."""
 
 
 class HttpAnswer(NamedTuple):
@@ -60,7 +69,7 @@ class Connection:
         try:
             self.socket = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
-            raise ConnectionLost(f"this machine gives no socket: {error.strerror}") from error
+            raise NoSocket(f"this machine gives no socket: {error.strerror}") from error
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.fd = self.socket.fileno()
@@ -80,6 +89,8 @@ class Connection:
             pass
         except OSError as error:
             self.socket.close()
+            if error.errno in _OWN_LACK:
+                raise NoSocket(f"this machine has nothing left to connect with: {error.strerror}") from error
             raise ConnectionLost(f"cannot connect: {error.strerror}") from error
 
     @property
@@ -150,6 +161,11 @@ class Connection:
 
     def close(self) -> None:
         """Give it up."""
+        self.socket.close()
+
+    def abort(self) -> None:
+        """Give it up at once, with a reset: its port is free again, and does not wait a minute for late packets."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self.socket.close()
 
     def _begin(self) -> bool:

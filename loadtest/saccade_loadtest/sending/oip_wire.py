@@ -9,10 +9,11 @@ field numbers stand below; the encoding is protobuf's (protobuf.dev/programming-
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -42,11 +43,13 @@ class Answer:
 
     Attributes:
         outputs: by name; BYTES tensors as flat lists of bytes.
+        model: its name.
         version: of the model.
         parameters: of the answer.
     """
 
     outputs: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
     version: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
 
@@ -63,12 +66,56 @@ def decode_binary(body: bytes, json_bytes: int) -> Answer:
         body: all of it.
         json_bytes: what ``Inference-Header-Content-Length`` says.
     """
-    return _of_json(orjson.loads(memoryview(body)[:json_bytes]), memoryview(body)[json_bytes:])
+    try:
+        layout = _layout(body[:json_bytes])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, orjson.JSONDecodeError):
+            raise
+        raise WrongAnswer(f"no V2 answer: {error!r}") from error
+    if layout is None:
+        return _of_json(orjson.loads(memoryview(body)[:json_bytes]), memoryview(body)[json_bytes:])
+    answer = Answer({}, layout.model, layout.version, layout.parameters)
+    at = json_bytes
+    try:
+        for name, datatype, shape, size in layout.outputs:
+            answer.outputs[name] = _of_raw(body[at : at + size], datatype, shape)
+            at += size
+    except (KeyError, TypeError, ValueError) as error:
+        raise WrongAnswer(f"no V2 answer: {error!r}") from error
+    if at != len(body):
+        raise WrongAnswer(f"the outputs take {at - json_bytes} bytes, {len(body) - json_bytes} came")
+    return answer
+
+
+class _Layout(NamedTuple):
+    """What the JSON of a binary answer says: the outputs' names, datatypes, shapes, and bytes behind it."""
+
+    model: Any
+    version: Any
+    parameters: dict[str, Any]
+    outputs: tuple[tuple[str, str, list[int], int], ...]
+
+
+@functools.lru_cache(maxsize=256)
+def _layout(header: bytes) -> _Layout | None:
+    """The layout of equal headers, of which a service has few; None where an output stands in the JSON itself."""
+    content = orjson.loads(header)
+    outputs = []
+    for output in content["outputs"]:
+        size = output.get("parameters", {}).get("binary_data_size")
+        if size is None:
+            return None
+        if not isinstance(size, int) or size < 0:
+            raise ValueError(f"binary_data_size is {size!r}")
+        outputs.append((output["name"], output["datatype"], output["shape"], size))
+    names = content.get("model_name", ""), content.get("model_version", "")
+    return _Layout(*names, content.get("parameters", {}), tuple(outputs))
 
 
 def _of_json(content: Any, rest: bytes | memoryview) -> Answer:
     try:
-        answer = Answer({}, content.get("model_version", ""), content.get("parameters", {}))
+        names = content.get("model_name", ""), content.get("model_version", "")
+        answer = Answer({}, *names, content.get("parameters", {}))
         at = 0
         for output in content["outputs"]:
             size = output.get("parameters", {}).get("binary_data_size")
@@ -137,7 +184,9 @@ def decode_infer(message: bytes) -> Answer:
     raw: list[bytes] = []
     try:
         for number, value in _fields(message):
-            if number == 2:
+            if number == 1:
+                answer.model = value.decode()
+            elif number == 2:
                 answer.version = value.decode()
             elif number == 4:
                 entry = dict(_fields(value))

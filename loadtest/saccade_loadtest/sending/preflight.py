@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import ssl
 import time
 import urllib.error
@@ -19,6 +20,7 @@ from urllib.parse import quote, urlsplit
 from saccade_loadtest.load.plan import TensorInput
 
 _TIMEOUT_S: Final = 10.0
+_SPACE: Final = re.compile(r"[\s\x00-\x1f]")
 
 
 class NotReady(Exception):
@@ -51,8 +53,7 @@ class Preflight:
     """
 
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not is_address(url):
             raise NotReady(f"{url!r} is no address of a service; expected one like http://127.0.0.1:8080")
         self._url, self._headers = url.rstrip("/"), dict(headers)
 
@@ -121,6 +122,17 @@ class Preflight:
         if status != 200 or not isinstance(content, dict):
             raise NotReady(f"{self._url}/v2/models does not list models ({_said(status, content)}); use --model")
         return [str(name) for name in content.get("models", [])]
+
+
+def is_address(url: str) -> bool:
+    """Whether it is an HTTP address with a host, and a port that can be if there is one."""
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not _SPACE.search(url)
+        )
+    except ValueError:  # brackets that do not close, a port beyond 65535
+        return False
 
 
 def describe(model: str, metadata: Mapping[str, Any]) -> Found:
