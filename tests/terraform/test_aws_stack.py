@@ -166,7 +166,7 @@ def test_no_bucket_is_public_and_all_are_encrypted_versioned_and_reached_over_tl
 
 def test_images_cannot_be_replaced_and_are_scanned(either: Made) -> None:
     repositories = either.all("aws_ecr_repository")
-    assert len(repositories) == 2
+    assert {one["name"].split("/")[1] for one in repositories.values()} == {"predictor", "transformer", "plan-builder"}
     for one in repositories.values():
         assert one["image_tag_mutability"] == "IMMUTABLE"
         assert one["image_scanning_configuration"][0]["scan_on_push"] is True

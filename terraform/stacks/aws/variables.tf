@@ -237,7 +237,7 @@ variable "check_account" {
 }
 
 variable "image_tag" {
-  description = "Tag of both images; null for the chart's appVersion."
+  description = "Tag of all images; null for the chart's appVersion."
   type        = string
   default     = null
 }
