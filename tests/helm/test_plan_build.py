@@ -238,7 +238,11 @@ def test_nothing_of_it_is_there_by_default() -> None:
         (PLAN, ("model.storageUri=oci://x/y",), 'model.storageUri "oci://x/y"; expected s3://, gs:// or pvc://'),
         (PLAN, ("planBuild.source=s3://models/detector-plans/",), "are both s3://models/detector-plans; expected two"),
         (PLAN, ("planBuild.target=s3://models/detector-graph",), "planBuild.source and planBuild.target are both"),
-        (PLAN, ("planBuild.target=pvc://x", "model.path=/models"), "planBuild.target is pvc://x and model.path /models"),
+        (
+            PLAN,
+            ("planBuild.target=pvc://x", "model.path=/models"),
+            "planBuild.target is pvc://x and model.path /models",
+        ),
         (PLAN, ("planBuild.serviceAccountCreate=true",), "planBuild.serviceAccountName empty; expected a name"),
         (PLAN, (*CREATED, "planBuild.serviceAccountName=demo"), "is demo, which is the service's own account"),
         (PLAN, ("predictor.gpu.count=0", "predictor.gpu.product="), "predictor.gpu.count 0; expected at least 1"),

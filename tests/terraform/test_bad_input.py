@@ -43,6 +43,16 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     ),
     "a network that is too small": (AWS, {"network": {"cidr": "10.20.0.0/24"}}, ["10.20.0.0/24", "/16 to /20"]),
     "no range at all": (AWS, {"network": {"service_cidr": "fd00::/108"}}, ["fd00::/108", "write IPv4 ranges"]),
+    "an address in the place of the network's range": (
+        AWS,
+        {"network": {"cidr": "10.0.0.1/16"}},
+        ["network: 10.0.0.1/16 is an address within a range: write 10.0.0.0/16."],
+    ),
+    "an address in the place of the services' range": (
+        GCP,
+        {"network": {"service_cidr": "172.20.3.0/20", "reserved_cidrs": ["192.168.1.0/16", "192.168.0.0/24"]}},
+        ["172.20.3.0/20 is an address within a range: write 172.20.0.0/20, 192.168.1.0/16 is"],
+    ),
     "pods' range where pods have the network's": (
         AWS,
         {"network": {"pod_cidr": "10.128.0.0/14"}},

@@ -41,6 +41,11 @@ module "answer" {
     host   = "registry.example.com"
     images = { predictor = "registry.example.com/vision/predictor", transformer = "registry.example.com/vision/transformer", plan_builder = "registry.example.com/vision/plan-builder" }
   }
+  storage_class = var.request.cloud != "aws" ? null : {
+    name        = "gp3-encrypted"
+    provisioner = "ebs.csi.aws.com"
+    parameters  = { type = "gp3" }
+  }
   redis = !var.has_redis ? null : {
     address           = "cache.example.com:6379"
     cloud_secret      = "vision/cache-url"

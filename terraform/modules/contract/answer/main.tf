@@ -54,6 +54,8 @@ locals {
     ingress  = var.ingress
     redis    = var.redis
     sizes    = var.request.sizes
+
+    storage_class = var.storage_class
   }
 
   # Values that differ from the chart's own alone.

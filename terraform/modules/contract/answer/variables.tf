@@ -169,6 +169,16 @@ variable "ingress" {
   }
 }
 
+variable "storage_class" {
+  description = "The class of volumes that is made, and is the default one: name, provisioner (a CSI driver) and its parameters; null where the cluster has a default class of its own."
+  type = object({
+    name        = string
+    provisioner = string
+    parameters  = map(string)
+  })
+  default = null
+}
+
 variable "redis" {
   description = "A Redis for the frame cache, or null: host:port, the cloud's secret that holds its URL, and the Kubernetes Secret (key url) that has to hold the same."
   type = object({
