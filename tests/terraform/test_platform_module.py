@@ -250,7 +250,10 @@ def test_the_gateway_leads_to_kourier_and_outlasts_a_request(stack: Configuratio
         assert targets[kind]["targetRef"]["name"] == routes["https"]["rules"][0]["backendRefs"][0]["name"] == "kourier"
     assert targets["GCPBackendPolicy"]["default"]["securityPolicy"] == "vision"
     values = yaml.safe_load((ROOT / "helm" / "saccade" / "values.yaml").read_text())
-    assert targets["GCPBackendPolicy"]["default"]["timeoutSec"] > values["transformer"]["timeoutSeconds"]
+    waits = targets["GCPBackendPolicy"]["default"]["timeoutSec"]
+    assert waits > values["transformer"]["timeoutSeconds"]
+    drains = targets["GCPBackendPolicy"]["default"]["connectionDraining"]["drainingTimeoutSec"]
+    assert drains == waits, "a Kourier that goes away answers what it has begun"
     assert release["namespace"] == "knative-serving", (
         "the policies have to be where the operator puts Kourier's service"
     )
