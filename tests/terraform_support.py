@@ -141,8 +141,9 @@ class Configuration:
         return "" if ended.returncode == 0 else ended.stdout
 
     def destroy(self) -> list[str]:
-        """Take it all away. Returns addresses in the order in which that began."""
-        printed = self.run("destroy", "-no-color", "-auto-approve")
+        """Take it all away, as the state has it. Returns addresses in the order in which that began."""
+        # What a refresh would find is what ``changes`` looks at.
+        printed = self.run("destroy", "-no-color", "-auto-approve", "-refresh=false")
         assert self.run("state", "list") == ""
         return re.findall(r"^(\S.*): Destroying\.\.\.", printed, flags=re.MULTILINE)
 
