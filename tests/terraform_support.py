@@ -149,11 +149,19 @@ class Configuration:
 
     def refusals(self) -> list[str]:
         """The sentences with which a plan is refused, each in one line."""
+        return [sentence for sentences in self.refusals_by_file().values() for sentence in sentences]
+
+    def refusals_by_file(self) -> dict[str, list[str]]:
+        """The same by the file that Terraform points at, "" where at none."""
         ended = self.call("plan", "-json")
         assert ended.returncode == 1, "it was not refused"
         lines = [json.loads(line) for line in ended.stdout.splitlines()]
         errors = [line["diagnostic"] for line in lines if line.get("diagnostic", {}).get("severity") == "error"]
-        return [" ".join(error.get("detail", error["summary"]).split()) for error in errors]
+        found: dict[str, list[str]] = {}
+        for error in errors:
+            sentence = " ".join(error.get("detail", error["summary"]).split())
+            found.setdefault(error.get("range", {}).get("filename", ""), []).append(sentence)
+        return found
 
     def _load(self, *arguments: str) -> Object:
         found = json.loads(self.run(*arguments))
