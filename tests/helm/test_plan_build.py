@@ -14,9 +14,10 @@ import boto3
 import kubernetes_validate
 import pytest
 
-from helm_support import CHART, MINIMAL, ROOT, Object, container, only, refused, render
+from helm_support import CHART, MINIMAL, ROOT, Object, container, environment, only, refused, render
 from plan_support import needs_rtx
-from s3_server import environment, s3_server
+from s3_server import environment as s3_environment
+from s3_server import s3_server
 from saccade_predictor.engines.plan import read_sidecar
 
 PLAN = CHART / "ci" / "plan-build-values.yaml"
@@ -58,6 +59,29 @@ def test_an_account_that_is_there_is_used() -> None:
     objects = render(PLAN, "planBuild.serviceAccountName=builder")
     assert only(objects, "Job")["spec"]["template"]["spec"]["serviceAccountName"] == "builder"
     assert [one["metadata"]["name"] for one in objects if one["kind"] == "ServiceAccount"] == ["demo"]
+
+
+CREATED = ("planBuild.serviceAccountName=builder", "planBuild.serviceAccountCreate=true")
+
+
+def test_an_account_that_the_cloud_knows_by_name_is_made_for_the_job() -> None:
+    objects = render(PLAN, *CREATED, "planBuild.serviceAccountAnnotations.role=builder")
+    made = only(objects, "ServiceAccount", "builder")["metadata"]["annotations"]
+    assert made["helm.sh/hook"] == "pre-install,pre-upgrade"
+    assert {key: value for key, value in made.items() if "helm.sh" not in key} == {"role": "builder"}
+    assert only(objects, "Job")["spec"]["template"]["spec"]["serviceAccountName"] == "builder"
+    served = only(objects, "ServiceAccount", "demo")["metadata"]["annotations"]
+    assert list(served) == ["eks.amazonaws.com/role-arn"], "the service has its own"
+
+
+def test_the_plan_is_put_where_the_predictor_then_reads() -> None:
+    target = "s3://plans/detector"
+    sets = (f"planBuild.target={target}", "model.storageUri=s3://models/repository")
+    found = steps(*sets)
+    assert found["repository"]["args"][1] == found["publish"]["args"][2] == target
+    assert environment(render(PLAN, *sets), "predictor")["STORAGE_URI"] == target
+    without = environment(render(PLAN, *sets, "planBuild.enabled=false"), "predictor")
+    assert without["STORAGE_URI"] == "s3://models/repository", "nobody puts a plan there"
 
 
 def test_graph_and_repository_are_fetched_the_plan_built_and_published() -> None:
@@ -125,7 +149,7 @@ def test_what_cannot_succeed_is_not_tried_again() -> None:
 def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A server of S3's protocol with a bucket, which the commands find by their environment."""
     with s3_server(tmp_path / "moto.log") as url:
-        for name, value in environment(url).items():
+        for name, value in s3_environment(url).items():
             monkeypatch.setenv(name, value)
         client = boto3.session.Session().client("s3")
         client.create_bucket(Bucket="models")
@@ -213,6 +237,14 @@ def test_nothing_of_it_is_there_by_default() -> None:
         (PLAN, ("planBuild.graph=",), 'and planBuild.graph ""; expected both'),
         (PLAN, ("model.storageUri=oci://x/y",), 'model.storageUri "oci://x/y"; expected s3://, gs:// or pvc://'),
         (PLAN, ("planBuild.source=s3://models/detector-plans/",), "are both s3://models/detector-plans; expected two"),
+        (PLAN, ("planBuild.target=s3://models/detector-graph",), "planBuild.source and planBuild.target are both"),
+        (
+            PLAN,
+            ("planBuild.target=pvc://x", "model.path=/models"),
+            "planBuild.target is pvc://x and model.path /models",
+        ),
+        (PLAN, ("planBuild.serviceAccountCreate=true",), "planBuild.serviceAccountName empty; expected a name"),
+        (PLAN, (*CREATED, "planBuild.serviceAccountName=demo"), "is demo, which is the service's own account"),
         (PLAN, ("predictor.gpu.count=0", "predictor.gpu.product="), "predictor.gpu.count 0; expected at least 1"),
         (PLAN, ("planBuild.args[0]=--replace",), "planBuild.args has --replace; expected options that are not set"),
         (PLAN, ("priorityClass.name=",), "priorityClass.name empty; expected a name"),
@@ -230,6 +262,9 @@ def test_what_would_not_work_is_refused(values: Path, sets: tuple[str, ...], sen
     [
         ("planBuild.kind=trt-rtx", "kind"),
         ("planBuild.source=https://x", "/planBuild/source"),
+        ("planBuild.target=oci://x", "/planBuild/target"),
+        ("planBuild.serviceAccountName=Builder", "/planBuild/serviceAccountName"),
+        ("planBuild.serviceAccountAnnotations.x.y=z", "/planBuild/serviceAccountAnnotations"),
         ("planBuild.graph=/detector/1/model.onnx", "/planBuild/graph"),
         ("planBuild.graph=model.plan", "/planBuild/graph"),
         ("planBuild.precision=bf16", "/planBuild/precision"),

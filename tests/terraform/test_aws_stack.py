@@ -4,71 +4,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helm_support import Object
-from terraform_support import Configuration, copy_sources, need_providers, only, resources
-
-ACCOUNT = Path(__file__).parent / "account.json"
-
-
-def example(name: str, folder: Path) -> Configuration:
-    """An example with the variables that it shows."""
-    root = copy_sources(folder) / "examples" / name
-    (root / "terraform.tfvars.example").rename(root / "terraform.tfvars")
-    found = Configuration(root, need_providers(), ACCOUNT)
-    found.init()
-    return found
-
-
-class Made:
-    """What an example consists of, once applied: every value is known then."""
-
-    def __init__(self, configuration: Configuration) -> None:
-        configuration.apply()
-        state = json.loads(configuration.run("show", "-json"))
-        self._state = {"planned_values": state["values"]}
-
-    def all(self, kind: str | None = None) -> dict[str, Object]:
-        return resources(self._state, kind)
-
-    def the(self, kind: str, part: str = "") -> Object:
-        return only({address: one for address, one in self.all(kind).items() if part in address})
+from terraform_examples import Example, folder_of_the_run, made
 
 
 @pytest.fixture(scope="module")
-def private(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(example("aws-private-a100", tmp_path_factory.mktemp("private")))
+def private(tmp_path_factory: pytest.TempPathFactory) -> Example:
+    return made(folder_of_the_run(tmp_path_factory), "aws-private-a100")
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(example("aws-a10g-timeslice", tmp_path_factory.mktemp("shared")))
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Example:
+    return made(folder_of_the_run(tmp_path_factory), "aws-a10g-timeslice")
 
 
 @pytest.fixture(params=["private", "shared"])
-def either(request: pytest.FixtureRequest) -> Made:
+def either(request: pytest.FixtureRequest) -> Example:
     found = request.getfixturevalue(request.param)
-    assert isinstance(found, Made)
+    assert isinstance(found, Example)
     return found
 
 
-def test_the_kubernetes_api_has_no_public_address(private: Made) -> None:
+def test_the_kubernetes_api_has_no_public_address(private: Example) -> None:
     [network] = private.the("aws_eks_cluster")["vpc_config"]
     assert network["endpoint_private_access"] is True
     assert network["endpoint_public_access"] is False
 
 
-def test_a_public_api_is_for_those_who_were_named(shared: Made) -> None:
+def test_a_public_api_is_for_those_who_were_named(shared: Example) -> None:
     [network] = shared.the("aws_eks_cluster")["vpc_config"]
     assert network["endpoint_private_access"] is True
     assert network["public_access_cidrs"] == ["203.0.113.7/32"]
 
 
-def test_who_made_the_cluster_is_no_admin_by_that_and_the_named_ones_are(either: Made) -> None:
+def test_who_made_the_cluster_is_no_admin_by_that_and_the_named_ones_are(either: Example) -> None:
     [access] = either.the("aws_eks_cluster")["access_config"]
     assert access == {"authentication_mode": "API", "bootstrap_cluster_creator_admin_permissions": False}
     assert (
@@ -76,7 +49,7 @@ def test_who_made_the_cluster_is_no_admin_by_that_and_the_named_ones_are(either:
     )
 
 
-def test_every_log_of_the_control_plane_is_kept_and_encrypted(either: Made) -> None:
+def test_every_log_of_the_control_plane_is_kept_and_encrypted(either: Example) -> None:
     logs = either.the("aws_eks_cluster")["enabled_cluster_log_types"]
     assert set(logs) == {"api", "audit", "authenticator", "controllerManager", "scheduler"}
     groups = either.all("aws_cloudwatch_log_group")
@@ -86,7 +59,7 @@ def test_every_log_of_the_control_plane_is_kept_and_encrypted(either: Made) -> N
         assert group["retention_in_days"] >= 30
 
 
-def test_kubernetes_secrets_are_encrypted_with_a_key_of_their_own(either: Made) -> None:
+def test_kubernetes_secrets_are_encrypted_with_a_key_of_their_own(either: Example) -> None:
     [encryption] = either.the("aws_eks_cluster")["encryption_config"]
     keys = {address: key["arn"] for address, key in either.all("aws_kms_key").items()}
     assert encryption["resources"] == ["secrets"]
@@ -95,7 +68,7 @@ def test_kubernetes_secrets_are_encrypted_with_a_key_of_their_own(either: Made) 
     assert all(key["enable_key_rotation"] for key in either.all("aws_kms_key").values())
 
 
-def test_nodes_have_encrypted_disks_and_a_metadata_service_that_pods_do_not_reach(either: Made) -> None:
+def test_nodes_have_encrypted_disks_and_a_metadata_service_that_pods_do_not_reach(either: Example) -> None:
     templates = either.all("aws_launch_template")
     assert templates
     for template in templates.values():
@@ -112,13 +85,13 @@ def test_nodes_have_encrypted_disks_and_a_metadata_service_that_pods_do_not_reac
         assert all(one["tags"]["part-of"] == "saccade" for one in template["tag_specifications"])
 
 
-def test_gpu_nodes_have_disks_for_images_with_cuda(either: Made) -> None:
+def test_gpu_nodes_have_disks_for_images_with_cuda(either: Example) -> None:
     for address, template in either.all("aws_launch_template").items():
         size = template["block_device_mappings"][0]["ebs"][0]["volume_size"]
         assert size >= (80 if "system" in address else 200)
 
 
-def test_nodes_are_in_private_subnets_alone(either: Made) -> None:
+def test_nodes_are_in_private_subnets_alone(either: Example) -> None:
     public = {one["id"] for address, one in either.all("aws_subnet").items() if ".public[" in address}
     assert public
     for group in either.all("aws_eks_node_group").values():
@@ -127,7 +100,7 @@ def test_nodes_are_in_private_subnets_alone(either: Made) -> None:
     assert not any(one["map_public_ip_on_launch"] for one in either.all("aws_subnet").values())
 
 
-def test_nobody_is_let_in_from_everywhere(either: Made) -> None:
+def test_nobody_is_let_in_from_everywhere(either: Example) -> None:
     rules = either.all("aws_vpc_security_group_ingress_rule")
     assert rules
     for address, rule in rules.items():
@@ -136,7 +109,7 @@ def test_nobody_is_let_in_from_everywhere(either: Made) -> None:
     assert either.the("aws_default_security_group")["ingress"] in ([], None)
 
 
-def test_no_bucket_is_public_and_all_are_encrypted_versioned_and_reached_over_tls(either: Made) -> None:
+def test_no_bucket_is_public_and_all_are_encrypted_versioned_and_reached_over_tls(either: Example) -> None:
     buckets = either.all("aws_s3_bucket")
     assert len(buckets) == 2
     checks: dict[str, Callable[[Object], bool]] = {
@@ -164,9 +137,9 @@ def test_no_bucket_is_public_and_all_are_encrypted_versioned_and_reached_over_tl
         )
 
 
-def test_images_cannot_be_replaced_and_are_scanned(either: Made) -> None:
+def test_images_cannot_be_replaced_and_are_scanned(either: Example) -> None:
     repositories = either.all("aws_ecr_repository")
-    assert len(repositories) == 2
+    assert {one["name"].split("/")[1] for one in repositories.values()} == {"predictor", "transformer", "plan-builder"}
     for one in repositories.values():
         assert one["image_tag_mutability"] == "IMMUTABLE"
         assert one["image_scanning_configuration"][0]["scan_on_push"] is True
@@ -177,7 +150,7 @@ def listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def test_no_role_may_do_everything_or_anything_to_everything(either: Made) -> None:
+def test_no_role_may_do_everything_or_anything_to_everything(either: Example) -> None:
     policies = either.all("aws_iam_role_policy")
     assert len(policies) >= 6
     for address, one in policies.items():
@@ -190,7 +163,7 @@ def test_no_role_may_do_everything_or_anything_to_everything(either: Made) -> No
                     assert verb.startswith(("Describe", "Get", "List")), f"{address}: {action} on everything"
 
 
-def test_the_server_reads_and_only_the_builder_writes_plans(either: Made) -> None:
+def test_the_server_reads_and_only_the_builder_writes_plans(either: Example) -> None:
     def actions(use: str) -> dict[str, list[str]]:
         policy = json.loads(either.the("aws_iam_role_policy", f'identity.aws_iam_role_policy.this["{use}"]')["policy"])
         return {
@@ -205,7 +178,7 @@ def test_the_server_reads_and_only_the_builder_writes_plans(either: Made) -> Non
     assert "s3:DeleteObject" not in actions("builder")
 
 
-def test_roles_are_for_this_clusters_service_accounts_alone(either: Made) -> None:
+def test_roles_are_for_this_clusters_service_accounts_alone(either: Example) -> None:
     associations = either.all("aws_eks_pod_identity_association")
     assert {(one["namespace"], one["service_account"]) for one in associations.values()} == {
         ("vision", "saccade"),
@@ -223,7 +196,7 @@ def test_roles_are_for_this_clusters_service_accounts_alone(either: Made) -> Non
     assert not either.all("aws_iam_access_key")
 
 
-def test_everything_that_takes_tags_has_them(either: Made) -> None:
+def test_everything_that_takes_tags_has_them(either: Example) -> None:
     tagged = {address: one for address, one in either.all().items() if "tags" in one}
     assert len(tagged) > 60
     bare = [address for address, one in tagged.items() if (one["tags"] or {}).get("part-of") != "saccade"]
@@ -232,7 +205,7 @@ def test_everything_that_takes_tags_has_them(either: Made) -> None:
     assert len(names) == 1
 
 
-def test_the_network_add_on_is_there_before_nodes_and_keeps_network_policies(either: Made) -> None:
+def test_the_network_add_on_is_there_before_nodes_and_keeps_network_policies(either: Example) -> None:
     addons = {one["addon_name"]: one for one in either.all("aws_eks_addon").values()}
     assert set(addons) == {
         "aws-ebs-csi-driver",
@@ -243,14 +216,24 @@ def test_the_network_add_on_is_there_before_nodes_and_keeps_network_policies(eit
         "vpc-cni",
     }
     assert json.loads(addons["vpc-cni"]["configuration_values"]) == {"enableNetworkPolicy": "true"}
+    assert all(one["addon_version"] for one in addons.values()), "EKS' default would stay through every upgrade"
 
 
-def test_services_of_aws_are_reached_without_the_internet(either: Made) -> None:
+def test_the_default_class_of_volumes_has_the_key_of_the_disks(either: Example) -> None:
+    given = either.outputs["platform"]["storage_class"]
+    keys = {address: key["arn"] for address, key in either.all("aws_kms_key").items()}
+    disks = keys['module.saccade.module.keys.aws_kms_key.this["disks"]']
+    assert given["parameters"] == {"type": "gp3", "encrypted": "true", "kmsKeyId": disks}
+    driver = json.loads(either.the("aws_iam_role_policy", "addons.aws_iam_role_policy.ebs")["policy"])
+    assert {one for statement in driver["Statement"] for one in listed(statement["Resource"])} == {disks}
+
+
+def test_services_of_aws_are_reached_without_the_internet(either: Example) -> None:
     names = {one["service_name"].split(".", 3)[3] for one in either.all("aws_vpc_endpoint").values()}
     assert {"s3", "ecr.api", "ecr.dkr", "sts", "ec2", "elasticloadbalancing", "logs", "eks", "eks-auth"} <= names
 
 
-def test_the_load_balancer_outwaits_the_longest_request(private: Made) -> None:
+def test_the_load_balancer_outwaits_the_longest_request(private: Example) -> None:
     balancer = private.the("aws_lb")
     assert balancer["internal"] is True
     assert balancer["idle_timeout"] == 130
@@ -262,7 +245,7 @@ def test_the_load_balancer_outwaits_the_longest_request(private: Made) -> None:
     assert plain["default_action"][0]["type"] == "redirect"
 
 
-def test_the_cache_speaks_tls_to_the_nodes_and_its_user_administrates_nothing(private: Made) -> None:
+def test_the_cache_speaks_tls_to_the_nodes_and_its_user_administrates_nothing(private: Example) -> None:
     cache = private.the("aws_elasticache_replication_group")
     assert cache["transit_encryption_enabled"] is True
     assert cache["at_rest_encryption_enabled"] in (True, "true")
@@ -271,7 +254,7 @@ def test_the_cache_speaks_tls_to_the_nodes_and_its_user_administrates_nothing(pr
     assert "-@dangerous" in private.the("aws_elasticache_user")["access_string"]
 
 
-def test_a_reservation_is_used_and_no_other_capacity(private: Made) -> None:
+def test_a_reservation_is_used_and_no_other_capacity(private: Example) -> None:
     template = private.the("aws_launch_template", '"a100"')
     [reservation] = template["capacity_reservation_specification"]
     assert reservation["capacity_reservation_target"][0]["capacity_reservation_id"] == "cr-0123456789abcdef0"
@@ -284,7 +267,7 @@ def test_a_reservation_is_used_and_no_other_capacity(private: Made) -> None:
     assert zone == "us-east-1c", "the reservation's"
 
 
-def test_shared_gpus_are_labelled_tainted_and_known_to_the_autoscaler(shared: Made) -> None:
+def test_shared_gpus_are_labelled_tainted_and_known_to_the_autoscaler(shared: Example) -> None:
     for pool, capacity in {"spot": "SPOT", "steady": "ON_DEMAND"}.items():
         group = shared.the("aws_eks_node_group", f'"{pool}"')
         assert group["capacity_type"] == capacity
@@ -300,153 +283,3 @@ def test_shared_gpus_are_labelled_tainted_and_known_to_the_autoscaler(shared: Ma
             "3",
         )
     assert shared.the("aws_eks_node_group", '"spot"')["scaling_config"][0]["min_size"] == 0
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Configuration:
-    """The stack itself, to be refused."""
-    root = copy_sources(tmp_path_factory.mktemp("stack")) / "stacks" / "aws"
-    (root / "provider.tf").write_text('provider "aws" {\n  region = "eu-central-1"\n}\n')
-    found = Configuration(root, need_providers(), ACCOUNT)
-    found.init()
-    return found
-
-
-CERTIFICATE = "arn:aws:acm:eu-central-1:123456789012:certificate/x"
-GOOD: dict[str, Any] = {
-    "name": "vision",
-    "admins": ["arn:aws:iam::123456789012:role/platform"],
-    "pools": {"gpu": {"machine_type": "g5.xlarge"}},
-}
-SHARED = {"gpu": {"machine_type": "g5.2xlarge", "sharing": "time_slicing", "replicas_per_gpu": 2}}
-#: By name: what is changed of a stack that is good, and what the refusal says.
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "more machines than the quota": (
-        {"sizing": {"max_replicas": 400, "redundancy": 1}},
-        "is 1000 vCPUs, but the pools gpu need 1600 at their largest: ask for 1600",
-    ),
-    "a machine type that the region lacks": (
-        {"pools": {"gpu": {"machine_type": "g6.xlarge"}}},
-        "which eu-central-1 does not offer in eu-central-1a, eu-central-1b, eu-central-1c",
-    ),
-    "a zone that EKS does not take": (
-        {"zones": ["eu-central-1a", "eu-central-1z"]},
-        "write some of eu-central-1a, eu-central-1b, eu-central-1c: EKS takes no others",
-    ),
-    "a load balancer for nobody in particular": (
-        {"ingress": {"public": True, "certificate_arn": CERTIFICATE}},
-        "public is true without allowed_cidrs: write who may connect",
-    ),
-    "pictures in the clear": (
-        {"ingress": {"public": True, "allowed_cidrs": ["203.0.113.0/24"]}},
-        "public is true without certificate_arn: write the ARN of a certificate of ACM",
-    ),
-    "a request that Knative would end": (
-        {"ingress": {"request_timeout_seconds": 900}},
-        "write 1 to 600, which is Knative's limit",
-    ),
-    "a request that a TLS listener would end": (
-        {
-            "ingress": {
-                "kind": "network",
-                "certificate_arn": CERTIFICATE,
-                "request_timeout_seconds": 341,
-            }
-        },
-        "request_timeout_seconds is 341 with kind network and a certificate: write at most 340",
-    ),
-    "a cache that anybody may use": ({"cache": {}}, "cache is set without cache_password"),
-    "a password that is short": ({"cache": {}, "cache_password": "secret"}, "write 16 to 128 letters"),
-    "a cluster that nobody administrates": ({"admins": []}, "write at least one ARN of a role or user"),
-    "a version of Kubernetes that Knative refuses": ({"kubernetes_version": "1.32"}, "Knative 1.21 needs 1.33"),
-    "shared GPUs on Bottlerocket": (
-        {"gpu_os": "bottlerocket", "pools": SHARED},
-        "write al2023: Bottlerocket brings a device plugin",
-    ),
-    "an endpoint for everybody": (
-        {"endpoint": {"public": True}},
-        "endpoint.public is true without endpoint.allowed_cidrs",
-    ),
-    "one node for Knative": ({"system": {"min_nodes": 1}}, "write min_nodes of at least 2"),
-    "a budget that tells nobody": (
-        {"budget": {"monthly_limit_usd": 10, "emails": []}},
-        "a budget that tells nobody is none",
-    ),
-    "a service account that Kubernetes refuses": ({"serving_account": "Saccade"}, 'serving_account is "Saccade"'),
-    "logs of ten days": ({"log_retention_days": 10}, "write one of 7, 14, 30"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_the_stack_refuses(stack: Configuration, case: str) -> None:
-    change, said = REFUSED[case]
-    stack.set(GOOD | change)
-    refusals = stack.refusals()
-    assert any(said in refusal for refusal in refusals), refusals
-
-
-def test_roles_by_openid_connect_are_one_service_accounts_each(stack: Configuration) -> None:
-    stack.set(GOOD | {"identity_mode": "irsa", "deletion_protection": False})
-    made = Made(stack)
-    roles = {address: one for address, one in made.all("aws_iam_role").items() if ".identity." in address}
-    assert len(roles) == 4
-    accounts = set()
-    for role in roles.values():
-        [statement] = json.loads(role["assume_role_policy"])["Statement"]
-        assert statement["Action"] == "sts:AssumeRoleWithWebIdentity"
-        [(provider, audience)] = [
-            (key.removesuffix(":aud"), value)
-            for key, value in statement["Condition"]["StringEquals"].items()
-            if key.endswith(":aud")
-        ]
-        assert audience == "sts.amazonaws.com"
-        assert not provider.startswith("https://")
-        accounts.add(statement["Condition"]["StringEquals"][f"{provider}:sub"])
-    assert accounts == {
-        "system:serviceaccount:vision:saccade",
-        "system:serviceaccount:vision:saccade-builder",
-        "system:serviceaccount:kube-system:cluster-autoscaler",
-        "system:serviceaccount:kube-system:aws-load-balancer-controller",
-    }
-    stack.destroy()
-
-
-def test_both_disks_of_bottlerocket_are_encrypted(stack: Configuration) -> None:
-    stack.set(GOOD | {"gpu_os": "bottlerocket"})
-    planned = stack.plan()
-    [template] = [one for one in resources(planned, "aws_launch_template").values() if one["name"] == "vision-gpu"]
-    disks = {one["device_name"]: one["ebs"][0] for one in template["block_device_mappings"]}
-    assert {device: disk["volume_size"] for device, disk in disks.items()} == {"/dev/xvda": 4, "/dev/xvdb": 200}
-    assert all(disk["encrypted"] in (True, "true") for disk in disks.values())
-    groups = {one["node_group_name"]: one["ami_type"] for one in resources(planned, "aws_eks_node_group").values()}
-    assert groups == {"vision-gpu": "BOTTLEROCKET_x86_64_NVIDIA", "vision-system": "AL2023_x86_64_STANDARD"}
-
-
-def test_a_stack_that_asks_the_account_nothing_can_be_planned(stack: Configuration) -> None:
-    stack.set(
-        GOOD
-        | {
-            "check_account": False,
-            "sizing": {"max_replicas": 400, "redundancy": 1},
-            "identity_mode": "irsa",
-            "nat": "none",
-        }
-    )
-    planned = stack.plan()
-    assert not resources(planned, "aws_eks_pod_identity_association")
-    assert not resources(planned, "aws_nat_gateway")
-    assert len(resources(planned, "aws_iam_openid_connect_provider")) == 1
-
-
-@pytest.mark.parametrize(
-    "ingress",
-    [
-        {"kind": "network", "request_timeout_seconds": 600},
-        {"kind": "application", "certificate_arn": CERTIFICATE, "request_timeout_seconds": 600},
-        {"kind": "network", "certificate_arn": CERTIFICATE, "request_timeout_seconds": 340},
-    ],
-    ids=["network without TLS", "application", "network, at most"],
-)
-def test_requests_may_take_as_long_as_their_listener_waits(stack: Configuration, ingress: dict[str, Any]) -> None:
-    stack.set(GOOD | {"ingress": ingress})
-    assert resources(stack.plan(), "aws_lb_listener")

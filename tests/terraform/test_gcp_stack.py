@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 import yaml
@@ -406,88 +405,93 @@ def test_what_is_protected_says_so_and_a_trial_goes_away_whole(stack: Stack, pla
     assert guards(stack.set(SMALL | {"deletion_protection": False}).plan()) == {False}
 
 
-def changed(base: Object, **changes: Any) -> Object:
-    made = copy.deepcopy(base)
-    for name, value in changes.items():
-        made[name] = value
-    return made
-
-
-@pytest.mark.parametrize(
-    ("variables", "sentences"),
+#: What is changed of a stack that is good, and what is said. The changes of a group are planned together: Terraform
+#: says all that is wrong at once, but not what would follow from something that is wrong itself.
+REFUSED: Final[list[list[tuple[Object, list[str]]]]] = [
     [
         (
-            changed(SMALL, network={"cidr": "10.64.0.0/16", "reserved_cidrs": ["10.64.128.0/20"]}),
+            {"network": {"cidr": "10.64.0.0/16", "reserved_cidrs": ["10.64.128.0/20"]}},
             ["cidr 10.64.0.0/16 overlaps reserved_cidrs[0] 10.64.128.0/20", "Write ranges that do not overlap"],
         ),
         (
-            changed(SMALL, pools={"gpu": {"machine_type": "g5.xlarge"}}),
-            ['machine_type is "g5.xlarge", which the catalog does not have on gcp: write one of', "g2-standard-8"],
+            {
+                "pools": {
+                    "other": {"machine_type": "g5.xlarge"},
+                    "mig": {**POOL, "sharing": "mig:1g.5gb"},
+                    "mps": {**POOL, "sharing": "mps", "replicas_per_gpu": 2},
+                    "spot": {**POOL, "capacity": "spot", "min_nodes": 0},
+                },
+                "serving_pool": "mps",
+            },
+            [
+                'pools.other.machine_type is "g5.xlarge", which the catalog does not have on gcp: write one of',
+                "g2-standard-8",
+                "the L4 of g2-standard-8 cannot be partitioned: write time_slicing",
+                "a2-highgpu-1g",
+                "sharing is mps: write time_slicing or mig:PROFILE on gcp",
+                "is spot with min_nodes = 0 and no fallback: write fallback =",
+            ],
         ),
+    ],
+    [
         (
-            changed(SMALL, pools={"gpu": {**POOL, "sharing": "mig:1g.5gb"}}),
-            ["the L4 of g2-standard-8 cannot be partitioned: write time_slicing", "a2-highgpu-1g"],
-        ),
-        (
-            changed(SMALL, pools={"gpu": {**POOL, "sharing": "mps", "replicas_per_gpu": 2}}),
-            ["sharing is mps: write time_slicing or mig:PROFILE on gcp"],
-        ),
-        (
-            changed(SMALL, pools={"gpu": {**POOL, "capacity": "spot", "min_nodes": 0}}),
-            ["is spot with min_nodes = 0 and no fallback: write fallback ="],
-        ),
-        (
-            changed(SMALL, quotas={"NVIDIA_L4_GPUS": 1}),
+            {"quotas": {"NVIDIA_L4_GPUS": 1}},
             ['quota "NVIDIA_L4_GPUS" in europe-west4 is 1 GPUs', "ask for 4", "or lower max_nodes"],
         ),
         (
-            changed(SMALL, pools={"gpu": {**POOL, "max_nodes": 2}}, sizing={"max_replicas": 2, "canary_percent": 10}),
+            {"ingress": {"domain": "example.org", "allowed_cidrs": []}},
+            ["allowed_cidrs is []; write who may call", '["0.0.0.0/0"] for everybody'],
+        ),
+        ({"system": {"min_nodes": 0}}, ["system.min_nodes is 0 and max_nodes 10; write at least 1"]),
+        ({"gpu_driver_version": "535"}, ['gpu_driver_version is "535"; write DEFAULT or LATEST']),
+    ],
+    [
+        (
+            {
+                "pools": {"gpu": {**POOL, "max_nodes": 2}},
+                "sizing": {"max_replicas": 2, "canary_percent": 10},
+            },
             ["since canary_percent is 10", "Write max_nodes = 4 in pools.gpu", "or write canary_percent = 0"],
         ),
         (
-            changed(SMALL, endpoint={"public": True}),
-            ["endpoint.public is true without endpoint.allowed_cidrs: write from where it may be reached"],
-        ),
-        (
-            changed(SMALL, name="a-name-that-is-much-too-long"),
-            ["which has 28 characters: write at most 20 on gcp"],
-        ),
-        (
-            changed(SMALL, ingress={"domain": "example.org", "allowed_cidrs": []}),
-            ["allowed_cidrs is []; write who may call", '["0.0.0.0/0"] for everybody'],
-        ),
-        (
-            changed(SMALL, ingress={"domain": "*.example.org", "allowed_cidrs": ["203.0.113.0/24"]}),
+            {"ingress": {"domain": "*.example.org", "allowed_cidrs": ["203.0.113.0/24"]}},
             ['domain is "*.example.org"; write a domain that is yours', "without a wildcard"],
         ),
+    ],
+    [
         (
-            changed(SMALL, kubernetes_version="1.31"),
+            {"endpoint": {"public": True}},
+            ["endpoint.public is true without endpoint.allowed_cidrs: write from where it may be reached"],
+        ),
+        ({"name": "a-name-that-is-much-too-long"}, ["which has 28 characters: write at most 20 on gcp"]),
+        (
+            {"kubernetes_version": "1.31"},
             ["kubernetes_version is 1.31; write 1.33 or later", "Knative 1.21 needs 1.33"],
         ),
         (
-            changed(SMALL, pools={"system": POOL}),
+            {"pools": {"system": POOL}},
             ['pools has one named "system"', 'write another name, for example "gpu"'],
         ),
-        (changed(SMALL, project="My Project"), ['project is "My Project"; write the project\'s id']),
+    ],
+    [
+        ({"project": "My Project"}, ['project is "My Project"; write the project\'s id']),
         (
-            changed(SMALL, budget={"billing_account": "000000-000000-000000", "monthly": 0.5}),
+            {"budget": {"billing_account": "000000-000000-000000", "monthly": 0.5}},
             ["budget.monthly is 0.5; write a whole amount, at least 1"],
         ),
-        (
-            changed(SMALL, system={"min_nodes": 0}),
-            ["system.min_nodes is 0 and max_nodes 10; write at least 1"],
-        ),
-        (
-            changed(SMALL, gpu_driver_version="535"),
-            ['gpu_driver_version is "535"; write DEFAULT or LATEST'],
-        ),
     ],
-    ids=lambda value: "" if isinstance(value, dict) else value[0][:60],
-)
-def test_what_cannot_work_is_refused_with_what_to_write(stack: Stack, variables: Object, sentences: list[str]) -> None:
-    refusals = stack.set(variables).refusals()
-    for sentence in sentences:
-        assert any(sentence in refusal for refusal in refusals), refusals
+]
+
+
+@pytest.mark.parametrize("group", range(len(REFUSED)))
+def test_what_cannot_work_is_refused_with_what_to_write(stack: Stack, group: int) -> None:
+    changes = [change for change, _ in REFUSED[group]]
+    together = {name: value for change in changes for name, value in change.items()}
+    assert len(together) == sum(map(len, changes)), "two of the group change the same variable"
+    refusals = stack.set(SMALL | together).refusals()
+    for _, sentences in REFUSED[group]:
+        for sentence in sentences:
+            assert any(sentence in refusal for refusal in refusals), (sentence, refusals)
 
 
 def test_a_machine_type_that_the_region_does_not_offer_is_refused(sources: Path) -> None:

@@ -13,7 +13,7 @@ import yaml
 from helm_support import KUBERNETES, helm
 from terraform_support import ROOT, Configuration, Object, need_providers, resources
 
-BUILT_IN: Final = {"v1", "batch", "policy", "networking.k8s.io", "rbac.authorization.k8s.io"}
+BUILT_IN: Final = {"v1", "batch", "policy", "networking.k8s.io", "rbac.authorization.k8s.io", "storage.k8s.io"}
 VALUES: Final = "predictor:\n  image: {repository: registry.example.org/predictor}\n"
 ACCOUNT: Final = {"namespace": "kube-system", "annotations": {}}
 PLATFORM: Final[Object] = {
@@ -36,6 +36,15 @@ PLATFORM: Final[Object] = {
         "cluster_autoscaler": ACCOUNT | {"name": "cluster-autoscaler"},
     },
     "gpu_sharing": {"needs_mig_manager": False, "device_plugin_configs": {"default": "version: v1"}},
+    "storage_class": {
+        "name": "gp3-encrypted",
+        "provisioner": "ebs.csi.aws.com",
+        "parameters": {
+            "type": "gp3",
+            "encrypted": "true",
+            "kmsKeyId": "arn:aws:kms:eu-central-1:123456789012:key/disks",
+        },
+    },
     "registry": {"host": "123456789012.dkr.ecr.eu-central-1.amazonaws.com"},
     "ingress": {
         "service_type": "ClusterIP",
@@ -55,7 +64,7 @@ GATEWAY: Final = {
 def of_gke(**changes: Any) -> Object:
     """The contract as stacks/gcp returns it."""
     ingress = {"service_type": "ClusterIP", "service_annotations": {}, "gateway": GATEWAY}
-    return PLATFORM | {"cloud": "gcp", "ingress": ingress, "service_accounts": {}} | changes
+    return PLATFORM | {"cloud": "gcp", "ingress": ingress, "service_accounts": {}, "storage_class": None} | changes
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +134,7 @@ def test_each_release_waits_for_what_it_needs_and_goes_before_it(stack: Configur
         ("knative_ready", "platform"),
         ("platform", "knative_operator"),
         ("platform", "prometheus"),
+        ("prometheus", "storage_class"),
         ("knative_operator", "cert_manager"),
         ("dcgm_exporter", "device_plugin"),
         ("dcgm_exporter", "prometheus"),
@@ -159,6 +169,45 @@ def test_helm_platform_takes_the_values_of_every_cloud(stack: Configuration, tmp
         assert any(one["kind"] == "PodMonitor" for one in objects)
     [kourier] = knative["spec"]["services"]
     assert kourier["annotations"] == service["service_annotations"]
+
+
+def test_volumes_on_eks_are_encrypted_without_being_asked_for_it(stack: Configuration, tmp_path: Path) -> None:
+    stack.set({"platform": PLATFORM})
+    release = releases(stack.plan())["storage-class"]
+    [made] = rendered(release, ROOT / "terraform" / "modules" / "platform" / "charts" / "storage-class", tmp_path)
+    assert made["metadata"]["annotations"] == {"storageclass.kubernetes.io/is-default-class": "true"}
+    assert {
+        "name": made["metadata"]["name"],
+        "provisioner": made["provisioner"],
+        "parameters": made["parameters"],
+    } == PLATFORM["storage_class"]
+    assert made["volumeBindingMode"] == "WaitForFirstConsumer", "a volume stays in its zone, and so would the pod"
+
+
+@pytest.mark.parametrize(
+    ("platform", "asked", "volume", "kept"),
+    [
+        (PLATFORM, {}, "100Gi", "80GiB"),
+        (of_gke(), {"storage_gib": 33}, "33Gi", "26GiB"),
+        (PLATFORM, {"storage_gib": 0}, None, None),
+    ],
+    ids=["EKS", "GKE", "none"],
+)
+def test_metrics_outlive_their_pod_and_fit_into_their_volume(
+    stack: Configuration, platform: Object, asked: Object, volume: str | None, kept: str | None
+) -> None:
+    stack.set({"platform": platform, "monitoring": {"install_prometheus": True} | asked})
+    planned = releases(stack.plan())
+    assert ("storage-class" in planned) == (platform["storage_class"] is not None), "GKE has a default class"
+    specs = [yaml.safe_load(text)["prometheus"]["prometheusSpec"] for text in planned["prometheus"]["values"]]
+    [ours] = [spec for spec in specs if "storageSpec" in spec] or [None]
+    if volume is None:
+        assert ours is None
+    else:
+        claim = ours["storageSpec"]["volumeClaimTemplate"]["spec"]
+        assert claim["resources"]["requests"]["storage"] == volume
+        assert "storageClassName" not in claim, "the cluster's default one"
+        assert ours["retentionSize"] == kept
 
 
 def test_the_job_that_waits_may_read_what_it_waits_for_and_nothing_else(stack: Configuration, tmp_path: Path) -> None:
@@ -201,7 +250,10 @@ def test_the_gateway_leads_to_kourier_and_outlasts_a_request(stack: Configuratio
         assert targets[kind]["targetRef"]["name"] == routes["https"]["rules"][0]["backendRefs"][0]["name"] == "kourier"
     assert targets["GCPBackendPolicy"]["default"]["securityPolicy"] == "vision"
     values = yaml.safe_load((ROOT / "helm" / "saccade" / "values.yaml").read_text())
-    assert targets["GCPBackendPolicy"]["default"]["timeoutSec"] > values["transformer"]["timeoutSeconds"]
+    waits = targets["GCPBackendPolicy"]["default"]["timeoutSec"]
+    assert waits > values["transformer"]["timeoutSeconds"]
+    drains = targets["GCPBackendPolicy"]["default"]["connectionDraining"]["drainingTimeoutSec"]
+    assert drains == waits, "a Kourier that goes away answers what it has begun"
     assert release["namespace"] == "knative-serving", (
         "the policies have to be where the operator puts Kourier's service"
     )

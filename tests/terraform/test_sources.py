@@ -30,6 +30,17 @@ def name(folder: Path) -> str:
     return str(folder.relative_to(TERRAFORM))
 
 
+def called(folder: Path) -> set[Path]:
+    """Folders that a folder calls, and those that these call."""
+    found = {(folder / source).resolve() for source in re.findall(r'^  source\s+= "(\.[^"]+)"', text(folder), re.M)}
+    return found.union(*map(called, found))
+
+
+#: What an example calls is valid with it: Terraform looks at all of it (test_examples.py).
+OF_EXAMPLES = set(EXAMPLES).union(*map(called, EXAMPLES))
+REST = [folder for folder in FOLDERS if folder not in OF_EXAMPLES]
+ROOTS = [folder for folder in REST if folder not in set().union(*map(called, REST))]
+
 every_folder = pytest.mark.parametrize("folder", FOLDERS, ids=name)
 tested = [folder for folder in FOLDERS if list(folder.glob("tests/*.tftest.hcl"))]
 
@@ -76,7 +87,12 @@ def test_it_has_terraforms_form() -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@every_folder
+def test_whatever_no_example_calls_is_checked_here() -> None:
+    assert {name(folder) for folder in ROOTS} == {"stacks/platform", "tests/contract"}
+    assert OF_EXAMPLES.union(ROOTS, *map(called, ROOTS)) == set(FOLDERS)
+
+
+@pytest.mark.parametrize("folder", ROOTS, ids=name)
 def test_it_is_valid_without_a_warning(folder: Path, sources: Path) -> None:
     printed = copied(folder, sources).run("validate", "-no-color")
     assert printed.strip() == "Success! The configuration is valid."
@@ -92,6 +108,23 @@ def test_its_own_tests_pass(folder: Path, sources: Path) -> None:
 def test_its_least_version_is_said(folder: Path) -> None:
     floor = "1.9" if folder in MODULES else "1.11"
     assert f'required_version = ">= {floor}, < 2.0"' in text(folder)
+
+
+def floors(folder: Path, provider: str) -> list[str]:
+    return re.findall(rf'hashicorp/{provider}"\n\s+version = ">= ([0-9.]+), < ', text(folder))
+
+
+def test_every_folder_asks_for_a_provider_that_has_what_is_used() -> None:
+    """``deletion_protection`` of ``aws_eks_cluster`` came with 6.9.0: before it no plan works."""
+    on_aws = [folder for folder in FOLDERS if "hashicorp/aws" in text(folder)]
+    assert len(on_aws) >= 13
+    assert {floor for folder in on_aws for floor in floors(folder, "aws")} == {"6.9"}
+
+
+def test_how_a_node_group_is_updated_is_left_to_whoever_set_it() -> None:
+    """Providers from 6.26 on have ``update_strategy``, and would plan to unset it; ours may be older and lacks it."""
+    groups = text(TERRAFORM / "modules" / "aws" / "node-pools")
+    assert "ignore_changes = [scaling_config[0].desired_size, update_config]" in groups
 
 
 @every_folder

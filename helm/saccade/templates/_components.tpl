@@ -21,10 +21,10 @@ containers:
       - --http_port=8080
       - --grpc_port=8081
     env:
-      {{- if $.Values.model.storageUri }}
+      {{- with include "saccade.storageUri" $ }}
       # KServe's storage initializer copies what this names to /mnt/models.
       - name: STORAGE_URI
-        value: {{ $.Values.model.storageUri | quote }}
+        value: {{ . | quote }}
       {{- else }}
       - name: SACCADE_PREDICTOR_MODEL_REPOSITORY
         value: {{ $.Values.model.path | quote }}

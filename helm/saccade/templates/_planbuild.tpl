@@ -1,5 +1,14 @@
 {{/* The Job that builds a plan: what its containers have in common, and where graph and plan lie. */}}
 
+{{/* Where the model repository lies that the predictor serves, and that a plan is put into. */}}
+{{- define "saccade.storageUri" -}}
+{{- if .Values.planBuild.enabled -}}
+{{- default .Values.model.storageUri .Values.planBuild.target -}}
+{{- else -}}
+{{- .Values.model.storageUri -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Scheme of a place. */}}
 {{- define "saccade.scheme" -}}
 {{- first (splitList "://" .) -}}
@@ -8,7 +17,7 @@
 {{/* Folder of a place in a container: of pvc://CLAIM/PATH the claim is mounted; of a bucket a copy is made. Takes
 (list $ "source"), or "repository" for the model repository. */}}
 {{- define "saccade.planFolder" -}}
-{{- $uri := ternary (index . 0).Values.planBuild.source (index . 0).Values.model.storageUri (eq (index . 1) "source") -}}
+{{- $uri := ternary (index . 0).Values.planBuild.source (include "saccade.storageUri" (index . 0)) (eq (index . 1) "source") -}}
 {{- if eq (include "saccade.scheme" $uri) "pvc" -}}
 /{{ index . 1 }}/{{ rest (splitList "/" (trimPrefix "pvc://" $uri)) | join "/" | trimSuffix "/" }}
 {{- else -}}
@@ -40,7 +49,7 @@ securityContext: {{- include "saccade.securityContext" $root | nindent 2 }}
 volumeMounts:
   - {name: work, mountPath: /work}
   {{- range $name := list "source" "repository" }}
-  {{- $uri := ternary $root.Values.planBuild.source $root.Values.model.storageUri (eq $name "source") }}
+  {{- $uri := ternary $root.Values.planBuild.source (include "saccade.storageUri" $root) (eq $name "source") }}
   {{- if eq (include "saccade.scheme" $uri) "pvc" }}
   - {name: {{ $name }}, mountPath: /{{ $name }}{{ if eq $name "source" }}, readOnly: true{{ end }}}
   {{- end }}

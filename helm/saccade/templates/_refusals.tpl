@@ -61,10 +61,11 @@
 {{- fail (printf "\n\ntransformer.concurrency.target is %v and hard %v; expected at most as many: replicas would be full before one is added.\n" .target .hard) -}}
 {{- end -}}
 {{- end -}}
-{{- if and $values.model.storageUri $values.model.path -}}
-{{- fail (printf "\n\nmodel.storageUri is %s and model.path %s; expected one of them.\n" $values.model.storageUri $values.model.path) -}}
+{{- $storageUri := include "saccade.storageUri" . -}}
+{{- if and $storageUri $values.model.path -}}
+{{- fail (printf "\n\n%s is %s and model.path %s; expected one of them.\n" (ternary "model.storageUri" "planBuild.target" (eq $storageUri $values.model.storageUri)) $storageUri $values.model.path) -}}
 {{- end -}}
-{{- if not (or $values.model.storageUri $values.model.path) -}}
+{{- if not (or $storageUri $values.model.path) -}}
 {{- fail "\n\nmodel.storageUri and model.path are empty; expected where the model repository lies: storageUri=s3://BUCKET/REPOSITORY (gs://, oci://, pvc://, https://, hf://), or path=/DIRECTORY in the predictor's image.\n" -}}
 {{- end -}}
 {{- if eq $values.cache.mode "redis" -}}

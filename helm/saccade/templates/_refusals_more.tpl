@@ -33,8 +33,9 @@
 {{- end -}}
 
 {{- define "saccade.planRefusals" -}}
-{{- $target := .Values.model.storageUri -}}
+{{- $target := include "saccade.storageUri" . -}}
 {{- with .Values.planBuild -}}
+{{- $where := ternary "planBuild.target" "model.storageUri" (ne .target "") -}}
 {{- if not .image.repository -}}
 {{- fail (printf "\n\nplanBuild.image.repository is empty. Build and push the image, then say where it is:\n  docker build --target plan-builder -t REGISTRY/saccade-plan-builder:%s . && docker push REGISTRY/saccade-plan-builder:%s\n  --set planBuild.image.repository=REGISTRY/saccade-plan-builder\n" $.Chart.AppVersion $.Chart.AppVersion) -}}
 {{- end -}}
@@ -42,10 +43,16 @@
 {{- fail (printf "\n\nplanBuild.source is %q and planBuild.graph %q; expected both: where the graph is published, and the ONNX file in it, for example source=s3://BUCKET/GRAPHS and graph=detector/1/model.onnx.\n" .source .graph) -}}
 {{- end -}}
 {{- if not (has (include "saccade.scheme" $target) (list "s3" "gs" "pvc")) -}}
-{{- fail (printf "\n\nplanBuild.enabled is true and model.storageUri %q; expected s3://, gs:// or pvc://: a plan is written there.\n" $target) -}}
+{{- fail (printf "\n\nplanBuild.enabled is true and %s %q; expected s3://, gs:// or pvc://: a plan is written there.\n" $where $target) -}}
 {{- end -}}
 {{- if eq (trimSuffix "/" .source) (trimSuffix "/" $target) -}}
-{{- fail (printf "\n\nplanBuild.source and model.storageUri are both %s; expected two places: the graph's config.pbtxt is not the plan's.\n" $target) -}}
+{{- fail (printf "\n\nplanBuild.source and %s are both %s; expected two places: the graph's config.pbtxt is not the plan's.\n" $where $target) -}}
+{{- end -}}
+{{- if and .serviceAccountCreate (not .serviceAccountName) -}}
+{{- fail "\n\nplanBuild.serviceAccountCreate is true and planBuild.serviceAccountName empty; expected a name, or no serviceAccountCreate: without a name the Job's account is made anyway.\n" -}}
+{{- end -}}
+{{- if and .serviceAccountCreate (eq .serviceAccountName (include "saccade.serviceAccountName" $)) -}}
+{{- fail (printf "\n\nplanBuild.serviceAccountName is %s, which is the service's own account; expected another one with serviceAccountCreate: the Job's account is taken away when the Job has ended, and what answers requests need not write plans.\n" .serviceAccountName) -}}
 {{- end -}}
 {{- if eq (int $.Values.predictor.gpu.count) 0 -}}
 {{- fail "\n\nplanBuild.enabled is true and predictor.gpu.count 0; expected at least 1: a plan is built on a GPU as the predictor's, and runs on one alone.\n" -}}

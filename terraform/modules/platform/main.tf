@@ -1,6 +1,20 @@
 # From a cluster with GPU nodes to one that takes helm/saccade, by Helm releases in their order: each waits for the ones
 # before it, and a destroy takes them away the other way round.
 
+# Before whatever wants a volume.
+resource "helm_release" "storage_class" {
+  count = local.wanted.storage-class ? 1 : 0
+
+  name             = "storage-class"
+  chart            = "${path.module}/charts/storage-class"
+  namespace        = "kube-system"
+  create_namespace = false
+  values           = [yamlencode(var.storage_class)]
+  timeout          = var.timeout_s
+  atomic           = true
+  max_history      = local.max_history
+}
+
 # Before what makes monitors: they are kinds of its operator.
 resource "helm_release" "prometheus" {
   count = local.wanted.prometheus ? 1 : 0
@@ -11,10 +25,12 @@ resource "helm_release" "prometheus" {
   version          = local.charts.prometheus.version
   namespace        = local.charts.prometheus.namespace
   create_namespace = true
-  values           = concat(local.charts.prometheus.values, lookup(var.values, "prometheus", []))
+  values           = concat(local.charts.prometheus.values, local.prometheus == null ? [] : [yamlencode(local.prometheus)], lookup(var.values, "prometheus", []))
   timeout          = var.timeout_s
   atomic           = true
   max_history      = local.max_history
+
+  depends_on = [helm_release.storage_class]
 }
 
 # Before the TargetGroupBinding, which is of its kind and goes through its webhook.

@@ -3,6 +3,7 @@ output "releases" {
 
   value = {
     for release in concat(
+      helm_release.storage_class,
       helm_release.prometheus,
       helm_release.aws_load_balancer_controller,
       helm_release.cluster_autoscaler,

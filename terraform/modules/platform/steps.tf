@@ -33,6 +33,7 @@ locals {
     dcgm-exporter        = local.gpu_stack == "device-plugin" && var.monitoring.gpu_metrics
     gateway              = var.gateway != null
     target-group-binding = var.target_group != null
+    storage-class        = var.storage_class != null
     saccade              = var.saccade != null
   }
 }

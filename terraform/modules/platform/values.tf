@@ -44,6 +44,24 @@ locals {
     ))), 0, 8)
   }
 
+  # A volume, so that metrics outlive the pod, and less in it than it holds. Of the cluster's default class.
+  prometheus_gib = var.monitoring.storage_gib != null ? var.monitoring.storage_gib : var.cloud == "gcp" || var.storage_class != null ? 100 : 0
+  prometheus = local.prometheus_gib == 0 ? null : {
+    prometheus = {
+      prometheusSpec = {
+        retentionSize = "${floor(local.prometheus_gib * 0.8)}GiB"
+        storageSpec = {
+          volumeClaimTemplate = {
+            spec = {
+              accessModes = ["ReadWriteOnce"]
+              resources   = { requests = { storage = "${local.prometheus_gib}Gi" } }
+            }
+          }
+        }
+      }
+    }
+  }
+
   plugin_config = {
     map     = var.device_plugin_configs
     default = "default"

@@ -125,7 +125,7 @@ variable "device_plugin_configs" {
 }
 
 variable "monitoring" {
-  description = "install_prometheus: kube-prometheus-stack too. monitors: PodMonitors and ServiceMonitors for a Prometheus operator that is there already. gpu_metrics: dcgm-exporter."
+  description = "install_prometheus: kube-prometheus-stack too. monitors: PodMonitors and ServiceMonitors for a Prometheus operator that is there already. gpu_metrics: dcgm-exporter. storage_gib: size of Prometheus' volume, 0 for none; left out 100 on gcp and with storage_class, and 0 elsewhere, where there may be no default class."
   default     = {}
   nullable    = false
 
@@ -133,6 +133,28 @@ variable "monitoring" {
     install_prometheus = optional(bool, false)
     monitors           = optional(bool, false)
     gpu_metrics        = optional(bool, true)
+    storage_gib        = optional(number)
+  })
+
+  validation {
+    condition     = var.monitoring.storage_gib == null ? true : var.monitoring.storage_gib == 0 || (var.monitoring.storage_gib >= 10 && floor(var.monitoring.storage_gib) == var.monitoring.storage_gib)
+    error_message = "monitoring.storage_gib is ${coalesce(var.monitoring.storage_gib, 0)}; write 10 or more, whole GiB, or 0 for metrics that are lost with the pod."
+  }
+
+  validation {
+    condition     = var.monitoring.storage_gib == null ? true : var.monitoring.storage_gib == 0 || var.cloud != "aws" || var.storage_class != null
+    error_message = "monitoring.storage_gib is ${coalesce(var.monitoring.storage_gib, 0)} without storage_class; write storage_class too, or storage_gib = 0: EKS has no default class, and the volume would never come."
+  }
+}
+
+variable "storage_class" {
+  description = "The class of volumes to make, as the cluster's default one, or null where there is one: name, provisioner (a CSI driver) and parameters (platform.storage_class)."
+  default     = null
+
+  type = object({
+    name        = string
+    provisioner = string
+    parameters  = map(string)
   })
 }
 

@@ -81,13 +81,14 @@ module "node_pools" {
 module "addons" {
   source = "../../modules/aws/addons"
 
-  name            = local.name
-  cluster_name    = module.cluster.name
-  cluster_arn     = module.cluster.arn
-  disks_key_arn   = module.keys.arns.disks
-  addon_versions  = var.addon_versions
-  node_group_arns = module.node_pools.node_group_arns
-  tags            = local.tags
+  name               = local.name
+  cluster_name       = module.cluster.name
+  cluster_arn        = module.cluster.arn
+  disks_key_arn      = module.keys.arns.disks
+  kubernetes_version = var.kubernetes_version
+  addon_versions     = var.addon_versions
+  node_group_arns    = module.node_pools.node_group_arns
+  tags               = local.tags
 }
 
 module "storage" {
@@ -184,7 +185,13 @@ module "answer" {
   plans_uri        = module.storage.uris.plans
   service_accounts = module.identity.service_accounts
   registry         = module.registry.registry
-  image_tag        = var.image_tag
+  # EKS makes no class the default one, and none of its own encrypts with our key.
+  storage_class = {
+    name        = "gp3-encrypted"
+    provisioner = "ebs.csi.aws.com"
+    parameters  = { type = "gp3", encrypted = "true", kmsKeyId = module.keys.arns.disks }
+  }
+  image_tag = var.image_tag
   ingress = {
     target_group = module.ingress.ingress.target_group
     address      = module.ingress.ingress.address

@@ -131,7 +131,7 @@ variable "kubernetes_version" {
 }
 
 variable "addon_versions" {
-  description = "Versions of EKS' add-ons by name; what is left out gets EKS' default for the cluster's version when it is made, and stays at it."
+  description = "Versions of EKS' add-ons by name; what is left out gets the newest that EKS has for the cluster's version, at every apply."
   type        = map(string)
   default     = {}
   nullable    = false
@@ -237,7 +237,7 @@ variable "check_account" {
 }
 
 variable "image_tag" {
-  description = "Tag of both images; null for the chart's appVersion."
+  description = "Tag of all images; null for the chart's appVersion."
   type        = string
   default     = null
 }

@@ -259,8 +259,9 @@ module "answer" {
   registry = {
     host = module.registry.host
     images = {
-      predictor   = "${module.registry.url}/saccade-predictor"
-      transformer = "${module.registry.url}/saccade-transformer"
+      predictor    = "${module.registry.url}/saccade-predictor"
+      transformer  = "${module.registry.url}/saccade-transformer"
+      plan_builder = "${module.registry.url}/saccade-plan-builder"
     }
   }
 

@@ -231,7 +231,7 @@ variable "service_accounts" {
 }
 
 variable "image_tag" {
-  description = "Tag of both images; null for the chart's appVersion."
+  description = "Tag of all images; null for the chart's appVersion."
   type        = string
   default     = null
 }

@@ -43,6 +43,8 @@ module "platform" {
     expander_priorities      = local.expander_priorities
   }
 
+  storage_class = var.platform.storage_class
+
   monitoring = var.monitoring
   charts     = var.charts
   values     = var.values

@@ -22,6 +22,11 @@ variable "platform" {
       device_plugin_configs = map(string)
     })
     registry = object({ host = string })
+    storage_class = optional(object({
+      name        = string
+      provisioner = string
+      parameters  = map(string)
+    }))
     ingress = object({
       service_type        = string
       service_annotations = map(string)
@@ -118,7 +123,7 @@ variable "knative_replicas" {
 }
 
 variable "monitoring" {
-  description = "install_prometheus: kube-prometheus-stack too. monitors: PodMonitors and ServiceMonitors for a Prometheus operator that is there already. gpu_metrics: dcgm-exporter."
+  description = "install_prometheus: kube-prometheus-stack too. monitors: PodMonitors and ServiceMonitors for a Prometheus operator that is there already. gpu_metrics: dcgm-exporter. storage_gib: size of Prometheus' volume, 0 for none; left out 100."
   default     = {}
   nullable    = false
 
@@ -126,6 +131,7 @@ variable "monitoring" {
     install_prometheus = optional(bool, false)
     monitors           = optional(bool, false)
     gpu_metrics        = optional(bool, true)
+    storage_gib        = optional(number)
   })
 }
 

@@ -35,11 +35,16 @@ module "answer" {
   plans_uri  = "${local.scheme}://vision-plans/plans"
   service_accounts = {
     serving = { name = "saccade", namespace = "vision", annotations = { "example.com/role" = "reader" } }
-    builder = { name = "saccade-builder", namespace = "vision", annotations = {} }
+    builder = { name = "saccade-builder", namespace = "vision", annotations = { "example.com/role" = "builder" } }
   }
   registry = {
     host   = "registry.example.com"
-    images = { predictor = "registry.example.com/vision/predictor", transformer = "registry.example.com/vision/transformer" }
+    images = { predictor = "registry.example.com/vision/predictor", transformer = "registry.example.com/vision/transformer", plan_builder = "registry.example.com/vision/plan-builder" }
+  }
+  storage_class = var.request.cloud != "aws" ? null : {
+    name        = "gp3-encrypted"
+    provisioner = "ebs.csi.aws.com"
+    parameters  = { type = "gp3" }
   }
   redis = !var.has_redis ? null : {
     address           = "cache.example.com:6379"

@@ -1,5 +1,19 @@
 # The add-ons whose pods need nodes: names (CoreDNS), volumes (EBS), metrics of nodes and pods.
 
+# The newest of each that EKS has for the cluster's version, unless addon_versions says which: an add-on that stayed behind would
+# one day be older than Kubernetes' skew allows. An apply after a release of AWS' brings it.
+data "aws_eks_addon_version" "newest" {
+  for_each = setsubtract(["aws-ebs-csi-driver", "coredns", "metrics-server"], keys(var.addon_versions))
+
+  addon_name         = each.key
+  kubernetes_version = var.kubernetes_version
+  most_recent        = true
+}
+
+locals {
+  addon_versions = merge({ for name, addon in data.aws_eks_addon_version.newest : name => addon.version }, var.addon_versions)
+}
+
 data "aws_partition" "this" {}
 
 data "aws_iam_policy_document" "trust" {
@@ -58,7 +72,7 @@ locals {
 resource "aws_eks_addon" "coredns" {
   cluster_name                = local.cluster_with_nodes
   addon_name                  = "coredns"
-  addon_version               = lookup(var.addon_versions, "coredns", null)
+  addon_version               = local.addon_versions["coredns"]
   resolve_conflicts_on_update = "OVERWRITE"
   tags                        = var.tags
 }
@@ -66,7 +80,7 @@ resource "aws_eks_addon" "coredns" {
 resource "aws_eks_addon" "ebs_csi" {
   cluster_name                = local.cluster_with_nodes
   addon_name                  = "aws-ebs-csi-driver"
-  addon_version               = lookup(var.addon_versions, "aws-ebs-csi-driver", null)
+  addon_version               = local.addon_versions["aws-ebs-csi-driver"]
   resolve_conflicts_on_update = "OVERWRITE"
   configuration_values = jsonencode({
     controller = { extraVolumeTags = var.tags }
@@ -86,7 +100,7 @@ resource "aws_eks_addon" "ebs_csi" {
 resource "aws_eks_addon" "metrics_server" {
   cluster_name                = local.cluster_with_nodes
   addon_name                  = "metrics-server"
-  addon_version               = lookup(var.addon_versions, "metrics-server", null)
+  addon_version               = local.addon_versions["metrics-server"]
   resolve_conflicts_on_update = "OVERWRITE"
   tags                        = var.tags
 }

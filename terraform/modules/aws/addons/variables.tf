@@ -22,8 +22,14 @@ variable "disks_key_arn" {
   nullable    = false
 }
 
+variable "kubernetes_version" {
+  description = "The cluster's Kubernetes version, which the add-ons' versions go by."
+  type        = string
+  nullable    = false
+}
+
 variable "addon_versions" {
-  description = "Versions of add-ons by name; what is left out gets EKS' default for the cluster's version when it is made, and stays at it."
+  description = "Versions of add-ons by name; what is left out gets the newest that EKS has for the cluster's version, at every apply."
   type        = map(string)
   default     = {}
   nullable    = false

@@ -3,7 +3,7 @@ terraform {
   required_providers {
     aws = {
       source  = "hashicorp/aws"
-      version = ">= 6.0, < 7.0"
+      version = ">= 6.9, < 7.0" # 6.9: deletion_protection of aws_eks_cluster
     }
   }
 }

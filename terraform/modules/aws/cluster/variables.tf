@@ -84,7 +84,7 @@ variable "deletion_protection" {
 }
 
 variable "addon_versions" {
-  description = "Versions of add-ons by name; what is left out gets EKS' default for the cluster's version when it is made, and stays at it."
+  description = "Versions of add-ons by name; what is left out gets the newest that EKS has for the cluster's version, at every apply."
   type        = map(string)
   default     = {}
   nullable    = false

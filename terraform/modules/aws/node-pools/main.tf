@@ -167,9 +167,10 @@ resource "aws_eks_node_group" "this" {
     }
   }
 
-  # The autoscaler's from then on.
+  # The number is the autoscaler's from then on. The way of an update is whoever's sets it by AWS' own command (README.md): its
+  # argument, update_strategy, came with provider 6.26, and later ones would plan to take away what was set, or EKS' default.
   lifecycle {
-    ignore_changes = [scaling_config[0].desired_size]
+    ignore_changes = [scaling_config[0].desired_size, update_config]
   }
 
   depends_on = [aws_iam_role_policy_attachment.node]

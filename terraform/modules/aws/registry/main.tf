@@ -1,7 +1,7 @@
-# Repositories of the two images. A tag never changes its image; every image is scanned when it is pushed.
+# Repositories of the three images. A tag never changes its image; every image is scanned when it is pushed.
 
 resource "aws_ecr_repository" "this" {
-  for_each = toset(["predictor", "transformer"])
+  for_each = toset(["plan-builder", "predictor", "transformer"])
 
   name                 = "${var.name}/${each.key}"
   image_tag_mutability = "IMMUTABLE"

@@ -1,5 +1,5 @@
 variable "name" {
-  description = "Name of the cluster; the repositories are NAME/predictor and NAME/transformer."
+  description = "Name of the cluster; the repositories are NAME/predictor, NAME/transformer and NAME/plan-builder."
   type        = string
   nullable    = false
 }

@@ -4,6 +4,7 @@ locals {
   serving  = var.request.serving
   on_gke   = var.request.identity.cloud == "gcp"
   account  = var.service_accounts["serving"]
+  builder  = var.service_accounts["builder"]
   replica  = local.serving.replica
   is_mixed = anytrue([for pool in var.request.pools : pool.sharing == "mig"])
 
@@ -53,6 +54,8 @@ locals {
     ingress  = var.ingress
     redis    = var.redis
     sizes    = var.request.sizes
+
+    storage_class = var.storage_class
   }
 
   # Values that differ from the chart's own alone.
@@ -79,8 +82,21 @@ locals {
         minReplicas = var.request.sizes.replicas_min
         maxReplicas = var.request.sizes.replicas_max
       }
-      transformer    = { image = merge({ repository = var.registry.images.transformer }, local.tag) }
-      model          = { storageUri = var.models_uri }
+      transformer = { image = merge({ repository = var.registry.images.transformer }, local.tag) }
+      model       = { storageUri = var.models_uri }
+      # Off, until somebody writes planBuild.enabled and which graph: then the builder's identity puts plans where it alone may
+      # write, and the predictor reads them there.
+      planBuild = merge(
+        {
+          image                = merge({ repository = var.registry.images.plan_builder }, local.tag)
+          source               = var.models_uri
+          target               = var.plans_uri
+          serviceAccountName   = local.builder.name
+          serviceAccountCreate = true
+        },
+        # None is none, and not the chart's serviceAccount.annotations: those lead to the reader's identity.
+        { for key, value in { serviceAccountAnnotations = local.builder.annotations } : key => value if length(value) > 0 },
+      )
       serviceAccount = { name = local.account.name, annotations = local.account.annotations }
     },
     # Without room for a second revision the chart would refuse every one, also after the first was stopped.

@@ -114,19 +114,29 @@ variable "service_accounts" {
     condition     = length(setsubtract(["serving", "builder"], keys(var.service_accounts))) == 0
     error_message = "service_accounts has ${join(", ", keys(var.service_accounts))}: write serving (reads models and plans) and builder (writes plans)."
   }
+
+  validation {
+    condition     = try(var.service_accounts["serving"].name != var.service_accounts["builder"].name, true)
+    error_message = "service_accounts: serving and builder are both \"${try(var.service_accounts["serving"].name, "")}\": write two names: what answers requests must not be able to write plans."
+  }
+
+  validation {
+    condition     = try(length(var.service_accounts["builder"].annotations) > 0 || length(var.service_accounts["serving"].annotations) == 0, true)
+    error_message = "service_accounts: serving has annotations and builder has none: write the builder's too; without, the chart would give its account those of serving."
+  }
 }
 
 variable "registry" {
-  description = "Registry: its host, and the repositories of the images predictor and transformer."
+  description = "Registry: its host, and the repositories of the images predictor, transformer and plan_builder."
   type = object({
     host   = string
-    images = object({ predictor = string, transformer = string })
+    images = object({ predictor = string, transformer = string, plan_builder = string })
   })
   nullable = false
 }
 
 variable "image_tag" {
-  description = "Tag of both images; null for the chart's appVersion."
+  description = "Tag of all images; null for the chart's appVersion."
   type        = string
   default     = null
 }
@@ -157,6 +167,16 @@ variable "ingress" {
     condition     = contains(["ClusterIP", "NodePort", "LoadBalancer"], var.ingress.service_type)
     error_message = "ingress.service_type is \"${var.ingress.service_type}\": write ClusterIP, NodePort or LoadBalancer."
   }
+}
+
+variable "storage_class" {
+  description = "The class of volumes that is made, and is the default one: name, provisioner (a CSI driver) and its parameters; null where the cluster has a default class of its own."
+  type = object({
+    name        = string
+    provisioner = string
+    parameters  = map(string)
+  })
+  default = null
 }
 
 variable "redis" {

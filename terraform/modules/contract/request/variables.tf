@@ -75,6 +75,14 @@ variable "network" {
     error_message = "network: ${join(", ", compact(concat([var.network.pod_cidr, var.network.service_cidr], var.network.reserved_cidrs)))}: write IPv4 ranges, such as 10.64.0.0/16."
   }
 
+  # Both clouds refuse one that has bits beyond its prefix, minutes later.
+  validation {
+    condition = alltrue([for cidr in compact(concat([var.network.cidr, var.network.pod_cidr, var.network.service_cidr], var.network.reserved_cidrs)) :
+      can(regex("^[0-9.]+/[0-9]+$", cidr)) ? try(cidrsubnet(cidr, 0, 0) == cidr, true) : true
+    ])
+    error_message = "network: ${join(", ", [for cidr in compact(concat([var.network.cidr, var.network.pod_cidr, var.network.service_cidr], var.network.reserved_cidrs)) : "${cidr} is an address within a range: write ${try(cidrsubnet(cidr, 0, 0), cidr)}" if try(cidrsubnet(cidr, 0, 0) != cidr, false)])}."
+  }
+
   validation {
     condition     = var.cloud == "gcp" || var.network.pod_cidr == null
     error_message = "network.pod_cidr is ${coalesce(var.network.pod_cidr, "null")}: leave it out on aws, where pods have addresses of network.cidr."

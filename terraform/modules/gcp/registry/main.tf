@@ -1,4 +1,4 @@
-# Where the two images lie: one Docker repository, whose tags cannot be moved.
+# Where the images lie: one Docker repository, whose tags cannot be moved.
 
 resource "google_artifact_registry_repository" "this" {
   repository_id          = var.name

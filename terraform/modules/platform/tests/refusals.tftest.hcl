@@ -35,6 +35,21 @@ run "a_second_plugin_on_gke" {
   expect_failures = [var.gpu_stack]
 }
 
+run "a_volume_of_a_few_bytes" {
+  command = plan
+  variables {
+    cloud      = "gcp"
+    monitoring = { install_prometheus = true, storage_gib = 1 }
+  }
+  expect_failures = [var.monitoring]
+}
+
+run "a_volume_of_no_class" {
+  command = plan
+  variables { monitoring = { install_prometheus = true, storage_gib = 50 } }
+  expect_failures = [var.monitoring]
+}
+
 run "plugin_configs_without_a_default" {
   command = plan
   variables { device_plugin_configs = { a10g-slices4 = "version: v1" } }

@@ -101,23 +101,18 @@ run "a_pool_is_in_the_zones_that_offer_its_machines" {
   }
 }
 
-run "irsa_names_the_role_on_the_service_account" {
+run "roles_and_the_cache_reach_the_chart_by_their_names_alone" {
   variables {
-    identity_mode = "irsa"
+    identity_mode  = "irsa"
+    cache          = {}
+    cache_password = "a-password-of-letters-only"
   }
   assert {
     condition = (
-      yamldecode(output.helm_values).serviceAccount.annotations["eks.amazonaws.com/role-arn"]
-      == "arn:aws:iam::123456789012:role/x"
+      yamldecode(output.helm_values).serviceAccount.annotations["eks.amazonaws.com/role-arn"] == "arn:aws:iam::123456789012:role/x"
+      && yamldecode(output.helm_values).planBuild.serviceAccountAnnotations["eks.amazonaws.com/role-arn"] == "arn:aws:iam::123456789012:role/x"
     )
     error_message = output.helm_values
-  }
-}
-
-run "the_cache_reaches_the_chart_by_its_secret_alone" {
-  variables {
-    cache          = {}
-    cache_password = "a-password-of-letters-only"
   }
   assert {
     condition     = yamldecode(output.helm_values).redis == { existingSecret = "saccade-cache" }

@@ -14,11 +14,11 @@ variables {
   plans_uri  = "s3://vision-plans/plans"
   service_accounts = {
     serving = { name = "detector", namespace = "vision", annotations = { "eks.amazonaws.com/role-arn" = "arn:aws:iam::123456789012:role/x" } }
-    builder = { name = "builder", namespace = "vision", annotations = {} }
+    builder = { name = "builder", namespace = "vision", annotations = { "eks.amazonaws.com/role-arn" = "arn:aws:iam::123456789012:role/y" } }
   }
   registry = {
     host   = "registry.example"
-    images = { predictor = "registry.example/vision/predictor", transformer = "registry.example/vision/transformer" }
+    images = { predictor = "registry.example/vision/predictor", transformer = "registry.example/vision/transformer", plan_builder = "registry.example/vision/plan-builder" }
   }
 }
 
@@ -63,6 +63,48 @@ run "the_chart_is_told_of_the_gpu_and_of_who_may_read" {
     condition     = yamldecode(output.helm_values).predictor.nodeSelector == { "saccade.dev/gpu-class" = "a100-40gb-mig-3g.20gb" }
     error_message = output.helm_values
   }
+}
+
+run "the_plan_builder_is_the_builder_and_not_the_server" {
+  command = plan
+  variables {
+    request = run.mig
+  }
+  assert {
+    condition = yamldecode(output.helm_values).planBuild == {
+      image                     = { repository = "registry.example/vision/plan-builder" }
+      source                    = "s3://vision-models/repository"
+      target                    = "s3://vision-plans/plans"
+      serviceAccountName        = "builder"
+      serviceAccountCreate      = true
+      serviceAccountAnnotations = { "eks.amazonaws.com/role-arn" = "arn:aws:iam::123456789012:role/y" }
+    }
+    error_message = output.helm_values
+  }
+}
+
+run "one_account_for_both_is_refused" {
+  command = plan
+  variables {
+    request = run.mig
+    service_accounts = {
+      serving = { name = "same", namespace = "vision", annotations = {} }
+      builder = { name = "same", namespace = "vision", annotations = {} }
+    }
+  }
+  expect_failures = [var.service_accounts]
+}
+
+run "a_builder_that_would_be_the_server_is_refused" {
+  command = plan
+  variables {
+    request = run.mig
+    service_accounts = {
+      serving = { name = "detector", namespace = "vision", annotations = { "eks.amazonaws.com/role-arn" = "arn:aws:iam::123456789012:role/x" } }
+      builder = { name = "builder", namespace = "vision", annotations = {} }
+    }
+  }
+  expect_failures = [var.service_accounts]
 }
 
 run "the_chart_refuses_what_the_pools_have_no_room_for" {
