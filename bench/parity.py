@@ -76,7 +76,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench/parity.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="24 pictures: a look, judges nothing")
+    parser.add_argument("--quick", action="store_true", help="24 pictures: a look")
     parser.add_argument("--model", type=Path, default=EXAMPLE, help="a ready detector, FP32 (default: the example)")
     parser.add_argument("--video", type=Path, help="of a street, say: most of the detections come from there")
     parser.add_argument("--pictures", type=int, default=300, help="that are judged (default: 300)")

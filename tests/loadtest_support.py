@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
 from measuring.processes import HOST, Server, free_port
+from saccade_loadtest.__main__ import app
 from saccade_loadtest.load.arrivals import Profile
 from saccade_loadtest.load.loads import ClientsLoad
 from saccade_loadtest.load.plan import Pictures, Plan
@@ -51,3 +54,12 @@ def truth_of(url: str) -> dict[int, tuple[float, float]]:
     """What ``servers.planted`` has seen: number of the request -> when it came, when it was answered."""
     with urllib.request.urlopen(f"{url}/truth", timeout=START_S) as answer:
         return {number: (came, answered) for number, came, answered in json.load(answer)}
+
+
+def invoke(*arguments: str | Path) -> tuple[int, str]:
+    """Run ``saccade-loadtest`` in this process; its exit code, and what it printed, in one line."""
+    environment = {"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"}
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    assert "Traceback" not in result.output
+    return result.exit_code, " ".join(result.output.split())

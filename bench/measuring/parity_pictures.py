@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import cv2
 
-PHOTOS: Final = Path(__file__).resolve().parents[2] / "examples" / "images"
+from measuring.pictures import PHOTOS
+
 #: The share of the pictures that are frames, where there is a video.
 _FRAMES_SHARE: Final = 0.6
 _LEAST_CROP: Final = 0.5

@@ -5,15 +5,12 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
-from loadtest_support import HEIGHT, WIDTH, plan_for, served
-from saccade_loadtest.__main__ import app
+from loadtest_support import HEIGHT, WIDTH, invoke, plan_for
 from saccade_loadtest.commands.dashboard import Dashboard
 from saccade_loadtest.judging import slo
 from saccade_loadtest.judging.comparing import compare
@@ -26,19 +23,6 @@ from saccade_loadtest.reports import comparison_report, tables
 from virtual_run import virtual_run
 
 SIZE = ("--size", f"{WIDTH}x{HEIGHT}")
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with served("null_detector") as found:
-        yield found
-
-
-def invoke(*arguments: str | Path) -> tuple[int, str]:
-    environment = {"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"}
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
-    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
-    return result.exit_code, " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from loadtest_support import HEIGHT, ROOT, WIDTH, plan_for, served
+from loadtest_support import HEIGHT, ROOT, WIDTH, invoke, plan_for
 from measuring.processes import free_port
-from saccade_loadtest.__main__ import app
 from saccade_loadtest.load.arrivals import constant
 from saccade_loadtest.load.loads import ClientsLoad
 from saccade_loadtest.load.plan import Pictures
@@ -26,19 +23,6 @@ from saccade_loadtest.sending.conductor import Conductor, GeneratorProcess, RunF
 
 SIZE = ("--size", f"{WIDTH}x{HEIGHT}")
 LENIENT = "name: test\nerrors: {at_most: 0.001}\ngenerator: {schedule_error_p99_ms: 10000}\n"
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with served("null_detector") as found:
-        yield found
-
-
-def invoke(*arguments: str | Path) -> tuple[int, str]:
-    environment = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
-    assert "Traceback" not in result.output
-    return result.exit_code, " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(

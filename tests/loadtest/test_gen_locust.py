@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from loadtest_support import HEIGHT, ROOT, WIDTH, served
+from loadtest_support import HEIGHT, ROOT, WIDTH
 from measuring.processes import free_port
 from saccade_loadtest.record import run_file
 from saccade_loadtest.record.results import Run
@@ -27,12 +27,6 @@ name: test
 errors: {at_most: 0.001}
 generator: {schedule_error_p99_ms: 10000}
 """
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with served("null_detector") as found:
-        yield found
 
 
 def command(*arguments: str) -> list[str]:

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from loadtest_support import HEIGHT, WIDTH, served
-from saccade_loadtest.__main__ import app
+from loadtest_support import HEIGHT, WIDTH, invoke
 from saccade_loadtest.judging import slo
 from saccade_loadtest.judging.judgeable import Intended, NotJudgeable, check
 from saccade_loadtest.judging.verdict import judge
@@ -76,18 +74,6 @@ def test_what_a_run_tells_of_is_let_pass() -> None:
     check(slo.parse({"name": "x", **STAGE}), intended(stages={"predictor": []}))
     own = [{"percentile": 99, "limit_ms": 50, "stage": "predictor/own"}]
     check(slo.parse({"name": "x", "latency": own}), intended(stages=ASKED))
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with served("null_detector") as found:
-        yield found
-
-
-def invoke(*arguments: str | Path) -> tuple[int, str]:
-    environment = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
-    return result.exit_code, " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from saccade_loadtest.judging import confidence
 from saccade_loadtest.judging.evidence import Evidence
 from saccade_loadtest.judging.finding import percentile_name
-from saccade_loadtest.judging.slo import GeneratorLimits
+from saccade_loadtest.judging.slo import GeneratorLimits, allowed_lateness_ms
 from saccade_loadtest.judging.verdict import check_generator
 from saccade_loadtest.record.results import Run, Tally
 
@@ -33,7 +33,6 @@ _AT_ONCE: Final = 250
 _MOST_STRETCHES: Final = 120
 _LEAST_STRETCHES: Final = 10
 _LEAST_BEYOND: Final = 10
-_LATE_SHARE: Final = 0.1
 #: A change of the share of failures that is not worth telling.
 _SHARE_WORTH: Final = 0.001
 _SEED: Final = 20_261_127
@@ -123,8 +122,7 @@ def _doubts(run: Run) -> Iterator[str]:
     """
     evidence = Evidence(run)
     p99_ms = evidence.total.latency.percentile_us(99) / 1e3 if evidence.total.answered else 0.0
-    limits = GeneratorLimits(closed_loop=True)
-    limits = replace(limits, schedule_error_p99_ms=max(limits.schedule_error_p99_ms, _LATE_SHARE * p99_ms))
+    limits = GeneratorLimits(closed_loop=True, schedule_error_p99_ms=allowed_lateness_ms(p99_ms))
     return (check.sentence for check in check_generator(run, limits, evidence) if not check.kept)
 
 

@@ -296,6 +296,11 @@ def _slo(found: Mapping[str, Any]) -> Slo:
     )
 
 
+def allowed_lateness_ms(latency_ms: float) -> float:
+    """How late a request may be sent, milliseconds, where such a latency is claimed or compared."""
+    return max(_LEAST_ERROR_MS, _ERROR_SHARE * latency_ms)
+
+
 def _generator(given: Mapping[str, Any], claims: Sequence[tuple[float, float]]) -> GeneratorLimits:
     """What the generator must keep for latencies that are claimed, as percentile and limit in milliseconds.
 
@@ -306,11 +311,11 @@ def _generator(given: Mapping[str, Any], claims: Sequence[tuple[float, float]]) 
     stated_ms = limits.get("schedule_error_p99_ms")
     if stated_ms is None:
         tightest_ms = min((limit_ms for _, limit_ms in claims), default=0.0)
-        limits["schedule_error_p99_ms"] = max(_LEAST_ERROR_MS, _ERROR_SHARE * tightest_ms)
+        limits["schedule_error_p99_ms"] = allowed_lateness_ms(tightest_ms)
     beyond: dict[float, float] = {}
     for percent, limit_ms in claims:
         if 99 < percent < 100:
-            allowed_ms = stated_ms or max(_LEAST_ERROR_MS, _ERROR_SHARE * limit_ms)
+            allowed_ms = stated_ms or allowed_lateness_ms(limit_ms)
             beyond[percent] = min(allowed_ms, beyond.get(percent, math.inf))
     return GeneratorLimits(**limits, schedule_errors_ms=tuple(sorted(beyond.items())))
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from saccade_loadtest.load.arrivals import BadSchedule, Phase
+from saccade_loadtest.load.arrivals import LONGEST_S, BadSchedule, Phase
 from saccade_loadtest.load.trace import Light, Shot
 
 #: Bursts and changes of a static scene may not come closer together than this, which bounds the work per frame.
@@ -61,7 +61,7 @@ class Fleet:
         limits: dict[str, tuple[float, float]] = {
             "cameras": (1, 100_000),  # each has its own chance, of 3 KB
             "fps": (0.001, 1000),
-            "duration_s": (0.001, 30 * 86_400),
+            "duration_s": (0.001, LONGEST_S),
             "jitter": (0, 0.5),
             "static": (0, 1),
             "scene_s": (_LEAST_GAP_S, math.inf),

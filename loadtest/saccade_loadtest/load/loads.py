@@ -126,10 +126,10 @@ class FleetLoad(Part):
     @property
     def peak_per_s(self) -> float:
         """The highest rate, all cameras' bursts at once; unknown of cameras that are switched."""
+        if self.switched:
+            return math.inf
         bursts_per_s = self.fleet.per_s * self.burst_s if self.burst_every_s else 0.0
-        return (
-            math.inf if self.switched else max(self.fleet.per_s, self.cameras * (self.night_fps or 0)) + bursts_per_s
-        )
+        return max(self.fleet.per_s, self.cameras * (self.night_fps or 0)) + bursts_per_s
 
     def expected(self, begin_s: float, end_s: float) -> float:
         """Requests between two moments, about: without the fewer that jitter moves over the end."""
@@ -178,8 +178,9 @@ class TraceLoad(Part):
     @property
     def peak_per_s(self) -> float:
         """Frames in the second that has most."""
-        counted = Counter(int(shot.due_s) for shot in self.trace.shots)
-        return math.inf if self.switched else float(max(counted.values()))
+        if self.switched:
+            return math.inf
+        return float(max(Counter(int(shot.due_s) for shot in self.trace.shots).values()))
 
     def expected(self, begin_s: float, end_s: float) -> float:
         """Frames between two moments."""

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from saccade_loadtest.load.arrivals import BadSchedule, Phase
+from saccade_loadtest.load.arrivals import LONGEST_S, BadSchedule, Phase
 
 Light = Literal["day", "night"]
 _COLUMNS: Final = ("due_s", "camera", "scene", "shot", "light")
 #: A line of text is about 25 bytes: five hours of 100 cameras at 1 frame per second, in half a gigabyte of memory.
 MOST_LINES: Final = 2_000_000
 MOST_BYTES: Final = 64 * 2**20
-_LONGEST_S: Final = 30 * 86_400.0
 #: Cameras, scenes and shots are four bytes of a frame's stamp.
 _LARGEST: Final = 2**32 - 1
 _MOST_DIGITS: Final = 10
@@ -163,11 +162,11 @@ def _shot(row: Sequence[str], columns: int, where: str) -> Shot:
         due_s = float(row[0])
     except ValueError:
         raise BadTrace(where, f"due_s {row[0][:40]!r} is no number of seconds") from None
-    if not 0 <= due_s <= _LONGEST_S:
+    if not 0 <= due_s <= LONGEST_S:
         raise BadTrace(
             where,
             f"due_s {row[0].strip()[:40]} cannot be; expected seconds from the beginning, at least 0 and at most "
-            f"{_LONGEST_S:.0f} (30 days)",
+            f"{LONGEST_S:.0f} (30 days)",
         )
     numbers = [_whole(value, column, where) for value, column in zip(row[1:4], _COLUMNS[1:4], strict=False)]
     light = row[4].strip() if columns > 4 else "day"
