@@ -150,20 +150,20 @@ def test_trials_too_short_for_the_percentiles_are_refused_before_anything_is_sen
 
 
 def test_a_real_server_that_gives_way_at_a_rate_is_found_by_the_command(tmp_path: Path) -> None:
-    """Every answer takes 20 ms of the only thread that answers: 50 a second, and not one more."""
+    """Every answer takes a sixtieth of a second of the only thread that answers: 60 a second, and not one more."""
     slo, out = tmp_path / "slo.yaml", tmp_path / "capacity.json"
     slo.write_text(
         "name: test\nlatency: [{percentile: 90, limit_ms: 1000}]\nerrors: {at_most: 0.01}\n"
         "generator: {schedule_error_p99_ms: 10000}\n"
     )
-    with served("planted", "--work", "0.02") as url:
+    with served("planted", "--work", str(1 / 60)) as url:
         arguments = ["capacity", "--url", url, "--slo", str(slo), "--out", str(out), "--start", "40", "--trial", "10"]
         more = ["--trials", "1", "--tolerance", "0.5", "--size", f"{WIDTH}x{HEIGHT}"]
         result = CliRunner().invoke(app, [*arguments, *more], env={"COLUMNS": "150"})
     assert result.exit_code == 0, result.output
     content = json.loads(out.read_text())
-    # 40/s hold, 80/s do not: a queue of 30 more each second is over a second long before the trial ends.
-    assert content["rate_per_s"] <= 50 < content["fails_at_per_s"]
+    # 40/s hold, also on a machine that is busy; 80/s do not: a queue of 20 more each second is over a second long.
+    assert content["rate_per_s"] <= 60 < content["fails_at_per_s"]
     assert content["rate_per_s"] >= 40
     assert content["rate_per_replica_per_s"] == content["rate_per_s"]
     assert "<- capacity" in result.output
