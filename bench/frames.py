@@ -89,15 +89,21 @@ class Bench:
         with ExitStack() as stack:
             client = stack.enter_context(Client("rest"))
             load = machine.Load(own_cpu_s)
-            self._start(stack)
             for number in range(self.plan.rounds):
-                self._round(client, number)
+                with ExitStack() as servers:
+                    self._start(servers)
+                    self._round(client, number)
                 load.note()
+            self._start(stack)
             self._watch_memory(client)
             self.load = load.report()
 
     def _start(self, stack: ExitStack) -> None:
-        """Start the stub and all transformers; they cost nothing until they are asked."""
+        """Start the stub and all transformers; they cost nothing until they are asked.
+
+        New processes for every round: what a frame of the baseline costs differs by half between two of its
+        processes, by how glibc happens to give its large arrays back to the system, and stays so for a process's life.
+        """
         self._progress.say("starting servers")
         predictor = free_port()
         stub = Server("stub", _module("stub_predictor", predictor, self.side), {}, BENCH, self._scratch / "stub.log")

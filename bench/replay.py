@@ -82,14 +82,14 @@ def scheduler(rules: BatchingRules, depth: int = 1, levels: int = 0) -> Schedule
     return Scheduler(queue, rules, (depth,), LatencyProfile(PROFILE))
 
 
-def engine(seed: int = 0, stall_at: int = -1) -> Callable[[int], float]:
-    """Seconds that a batch takes; one batch may stall."""
+def engine(seed: int = 0, stall_at: int = -1, jitter: float = JITTER) -> Callable[[int], float]:
+    """Seconds that a batch takes: the profile's and up to ``jitter`` of them more; one batch may stall."""
     truth, chance, count = LatencyProfile(PROFILE), random.Random(seed), 0
 
     def takes(rows: int) -> float:
         nonlocal count
         count += 1
-        return truth.seconds(rows) * (1 + chance.uniform(0, JITTER)) + (0.3 if count == stall_at else 0.0)
+        return truth.seconds(rows) * (1 + chance.uniform(0, jitter)) + (0.3 if count == stall_at else 0.0)
 
     return takes
 
@@ -156,7 +156,7 @@ class SleepingEngine:
     """One instance whose thread sleeps for t(rows): the event loop's own timers would end up to a millisecond late."""
 
     def __init__(self) -> None:
-        self._takes = engine()
+        self._takes = engine(jitter=0.0)  # sleeping brings its own
         self._instance = RunnerInstance(self._run, "sleeping")
 
     def describe(self) -> EngineDescription:

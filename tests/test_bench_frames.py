@@ -69,7 +69,7 @@ def test_the_stub_answers_what_a_ready_graph_would() -> None:
 def test_ratios_are_those_to_the_baseline_under_the_same_load() -> None:
     rows = frames_table.summarise(
         {
-            ("seeds", "small", 1): [sample(30, 20), sample(50, 10), sample(30, 20)],
+            ("seeds", "small", 1): [sample(20, 20), sample(50, 10), sample(20, 20)],
             ("saccade", "small", 1): [sample(10, 60), sample(9, 70), sample(11, 50)],
             ("saccade", "large", 4): [sample(10, 60)],
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Final
 
 from rich.table import Table
@@ -45,7 +45,7 @@ Cell = tuple[str, str, int]
 
 @dataclass(frozen=True, slots=True)
 class FrameRow:
-    """One server under one load; CPU, frames per second and p50 are medians of the rounds.
+    """One server under one load; CPU is the mean of the rounds, frames per second and p50 are medians.
 
     Attributes:
         frame: its size and bytes.
@@ -99,12 +99,12 @@ def summarise(samples: Mapping[Cell, Sequence[Sample]]) -> list[FrameRow]:
             frame=frame,
             connections=connections,
             frames=sum(len(one.latencies_s) for one in taken),
-            cpu_ms=median(cpu_ms[cell]),
+            cpu_ms=fmean(cpu_ms[cell]),
             cpu_ms_rounds=cpu_ms[cell],
             p50_ms=median(percentile(one.latencies_s, 0.5) for one in taken) * 1e3,
             p99_ms=percentile([latency for one in taken for latency in one.latencies_s], 0.99) * 1e3,
             per_second=per_second[cell],
-            times_cpu=median(cpu_ms[cell]) / median(cpu_ms[base]) if base in cells else None,
+            times_cpu=fmean(cpu_ms[cell]) / fmean(cpu_ms[base]) if base in cells else None,
             times_per_second=per_second[cell] / per_second[base] if base in cells else None,
         )
 

@@ -52,7 +52,7 @@ class Count:
 
 #: What every server gets before anything is measured: enough for whatever a process does once.
 FIRST: Final = Count(0, 300)
-DEFAULT: Final = Plan(tuple(SHAPES), (1, 8, 32), {"353B": 400, _LARGE: 64}, rounds=5, limit_s=4, budget_s=300)
+DEFAULT: Final = Plan(tuple(SHAPES), (1, 8, 32), {"353B": 2000, _LARGE: 64}, rounds=5, limit_s=4, budget_s=600)
 QUICK: Final = Plan(tuple(SHAPES), (1, 8), {"353B": 100, _LARGE: 16}, rounds=1, limit_s=2, budget_s=45, judges=False)
 
 

@@ -57,11 +57,10 @@ class RunnerInstance:
 
 
 def _complete(ticket: Ticket, outputs: Outputs, failure: BaseException | None) -> None:
+    if not ticket.done.done():
+        if failure is None:
+            ticket.done.set_result(outputs)
+        else:
+            ticket.done.set_exception(failure)
     if not ticket.inputs_free.done():
         ticket.inputs_free.set_result(None)
-    if ticket.done.done():
-        return
-    if failure is None:
-        ticket.done.set_result(outputs)
-    else:
-        ticket.done.set_exception(failure)
