@@ -6,7 +6,8 @@ engine with a fixed queue delay and preferred sizes, as is usual without an SLO.
 --plot, the curves. --real-time runs three loads once more in real time, with an engine that sleeps. --trace replays
 traffic that a predictor has recorded instead (``measuring.traced``).
 
-Ends with 1 if goodput falls as load rises, a priority starves, or the SLO is not kept.
+Ends with 1 if goodput falls as load rises, a priority starves, or the SLO is not kept in the replay; what was run in
+real time is judged, too, but does not end it: a busy machine is no fault of the scheduler.
 """
 
 from __future__ import annotations
@@ -262,6 +263,24 @@ def verdicts(
     }
 
 
+def verdicts_in_real_time(lines: Sequence[Line], capacity: float) -> dict[str, bool]:
+    """The same of the loads that were run in real time; whether they hold, the machine has a say in."""
+    at = {one.load: one for one in lines if one.what == "real time"}
+    if not at:
+        return {}
+    return {
+        "in real time, goodput at 0.5x is at least 99.5 % of what is offered": at[0.5].goodput
+        >= 0.995 * at[0.5].offered,
+        "in real time, goodput at 1x, 2x and 4x is at least 95 % of capacity": all(
+            at[load].goodput >= 0.95 * capacity for load in (1.0, 2.0, 4.0)
+        ),
+        "in real time, p99 of the answered is within the SLO at every load": all(
+            one.p99_ms <= SLO_S * 1e3 for one in at.values()
+        ),
+        "in real time, at the lowest load p50 is at most t(1) + 2 ms": at[LOADS[0]].p50_ms <= PROFILE[1] * 1e3 + 2,
+    }
+
+
 def show(lines: Sequence[Line]) -> Table:
     """The sweep as a table."""
     shown = Table(title="YOLOv8m on an A100, modelled: requests per second, milliseconds", title_justify="left")
@@ -342,9 +361,10 @@ def main(arguments: list[str]) -> int:
     for load, goodputs in hard.items():
         out.print(f"goodput at {load:g} x capacity, by containerConcurrency: {_listed(goodputs, ',.0f')}")
     out.print(f"replayed in {spent:.1f} s of CPU")
-    for what, holds in judged.items():
+    timed = verdicts_in_real_time(lines, capacity)
+    for what, holds in {**judged, **timed}.items():
         out.print(f"{'yes' if holds else 'NO ':3} {what}")
-    write(given.output, arguments, capacity, lines, levels, hard, judged)
+    write(given.output, arguments, capacity, lines, levels, hard, {**judged, **timed})
     if given.plot:
         plot([one for one in lines if one.what != "real time"], capacity, given.plot)
     return 0 if all(judged.values()) else 1

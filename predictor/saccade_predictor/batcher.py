@@ -283,11 +283,10 @@ class Batcher:
             self._metrics.busy_seconds.add(self._labels, elapsed)
             if error is None:
                 self._statistics.executed(rows, 0, int(elapsed * 1e9), 0)
-        if self._queue.rows >= self.scheduler.largest > 1 and not self._pumping:
-            self._pump()  # a full batch waits: no company is missed if it begins before these answers are written
-            time.sleep(0)  # lets the instance's thread have the interpreter, which it needs to begin
-        else:
-            self._soon()  # what comes of these answers shall share the batch
+        # The instance is free, and gets its next batch when these answers are written: until then its thread could not
+        # have the interpreter, and would only fight for it; let in at once, it makes these answers late by as much.
+        # Who cannot spare that moment has a depth of 2.
+        self._soon()
         if error is None:
             if self._computed is not None:
                 self._computed(batch, rows, now - elapsed, now)

@@ -345,21 +345,6 @@ class Watching(Bench):
         super()._deliver(number, outcome)
 
 
-@pytest.mark.parametrize(("waiting", "begun"), [(2, 2), (3, 2), (1, 1)])
-async def test_a_full_batch_begins_before_the_answers_of_the_last_one_are_written(waiting: int, begun: int) -> None:
-    bench = Watching(max_rows=2)
-    tasks = [await bench.occupy(), *(bench.start(bench.ask(value)) for value in range(waiting))]
-    await settle()
-    bench.engine.finish_all()
-    await settle()
-    assert bench.begun == {1: begun}, "with room left, what these answers bring back shares the next batch"
-    assert bench.batches()[1] == [0, 1][:waiting]
-    while bench.engine.open:
-        bench.engine.finish_all()
-        await settle()
-    await asyncio.gather(*tasks)
-
-
 async def test_refusals_are_written_while_the_next_batch_computes() -> None:
     clock = FakeClock(time.monotonic())
     bench = Watching(max_rows=2, clock=clock, slo_s=1.0, profile=LatencyProfile({1: 0.1, 2: 0.2}))

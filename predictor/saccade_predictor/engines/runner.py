@@ -57,6 +57,7 @@ class RunnerInstance:
 
 
 def _complete(ticket: Ticket, outputs: Outputs, failure: BaseException | None) -> None:
+    """Both at once; the answers first, which somebody waits for."""
     if not ticket.done.done():
         if failure is None:
             ticket.done.set_result(outputs)
