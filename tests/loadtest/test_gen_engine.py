@@ -251,6 +251,22 @@ def test_users_who_wait_send_one_request_at_a_time(album: Album) -> None:
     assert server.connections == 3
 
 
+def test_users_beyond_what_may_be_open_try_again_after_a_moment_and_not_at_once(album: Album) -> None:
+    released = threading.Event()
+
+    def wait(_: int) -> tuple[Sequence[bytes], bool]:
+        released.wait(60)
+        return [RIGHT], False
+
+    with serving(wait) as server:
+        threading.Timer(1.5, released.set).start()
+        source = WaitingSource(20, 1.0)
+        run, _, ended = drive(album, url_of(server), source, Limits(most_open=4, patience_s=60))
+    assert ended[True] == 4
+    # Sixteen users in a second, once at first and then every tenth of it at most.
+    assert 16 <= run.measured().errors["held_open"] <= 16 * 10
+
+
 def test_https_is_spoken_and_a_certificate_of_nobody_is_refused(album: Album, tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

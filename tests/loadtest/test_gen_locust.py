@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -110,10 +111,10 @@ def test_a_master_merges_the_histograms_of_its_workers(url: str, slo: Path, tmp_
     assert total.latency.count == total.answered == sum(worker.schedule_error.count for worker in run.workers)
 
 
-def test_a_worker_that_dies_makes_the_run_invalid(url: str, slo: Path, tmp_path: Path) -> None:
-    out, logs = tmp_path / "out", [tmp_path / name for name in ("master", "worker-1", "worker-2")]
+def test_workers_that_die_or_leave_make_the_run_invalid(url: str, slo: Path, tmp_path: Path) -> None:
+    out, logs = tmp_path / "out", [tmp_path / name for name in ("master", "worker-1", "worker-2", "worker-3")]
     port = str(free_port())
-    master = ["--master", "--expect-workers", "2", "--master-bind-port", port, "--host", url]
+    master = ["--master", "--expect-workers", "3", "--master-bind-port", port, "--host", url]
     load = ["-u", "4", "-r", "4", "-t", "16s", "--warmup", "1", "--fps", "10", "--slo", str(slo), "--out", str(out)]
     with ExitStack() as stack:
         process = stack.enter_context(started([*master, *load, "JpegUser"], logs[0]))
@@ -122,11 +123,13 @@ def test_a_worker_that_dies_makes_the_run_invalid(url: str, slo: Path, tmp_path:
         ]
         until_answers(logs[0])
         workers[1].send_signal(signal.SIGKILL)
+        workers[2].send_signal(signal.SIGTERM)  # as Kubernetes ends a pod: it tells what it has, and goes
         assert process.wait(SOON_S) == 2, "\n".join(log.read_text() for log in logs)
     run, verdict = records_of(out)
     assert verdict["verdict"] == "invalid"
-    assert [bool(worker.lost) for worker in sorted(run.workers, key=lambda one: one.lost)] == [False, True]
+    assert sorted(bool(worker.lost) for worker in run.workers) == [False, False, True]
     assert any("lost" in reason for reason in verdict["reasons"])
+    assert any(re.search(r"worker \S+ left at \d+ s, before the run ended", reason) for reason in verdict["reasons"])
 
 
 def test_a_run_that_is_ended_before_its_time_is_invalid(url: str, slo: Path, tmp_path: Path) -> None:

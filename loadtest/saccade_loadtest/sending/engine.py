@@ -38,6 +38,8 @@ _BOTH: Final = _IN | select.EPOLLOUT
 _BURST: Final = 16
 _LONGEST_SLEEP_S: Final = 0.25
 _MOST_SAMPLES: Final = 5
+#: A user of a closed loop whose request was not sent tries again after this time; at once, nothing else would be done.
+_UNSENT_S: Final = 0.1
 
 
 class Unreachable(Exception):
@@ -198,7 +200,7 @@ class Engine:
         if self.open >= self._limits.most_open:
             self._recorder.held(protocol, due_s)
             self._sample(protocol, HELD, f"{self.open} requests were under way, and no more may be (--most-open)")
-            self._tell_end(shot, now, False)
+            self._tell_end(shot, now + _UNSENT_S, False)
             return
         request = self._dialects[protocol].request(self._key(shot), shot)
         order = _Order(protocol, shot, due_s, now, request.check)
@@ -211,7 +213,7 @@ class Engine:
         except NoSocket as error:
             self._recorder.not_sent(protocol, due_s)
             self._sample(protocol, "not sent", str(error))
-            self._tell_end(shot, now, False)
+            self._tell_end(shot, now + _UNSENT_S, False)
             return
         except ConnectionLost as error:
             self._begin(order)
