@@ -39,6 +39,7 @@ FRAMES: Final = {"1920x1080": (1920, 1080, 350_000), "640x480": (640, 480, 0)}
 #: The answer of either service begins so; an answer without a detection would be a wrong one.
 RIGHT: Final = (b'"detections":[{"box":[',)
 SIDE: Final = 640
+_WARM_UP_FRAMES: Final = 5
 _START_S: Final = 90.0
 _BOUNDARY: Final = "frame-of-the-bench"
 #: Looks at the memory during a run over many frames.
@@ -50,7 +51,7 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        rounds: of everything, the servers in turns; medians are shown.
+        rounds: of everything, the servers in turns; means of CPU and medians are shown.
         connections: loads, each with one frame in flight per connection.
         frames: per server, load and round.
         json_frames: of the row that sends JSON, which takes a hundred times as long.
@@ -92,6 +93,7 @@ class Bench:
             for number in range(self.plan.rounds):
                 with ExitStack() as servers:
                     self._start(servers)
+                    self._warm_up(client)
                     self._round(client, number)
                 load.note()
             self._start(stack)
@@ -101,8 +103,8 @@ class Bench:
     def _start(self, stack: ExitStack) -> None:
         """Start the stub and all transformers; they cost nothing until they are asked.
 
-        New processes for every round: what a frame of the baseline costs differs by half between two of its
-        processes, by how glibc happens to give its large arrays back to the system, and stays so for a process's life.
+        New processes for every round: what a frame of the baseline costs one connection differs by half between two of
+        its processes, probably by how glibc gives its large arrays back to the system. They are warmed up.
         """
         self._progress.say("starting servers")
         predictor = free_port()
@@ -135,6 +137,13 @@ class Bench:
         for key, (_, _, port, path) in commands.items():
             self._servers[key][0].wait_ready([port], {port: [path]}, _START_S)
         self._servers["saccade-raw"] = self._servers["saccade-exact"] = self._servers["saccade"]
+
+    def _warm_up(self, client: Client) -> None:
+        """Have every process do what it does once; the frames count for nothing."""
+        for key in self._servers:
+            self._progress.say(f"warming up {key}")
+            for name in self.frames:
+                client.measure(self._load(key, name, 1, _WARM_UP_FRAMES))
 
     def _round(self, client: Client, number: int) -> None:
         keys = [key for key in frames_table.LABELS if key in self._servers]
@@ -171,7 +180,7 @@ class Bench:
             server_pid=server.pid,
             request=request(self.frames[name], key),
             connections=connections,
-            warmup=0 if key == "seeds-json" else 2 * connections,
+            warmup=2 * connections,
             requests=frames,
             limit_s=3600.0,
             right=RIGHT,

@@ -250,7 +250,7 @@ def reach_table(rows: Sequence[Reach]) -> Table:
             f"{row.per_core_per_s:,.0f}",
             f"{row.offered_per_s:,.0f}",
             f"{row.late_p50_ms:.3f}",
-            f"{row.late_p99_ms:.3f}",
+            f"{row.late_p99_ms:.3f} ({row.late_p99_ms_runs[0]:.3f} to {row.late_p99_ms_runs[-1]:.3f})",
             f"{row.cpu:.0%}",
         )
     return table

@@ -3,7 +3,7 @@
 The real queue, policy, door and profile run under a virtual clock against a modelled engine: the times of YOLOv8m on
 an A100 (8, 12, 22, 35, 60 ms for 1, 8, 32, 64, 128 pictures), up to a twentieth longer by chance. Beside it: the same
 engine with a fixed queue delay and preferred sizes, as is usual without an SLO. Prints tables, writes JSON and, with
---plot, the curves. --real-time runs three loads once more in real time, with an engine that sleeps. --trace replays
+--plot, the curves. --real-time runs five loads once more in real time, with an engine that sleeps. --trace replays
 traffic that a predictor has recorded instead (``measuring.traced``).
 
 Ends with 1 if goodput falls as load rises, a priority starves, or the SLO is not kept in the replay; what was run in
@@ -24,28 +24,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from rich.table import Table
 
-from measuring import machine, traced
+from measuring import machine, real_time, traced
 from measuring.summary import percentile
 from measuring.table import Progress, console, number
 from measuring.targets import BENCH
-from saccade_predictor.batcher import Batcher
-from saccade_predictor.delivery import Outcome
-from saccade_predictor.engines.engine import EngineDescription, Inputs, Outputs
-from saccade_predictor.engines.runner import RunnerInstance
-from saccade_predictor.metrics import PredictorMetrics
-from saccade_serving.errors import SaccadeError
-from saccade_serving.memory.arena import Arena
-from saccade_serving.oip.messages import Tensor
 from saccade_serving.scheduling.autoscaling import derive
 from saccade_serving.scheduling.policy import BatchingRules
 from saccade_serving.scheduling.profile import LatencyProfile
 from saccade_serving.scheduling.queue import Queue, QueuePolicy
 from saccade_serving.scheduling.replay import Arrival, replay
 from saccade_serving.scheduling.scheduler import Scheduler
-from saccade_serving.scheduling.submission import Submission, place
 
 RESULTS: Final = BENCH / "results" / "replay.json"
 PROFILE: Final = {1: 0.008, 8: 0.012, 32: 0.022, 64: 0.035, 128: 0.060}
@@ -153,86 +143,12 @@ def limits(per_s: float, seconds: float) -> dict[str, float]:
     return found
 
 
-class SleepingEngine:
-    """One instance whose thread sleeps for t(rows): the event loop's own timers would end up to a millisecond late."""
-
-    def __init__(self) -> None:
-        self._takes = engine(jitter=0.0)  # sleeping brings its own
-        self._instance = RunnerInstance(self._run, "sleeping")
-
-    def describe(self) -> EngineDescription:
-        """Nothing that anybody reads here."""
-        return EngineDescription("sleeping", [], [])
-
-    def instances(self) -> Sequence[RunnerInstance]:
-        """The one."""
-        return [self._instance]
-
-    def renew(self, index: int) -> RunnerInstance | None:
-        """It never hangs."""
-        return None
-
-    def close(self) -> None:
-        """End the thread."""
-        self._instance.close()
-
-    def _run(self, requests: Sequence[Inputs], rows: int) -> Outputs:
-        time.sleep(self._takes(rows))
-        return {"y": np.zeros((rows, 1), np.float32)}
-
-
-async def in_real_time(load: float, per_s: float, seconds: float) -> Line:
-    """The predictor's batcher on a real event loop, arrivals at their times."""
-    arena, told = Arena(2**28), {}
-
-    def deliver(one: int, outcome: Outcome) -> None:
-        told[one] = time.monotonic() if outcome.error is None else None
-
-    queue = Queue(QueuePolicy(max_queue_size=100_000))
-    sleeping = SleepingEngine()
-    batcher = Batcher(
-        sleeping,
-        queue,
-        WITH_SLO,
-        "m",
-        "1",
-        PredictorMetrics(),
-        arena,
-        deliver,
-        profile=LatencyProfile(PROFILE),
-    )
-    tensor = Tensor.of("x", np.zeros((1, 8), np.uint8))
+def in_real_time(load: float, per_s: float, seconds: float, jitter: float) -> Line:
+    """The predictor's batcher on a real event loop, arrivals at their times, and an engine that sleeps."""
     trace = list(poisson(per_s, seconds, 1, waits=False))
-    begun = time.monotonic() + 0.1
-    refused = 0
-    came: dict[int, float] = {}
-    for one, arrival in enumerate(trace):
-        due = begun + arrival.at
-        if (pause := due - time.monotonic()) > 0:
-            await asyncio.sleep(pause)
-        came[one] = due
-        lease, tensors = place([tensor], None, arena)
-        try:
-            batcher.submit(Submission(one, lease.name, tensors, 1, due + SLO_S))
-        except SaccadeError:
-            lease.release()
-            refused += 1
-            continue
-        asyncio.get_running_loop().call_at(asyncio.get_running_loop().time() + SLO_S, _leave, batcher, told, one)
-    await asyncio.sleep(0.5)
-    await batcher.close()
-    sleeping.close()
-    if arena.leases:
-        raise RuntimeError(f"{arena.leases} leases are left")
-    times = [when - came[one] for one, when in told.items() if when is not None]
-    refused += sum(when is None for when in told.values())
+    takes = engine(jitter=jitter)
+    times, refused = asyncio.run(real_time.play(trace, WITH_SLO, LatencyProfile(PROFILE), takes))
     return line("real time", load, len(trace), times, sum(taken <= SLO_S for taken in times), refused, seconds)
-
-
-def _leave(batcher: Batcher, told: dict[int, float | None], one: int) -> None:
-    if one not in told:
-        batcher.withdraw(one)
-        told[one] = None
 
 
 def verdicts(
@@ -264,7 +180,7 @@ def verdicts(
 
 
 def verdicts_in_real_time(lines: Sequence[Line], capacity: float) -> dict[str, bool]:
-    """The same of the loads that were run in real time; whether they hold, the machine has a say in."""
+    """What has to hold of the loads that were run in real time; the machine has a say in it."""
     at = {one.load: one for one in lines if one.what == "real time"}
     if not at:
         return {}
@@ -322,7 +238,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="bench/replay.py", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="2 s of traffic per load instead of 30 s")
-    parser.add_argument("--real-time", action="store_true", help="also 10 s each of three loads in real time")
+    parser.add_argument("--real-time", action="store_true", help="also 10 s each of five loads in real time")
+    parser.add_argument(
+        "--jitter", type=float, default=0.0, help="the engine that sleeps takes up to this share more (default: 0)"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves into a PNG or SVG file")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file (default: bench/results/)")
     traced.add_arguments(parser, PROFILE)
@@ -350,7 +269,7 @@ def main(arguments: list[str]) -> int:
     if given.real_time:
         for load in (0.01, 0.5, 1.0, 2.0, 4.0):
             progress.say(f"in real time: {load:g} x capacity")
-            lines.append(asyncio.run(in_real_time(load, load * capacity, 10.0)))
+            lines.append(in_real_time(load, load * capacity, 10.0, given.jitter))
     progress.end()
     judged = verdicts(lines, capacity, levels, hard)
     out = console()
@@ -364,7 +283,7 @@ def main(arguments: list[str]) -> int:
     timed = verdicts_in_real_time(lines, capacity)
     for what, holds in {**judged, **timed}.items():
         out.print(f"{'yes' if holds else 'NO ':3} {what}")
-    write(given.output, arguments, capacity, lines, levels, hard, {**judged, **timed})
+    write(given.output, arguments, capacity, lines, levels, hard, judged, timed)
     if given.plot:
         plot([one for one in lines if one.what != "real time"], capacity, given.plot)
     return 0 if all(judged.values()) else 1
@@ -382,6 +301,7 @@ def write(
     levels: dict[float, dict[int, float]],
     hard: dict[float, dict[str, float]],
     judged: dict[str, bool],
+    timed: dict[str, bool],
 ) -> None:
     """Write everything as JSON."""
     content: dict[str, Any] = {
@@ -394,6 +314,7 @@ def write(
         "answered_by_priority": levels,
         "goodput_by_container_concurrency": hard,
         "holds": judged,
+        "holds_in_real_time": timed,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")

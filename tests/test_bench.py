@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 import hard_limit
+import replay
 import shadow
 from batching import WrongAnswers, check
 from fakes import settle
@@ -798,6 +799,37 @@ def test_arrivals_by_chance_have_the_rate_and_are_the_same_for_a_seed() -> None:
 
 
 # the hard limit
+
+
+@pytest.mark.parametrize(
+    ("change", "broken"),
+    [
+        ({}, None),
+        ({0.5: {"goodput": 985.0}}, "goodput at 0.5x"),
+        ({4.0: {"goodput": 1800.0}}, "goodput at 1x, 2x and 4x"),
+        ({2.0: {"p99_ms": 100.2}}, "p99 of the answered"),
+        ({0.01: {"p50_ms": 10.4}}, "p50 is at most"),
+    ],
+)
+def test_loads_in_real_time_are_judged_each_by_its_own(
+    change: dict[float, dict[str, Any]], broken: str | None
+) -> None:
+    lines = [
+        dataclasses.replace(
+            replay.Line("real time", load, offered, good, good, 0.0, 9.5, 99.0), **change.get(load, {})
+        )
+        for load, offered, good in (
+            (0.01, 20.0, 20.0),
+            (0.5, 1000.0, 1000.0),
+            (1.0, 2000.0, 1930.0),
+            (2.0, 4000.0, 1930.0),
+            (4.0, 8000.0, 1930.0),
+        )
+    ]
+    held = replay.verdicts_in_real_time(lines, 2000.0)
+    assert [what for what, holds in held.items() if not holds] == [what for what in held if broken and broken in what]
+    assert len(held) == 4
+    assert sum(held.values()) == (4 if broken is None else 3)
 
 
 def at_limit(number: int, name: str, limit: int, goodput: float, **changes: Any) -> limit_table.Measured:

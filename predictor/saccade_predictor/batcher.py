@@ -50,7 +50,7 @@ class Batcher:
 
     Args:
         engine: computes.
-        queue: empty, with its policies.
+        queue: empty, with the model's queue policies.
         rules: how requests are grouped.
         model: name, for metrics and messages.
         version: likewise.
@@ -238,8 +238,6 @@ class Batcher:
         self._pumping = False
         while True:
             turn = self.scheduler.turn(self._clock())
-            if turn.batch:
-                self._launch(turn.batch, turn.lane)  # first: no instance shall wait while refusals are written
             for entry in turn.expired:
                 why = f"time in the queue was over after {(self._clock() - entry.enqueued) * 1e3:.4g} ms"
                 self._refuse(entry, DeadlineExceeded(f"the request's {why}"))
@@ -248,6 +246,7 @@ class Batcher:
             if not turn.batch:
                 self._alarm.set(turn.wake_at)
                 return
+            self._launch(turn.batch, turn.lane)
 
     def _launch(self, batch: Sequence[Entry], lane: int) -> None:
         rows, inputs = sum([entry.rows for entry in batch]), []
@@ -284,8 +283,7 @@ class Batcher:
             if error is None:
                 self._statistics.executed(rows, 0, int(elapsed * 1e9), 0)
         # The instance is free, and gets its next batch when these answers are written: until then its thread could not
-        # have the interpreter, and would only fight for it; let in at once, it makes these answers late by as much.
-        # Who cannot spare that moment has a depth of 2.
+        # have the interpreter, and would only fight for it. Who cannot spare that moment has a depth of 2.
         self._soon()
         if error is None:
             if self._computed is not None:

@@ -333,35 +333,6 @@ async def test_what_comes_while_the_instance_works_leaves_together_when_it_is_fr
     assert list(await asyncio.gather(first, *rest)) == [[[v, v]] for v in (-1, 0, 1, 2, 3, 4, 5)]
 
 
-class Watching(Bench):
-    """Notes how many batches the engine had been given whenever an outcome was delivered."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.begun: dict[int, int] = {}
-
-    def _deliver(self, number: int, outcome: Outcome) -> None:
-        self.begun[number] = len(self.engine.submitted)
-        super()._deliver(number, outcome)
-
-
-async def test_refusals_are_written_while_the_next_batch_computes() -> None:
-    clock = FakeClock(time.monotonic())
-    bench = Watching(max_rows=2, clock=clock, slo_s=1.0, profile=LatencyProfile({1: 0.1, 2: 0.2}))
-    tasks = [await bench.occupy()]
-    spans = [exchange(60), exchange(60)]
-    spans[0].deadline = clock.now + 0.35
-    tasks += [bench.start(bench.ask(value, spans=span)) for value, span in enumerate(spans)]
-    await settle()
-    clock.now += 0.25
-    bench.engine.finish_all()
-    await settle()
-    assert bench.batches()[1:] == [[1]]
-    assert bench.begun[2] == 2
-    bench.engine.finish_all()
-    assert [type(one) for one in await asyncio.gather(*tasks, return_exceptions=True)] == [list, Overloaded, list]
-
-
 async def test_every_caller_gets_exactly_its_own_rows() -> None:
     bench = Bench(max_rows=8)
     first = await bench.occupy()

@@ -267,6 +267,24 @@ async def test_an_answer_nobody_waits_for_any_more_is_dropped_quietly(caplog: py
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_runner_tells_the_answers_before_it_gives_the_memory_back(fails: bool) -> None:
+    def run_batch(_requests: Sequence[Inputs], _rows: int) -> Outputs:
+        if fails:
+            raise ValueError("no")
+        return {"y": np.zeros(1)}
+
+    runner = RunnerInstance(run_batch, "order")
+    told: list[str] = []
+    ticket = runner.submit([{"x": np.zeros(1)}], 1)
+    ticket.inputs_free.add_done_callback(lambda _: told.append("inputs_free"))
+    ticket.done.add_done_callback(lambda _: told.append("done"))
+    await asyncio.gather(ticket.done, ticket.inputs_free, return_exceptions=True)
+    assert told == ["done", "inputs_free"]
+    assert isinstance(ticket.done.exception(), ValueError) is fails
+    await asyncio.to_thread(runner.close)
+
+
 def test_an_engine_may_outlive_the_loop_that_asked_it() -> None:
     finish = threading.Event()
 

@@ -70,7 +70,7 @@ class EngineDescription:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ticket:
-    """A batch that an instance has accepted.
+    """A batch that an instance has accepted. Either of its ends may come first.
 
     Attributes:
         inputs_free: the engine no longer reads the requests' arrays; until then their memory is not used again. Never

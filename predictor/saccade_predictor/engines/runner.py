@@ -57,7 +57,7 @@ class RunnerInstance:
 
 
 def _complete(ticket: Ticket, outputs: Outputs, failure: BaseException | None) -> None:
-    """Both at once; the answers first, which somebody waits for."""
+    """Both at once, the answers first: somebody waits for them, and for the inputs' memory nobody."""
     if not ticket.done.done():
         if failure is None:
             ticket.done.set_result(outputs)
