@@ -157,9 +157,8 @@ def reach(name: str, seconds: float, runs: int) -> Reach:
         profile = constant(most_per_s / 2, seconds + 2)
         load = ClientsLoad.of(profile, "even", "even")
         halves = [run(url, load, protocol, pictures, 2.0) for _ in range(runs)]
-    halves.sort(key=lambda half: half.workers[0].schedule_error.percentile_us(99))
+    halves.sort(key=_late_p99_ms)
     half = halves[runs // 2]
-    late = half.workers[0].schedule_error
     return Reach(
         request=name,
         request_bytes=_mean_bytes(pictures),
@@ -169,11 +168,15 @@ def reach(name: str, seconds: float, runs: int) -> Reach:
         goal_per_s=goal,
         offered_per_s=most_per_s / 2,
         answered_per_s=half.measured().answered / seconds,
-        late_p50_ms=late.percentile_us(50) / 1e3,
-        late_p99_ms=late.percentile_us(99) / 1e3,
-        late_p99_ms_runs=[one.workers[0].schedule_error.percentile_us(99) / 1e3 for one in halves],
+        late_p50_ms=half.workers[0].schedule_error.percentile_us(50) / 1e3,
+        late_p99_ms=_late_p99_ms(half),
+        late_p99_ms_runs=[_late_p99_ms(one) for one in halves],
         cpu=half.workers[0].cpu_share,
     )
+
+
+def _late_p99_ms(of: Run) -> float:
+    return of.workers[0].schedule_error.percentile_us(99) / 1e3
 
 
 def _mean_bytes(pictures: Pictures) -> int:

@@ -798,7 +798,7 @@ def test_arrivals_by_chance_have_the_rate_and_are_the_same_for_a_seed() -> None:
     assert due_s[-1] < 10
 
 
-# the hard limit
+# real time
 
 
 @pytest.mark.parametrize(
@@ -830,6 +830,9 @@ def test_loads_in_real_time_are_judged_each_by_its_own(
     assert [what for what, holds in held.items() if not holds] == [what for what in held if broken and broken in what]
     assert len(held) == 4
     assert sum(held.values()) == (4 if broken is None else 3)
+
+
+# the hard limit
 
 
 def at_limit(number: int, name: str, limit: int, goodput: float, **changes: Any) -> limit_table.Measured:

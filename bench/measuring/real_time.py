@@ -14,7 +14,6 @@ import numpy as np
 from saccade_predictor.batcher import Batcher
 from saccade_predictor.delivery import Outcome
 from saccade_predictor.engines.engine import EngineDescription, Inputs, Outputs
-from saccade_predictor.engines.runner import RunnerInstance
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_serving.errors import SaccadeError
 from saccade_serving.memory.arena import Arena
@@ -24,38 +23,7 @@ from saccade_serving.scheduling.profile import LatencyProfile
 from saccade_serving.scheduling.queue import Queue, QueuePolicy
 from saccade_serving.scheduling.replay import Arrival
 from saccade_serving.scheduling.submission import Submission, place
-
-
-class SleepingEngine:
-    """One instance whose thread sleeps: the event loop's own timers would end up to a millisecond late.
-
-    Args:
-        takes: seconds of a batch of so many rows.
-    """
-
-    def __init__(self, takes: Callable[[int], float]) -> None:
-        self._takes = takes
-        self._instance = RunnerInstance(self._run, "sleeping")
-
-    def describe(self) -> EngineDescription:
-        """Nothing that anybody reads here."""
-        return EngineDescription("sleeping", [], [])
-
-    def instances(self) -> Sequence[RunnerInstance]:
-        """The one."""
-        return [self._instance]
-
-    def renew(self, index: int) -> RunnerInstance | None:
-        """It never hangs."""
-        return None
-
-    def close(self) -> None:
-        """End the thread."""
-        self._instance.close()
-
-    def _run(self, requests: Sequence[Inputs], rows: int) -> Outputs:
-        time.sleep(self._takes(rows))
-        return {"y": np.zeros((rows, 1), np.float32)}
+from servers.one_instance import OneInstance
 
 
 async def play(
@@ -80,8 +48,13 @@ async def play(
     def deliver(one: int, outcome: Outcome) -> None:
         told[one] = time.monotonic() if outcome.error is None else None
 
+    def sleep(_requests: Sequence[Inputs], rows: int) -> Outputs:
+        time.sleep(takes(rows))
+        return {"y": np.zeros((rows, 1), np.float32)}
+
     queue = Queue(QueuePolicy(max_queue_size=100_000))
-    sleeping = SleepingEngine(takes)
+    # In a thread: the event loop's own timers would end up to a millisecond late.
+    sleeping = OneInstance(sleep, EngineDescription("sleeping", [], []))
     batcher = Batcher(sleeping, queue, rules, "m", "1", PredictorMetrics(), arena, deliver, profile=profile)
     tensor = Tensor.of("x", np.zeros((1, 8), np.uint8))
     loop = asyncio.get_running_loop()

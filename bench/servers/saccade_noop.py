@@ -15,7 +15,6 @@ import numpy as np
 
 from saccade_predictor.batchingconfig import DynamicBatching
 from saccade_predictor.engines.engine import EngineDescription, Inputs, Outputs
-from saccade_predictor.engines.runner import RunnerInstance
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.model import PredictorModel
 from saccade_predictor.modelconfig import ModelConfig, TensorConfig
@@ -29,6 +28,7 @@ from saccade_serving.oip.messages import InferRequest, InferResponse, ModelMetad
 from saccade_serving.server import SaccadeServer, argument_parser
 from saccade_serving.telemetry import configure_logging
 from servers.noop import INPUT, MODEL, OUTPUT, first_byte
+from servers.one_instance import OneInstance
 
 BATCHED: Final = "noop_batched"
 MAX_BATCH_SIZE: Final = 8
@@ -36,6 +36,8 @@ MAX_QUEUE_SIZE: Final = 1024
 
 _INPUTS: Final = (TensorMetadata(INPUT, "UINT8", (-1, -1, -1, 3)),)
 _OUTPUTS: Final = (TensorMetadata(OUTPUT, "FP32", (-1,)),)
+#: Pictures of any size in, one number per row out.
+_DESCRIPTION: Final = EngineDescription("noop", _INPUTS, _OUTPUTS)
 
 
 class NoopModel(ServedModel):
@@ -63,29 +65,6 @@ class NoopModel(ServedModel):
         return ["1"]
 
 
-class NoopEngine:
-    """An engine of one instance, which hands every batch to its thread as the ONNX engine does."""
-
-    def __init__(self) -> None:
-        self._instance = RunnerInstance(first_bytes, BATCHED)
-
-    def describe(self) -> EngineDescription:
-        """Pictures of any size in, one number per row out."""
-        return EngineDescription("noop", _INPUTS, _OUTPUTS)
-
-    def instances(self) -> Sequence[RunnerInstance]:
-        """The one lane."""
-        return [self._instance]
-
-    def renew(self, index: int) -> RunnerInstance | None:
-        """It never hangs."""
-        return None
-
-    def close(self) -> None:
-        """End the thread."""
-        self._instance.close()
-
-
 def first_bytes(requests: Sequence[Inputs], rows: int) -> Outputs:
     """Read one byte of every request; its other rows, which only the warm-up has, stay 0."""
     answer = np.zeros(rows, np.float32)
@@ -108,7 +87,7 @@ def find(_directory: ModelDirectory) -> list[Loadable]:
         default_model_filename="",
         dynamic_batching=DynamicBatching(),
     )
-    return [Loadable("1", "", lambda: LoadedEngine("1", config, NoopEngine()))]
+    return [Loadable("1", "", lambda: LoadedEngine("1", config, OneInstance(first_bytes, _DESCRIPTION)))]
 
 
 def serve(

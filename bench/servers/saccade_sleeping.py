@@ -16,7 +16,6 @@ from typing import Final
 
 from saccade_predictor.batchingconfig import DynamicBatching
 from saccade_predictor.engines.engine import EngineDescription, Inputs, Outputs
-from saccade_predictor.engines.runner import RunnerInstance
 from saccade_predictor.metrics import PredictorMetrics
 from saccade_predictor.model import PredictorModel
 from saccade_predictor.modelconfig import ModelConfig, TensorConfig
@@ -26,6 +25,7 @@ from saccade_serving.memory.arena import Arena
 from saccade_serving.model import ServedModel
 from saccade_serving.oip.messages import TensorMetadata
 from servers.noop import INPUT, OUTPUT
+from servers.one_instance import OneInstance
 from servers.saccade_noop import first_bytes, serve
 from servers.sleeping import JITTER, MAX_BATCH_SIZE, MODEL, SLO_S, profile
 
@@ -34,30 +34,14 @@ MAX_QUEUE_SIZE: Final = 1024
 _DIMS: Final = (8, 8, 3)
 
 
-class SleepingEngine:
-    """One instance of depth 1."""
+class SleepingEngine(OneInstance):
+    """Small pictures in, one number per row out, after the profile's time."""
 
     def __init__(self) -> None:
         self._profile = profile()
         self._chance = random.Random(0)
-        self._instance = RunnerInstance(self._run, MODEL)
-
-    def describe(self) -> EngineDescription:
-        """Small pictures in, one number per row out."""
         inputs = [TensorMetadata(INPUT, "UINT8", (-1, *_DIMS))]
-        return EngineDescription("sleeping", inputs, [TensorMetadata(OUTPUT, "FP32", (-1,))])
-
-    def instances(self) -> Sequence[RunnerInstance]:
-        """The one lane."""
-        return [self._instance]
-
-    def renew(self, index: int) -> RunnerInstance | None:
-        """It never hangs."""
-        return None
-
-    def close(self) -> None:
-        """End the thread."""
-        self._instance.close()
+        super().__init__(self._run, EngineDescription("sleeping", inputs, [TensorMetadata(OUTPUT, "FP32", (-1,))]))
 
     def _run(self, requests: Sequence[Inputs], rows: int) -> Outputs:
         ends = time.monotonic() + self._profile.seconds(rows) * (1 - self._chance.uniform(0, JITTER))

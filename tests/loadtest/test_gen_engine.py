@@ -7,7 +7,8 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,20 @@ def drive(
 
 def url_of(server: Scripted, scheme: str = "http") -> str:
     return f"{scheme}://127.0.0.1:{server.server_address[1]}"
+
+
+@contextmanager
+def silent_for(seconds: float) -> Iterator[Scripted]:
+    """A server that answers nothing until so much time is over, then everything rightly."""
+    released = threading.Event()
+
+    def wait(_: int) -> tuple[Sequence[bytes], bool]:
+        released.wait(60)
+        return [RIGHT], False
+
+    with serving(wait) as server:
+        threading.Timer(seconds, released.set).start()
+        yield server
 
 
 def test_connections_are_used_again(album: Album) -> None:
@@ -164,18 +179,7 @@ def test_nobody_listening_is_a_failure_of_every_request(album: Album) -> None:
 
 
 def test_a_server_that_does_not_answer_holds_nothing_back(album: Album) -> None:
-    released = threading.Event()
-
-    def wait(_: int) -> tuple[Sequence[bytes], bool]:
-        released.wait(60)
-        return [RIGHT], False
-
-    def release() -> None:
-        released.set()
-
-    timer = threading.Timer(3.0, release)
-    with serving(wait) as server:
-        timer.start()
+    with silent_for(3.0) as server:
         run, _, _ = drive(album, url_of(server), limits=Limits(patience_s=60))
     total = run.measured()
     assert total.answered == 50
@@ -201,15 +205,7 @@ def test_without_an_answer_within_the_patience_a_request_is_a_timeout(album: Alb
 
 
 def test_what_is_due_beyond_the_most_open_is_a_failure_of_the_server_that_holds_them(album: Album) -> None:
-    released = threading.Event()
-
-    def wait(_: int) -> tuple[Sequence[bytes], bool]:
-        released.wait(60)
-        return [RIGHT], False
-
-    timer = threading.Timer(3.0, released.set)
-    with serving(wait) as server:
-        timer.start()
+    with silent_for(3.0) as server:
         run, engine, ended = drive(album, url_of(server), limits=Limits(most_open=8, patience_s=60))
     total = run.measured()
     assert (total.due, total.not_sent, total.answered, total.unresolved) == (50, 0, 8, 0)
@@ -227,14 +223,7 @@ def test_a_machine_without_sockets_is_no_failure_of_the_server(album: Album, mon
             raise NoSocket("this machine gives no socket: Too many open files")
         return Connection(*arguments)
 
-    released = threading.Event()
-
-    def wait(_: int) -> tuple[Sequence[bytes], bool]:
-        released.wait(60)
-        return [RIGHT], False
-
-    with serving(wait) as server:
-        threading.Timer(1.5, released.set).start()
+    with silent_for(1.5) as server:
         monkeypatch.setattr("saccade_loadtest.sending.engine.Connection", scarce)
         run, engine, ended = drive(album, url_of(server))
     total = run.measured()
@@ -252,14 +241,7 @@ def test_users_who_wait_send_one_request_at_a_time(album: Album) -> None:
 
 
 def test_users_beyond_what_may_be_open_try_again_after_a_moment_and_not_at_once(album: Album) -> None:
-    released = threading.Event()
-
-    def wait(_: int) -> tuple[Sequence[bytes], bool]:
-        released.wait(60)
-        return [RIGHT], False
-
-    with serving(wait) as server:
-        threading.Timer(1.5, released.set).start()
+    with silent_for(1.5) as server:
         source = WaitingSource(20, 1.0)
         run, _, ended = drive(album, url_of(server), source, Limits(most_open=4, patience_s=60))
     assert ended[True] == 4
