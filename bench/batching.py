@@ -37,8 +37,9 @@ from measuring.cpu import total_cpu_s, with_descendants
 from measuring.environment import Unavailable
 from measuring.onnx_models import INPUT, MODELS, Model, build
 from measuring.payload import GRPC_METHOD, Protocol
-from measuring.processes import HOST, ServerFailed, end_as_ctrl_c_does
+from measuring.processes import HOST, ServerFailed
 from measuring.samples import ClientError, Load
+from measuring.stopping import end_as_ctrl_c_does
 from measuring.targets import BENCH
 from servers.onnx_session import open_session
 

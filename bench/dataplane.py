@@ -29,8 +29,8 @@ from measuring.cpu import total_cpu_s, with_descendants
 from measuring.payload import SHAPES, Protocol, request_bytes
 from measuring.payload import request as build_request
 from measuring.plan import DEFAULT, FIRST, QUICK, Count, Plan, requests_for
-from measuring.processes import end_as_ctrl_c_does
 from measuring.samples import ClientError, Load, Sample
+from measuring.stopping import end_as_ctrl_c_does
 from measuring.summary import Cell, Row, summarise
 from measuring.targets import BENCH, Running, Target, choose, running
 

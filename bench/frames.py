@@ -29,8 +29,9 @@ from measuring.cpu import own_cpu_s
 from measuring.environment import Unavailable, install
 from measuring.frames_table import Cell, Memory
 from measuring.memory import rss_bytes
-from measuring.processes import Server, ServerFailed, end_as_ctrl_c_does, free_port
+from measuring.processes import Server, ServerFailed, free_port
 from measuring.samples import ClientError, Load, Sample
+from measuring.stopping import end_as_ctrl_c_does
 from measuring.targets import BENCH, ROOT
 
 RESULTS: Final = BENCH / "results" / "frames.json"

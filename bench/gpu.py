@@ -35,9 +35,10 @@ from measuring.gpu_table import JUDGED, Size, from_json, judge, plot, show
 from measuring.lanes import Effort, time_lane
 from measuring.plan_lanes import engine_lane, open_engine, raw_lane
 from measuring.plan_model import NoModel, PlanModel, Wanted, find
-from measuring.processes import ServerFailed, end_as_ctrl_c_does
+from measuring.processes import ServerFailed
 from measuring.samples import ClientError
 from measuring.served import BATCHES_IN_FLIGHT, offer, serving
+from measuring.stopping import end_as_ctrl_c_does
 from measuring.targets import BENCH
 from saccade_predictor.engines.cuda import Cuda, DeviceError, NoGpu, load_cuda
 from saccade_predictor.engines.engine import EngineBroken

@@ -32,7 +32,8 @@ from measuring.cpu import cpu_s, own_cpu_s
 from measuring.limit_table import DERIVED, FREE, Measured, measured, notes, show, summarise, verdicts
 from measuring.open_loop import Told, Traffic, poisson, send
 from measuring.payload import rest_request
-from measuring.processes import Server, ServerFailed, end_as_ctrl_c_does, free_port
+from measuring.processes import Server, ServerFailed, free_port
+from measuring.stopping import end_as_ctrl_c_does
 from measuring.targets import BENCH
 from saccade_serving.scheduling.autoscaling import HARD_ROOM, Autoscaling, derive
 from servers.sleeping import CLIENT_S, MODEL, SLO_S, profile, rules

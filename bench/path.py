@@ -33,8 +33,9 @@ from measuring.cpu import own_cpu_s
 from measuring.memory import allow_files, idle_connections, rss_bytes
 from measuring.path_table import Idle, Way, WaySample
 from measuring.payload import rest_request
-from measuring.processes import Server, ServerFailed, end_as_ctrl_c_does, free_port, get
+from measuring.processes import Server, ServerFailed, free_port, get
 from measuring.samples import ClientError, Load, Sample
+from measuring.stopping import end_as_ctrl_c_does
 from measuring.summary import percentile
 from measuring.targets import BENCH
 

@@ -31,8 +31,9 @@ from rich.table import Table
 from measuring import machine
 from measuring.client import Client
 from measuring.cpu import total_cpu_s, with_descendants
-from measuring.processes import Server, ServerFailed, end_as_ctrl_c_does, free_port, get
+from measuring.processes import Server, ServerFailed, free_port, get
 from measuring.samples import ClientError, Load
+from measuring.stopping import end_as_ctrl_c_does
 from measuring.summary import percentile
 from measuring.table import Progress, console
 from measuring.targets import BENCH

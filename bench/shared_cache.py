@@ -36,8 +36,9 @@ from rich.table import Table
 from measuring import machine
 from measuring.cpu import own_cpu_s, total_cpu_s
 from measuring.goals import Goal
-from measuring.processes import Server, ServerFailed, end_as_ctrl_c_does, free_port
+from measuring.processes import Server, ServerFailed, free_port
 from measuring.static_scene import frames
+from measuring.stopping import end_as_ctrl_c_does
 from measuring.summary import percentile
 from measuring.table import Progress, console, goals, number
 from measuring.targets import BENCH

@@ -1211,3 +1211,29 @@ def test_the_benches_of_the_scheduler_run_and_write_what_they_print(script: str,
     assert written["lines"]
     if plot:
         assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_bench_that_python_lost_the_interruption_of_ends_with_its_next_step() -> None:
+    """A KeyboardInterrupt out of the finalizer of an ``io`` object is dropped without a word."""
+    program = """
+import io, os, signal
+from measuring.stopping import end_as_ctrl_c_does
+from measuring.table import Progress
+
+class Answer(io.RawIOBase):
+    def close(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        super().close()
+
+end_as_ctrl_c_does()
+progress = Progress(0)
+answer = Answer()
+del answer
+print("lost")
+try:
+    progress.step("round 2", "saccade")
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=BENCH, capture_output=True, text=True, timeout=SOON_S)
+    assert done.stdout.split() == ["lost", "stopped"], done.stderr

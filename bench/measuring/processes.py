@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NoReturn
+from typing import Final
 
 HOST: Final = "127.0.0.1"
 #: Below the usual ``net.ipv4.ip_local_port_range``.
@@ -144,8 +144,8 @@ def get(port: int, path: str) -> bytes | None:
         if not path:
             return b""
         connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.read() if answer.status == 200 else None
+        with connection.getresponse() as answer:
+            return answer.read() if answer.status == 200 else None
     except (OSError, http.client.HTTPException):
         return None
     finally:
@@ -155,13 +155,3 @@ def get(port: int, path: str) -> bytes | None:
 def _end_with_parent() -> None:
     """In the child: ask Linux for SIGTERM should the bench be killed."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def end_as_ctrl_c_does() -> None:
-    """From now on SIGTERM and SIGHUP end this process as Ctrl-C does, so that what it started is stopped."""
-
-    def stop(_signal: int, _frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    for sig in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sig, stop)

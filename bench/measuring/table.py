@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from measuring.goals import Goal
+from measuring.stopping import stop_if_asked
 from measuring.summary import Row
 from measuring.targets import Target
 
@@ -140,7 +141,12 @@ class Progress:
         self._console.print(f"[{time.monotonic() - self._begun:4.0f} s] {text}", markup=False)
 
     def step(self, group: str, detail: str) -> None:
-        """One of the steps begins."""
+        """One of the steps begins.
+
+        Raises:
+            KeyboardInterrupt: the bench was asked to end.
+        """
+        stop_if_asked()
         self._done += 1
         place = f"{self._done}/{self._steps} " if self._steps else ""
         if self._console.is_terminal:

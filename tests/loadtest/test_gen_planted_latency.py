@@ -19,6 +19,9 @@ from servers.planted import latencies_s
 RATE_PER_S = 250.0
 SECONDS = 12.0
 PERCENTS = (50.0, 90.0, 99.0, 99.9)
+#: What other work on the machine may add between an answer and its reading: a tenth of what is planted.
+#: bench/loadtest.py holds a quiet machine to 1 ms.
+BUSY_MS = 50.0
 
 #: A user of stock Locust, who waits for each answer before the next request.
 STOCK = """
@@ -67,16 +70,15 @@ def percentile_ms(truth: list[float], percent: float) -> float:
 
 
 def assert_alike(found: Measured, percent: float) -> None:
-    """Within 5 % or 1 ms; and an answer may wait for a core as long as the generator says that its requests did.
+    """Within 5 %, what a busy machine adds, and how late the generator says that its requests were.
 
-    The server knows when it wrote an answer, and not when a busy machine let the client read it. On a machine that is
-    not busy the generator is late by a tenth of a millisecond, and the second part is nothing.
+    The server knows when it wrote an answer, and not when the machine let the client read it.
     """
     measured = found.total.latency.percentile_us(percent) / 1e3
     expected = percentile_ms(found.truth, percent)
-    waited_ms = found.late.percentile_us(percent) / 1e3
+    late_ms = found.late.percentile_us(percent) / 1e3
     assert measured >= expected * 0.999 - 0.1, f"p{percent:g}: less than the server took"
-    assert measured <= expected + max(0.05 * expected, 1.0) + waited_ms, f"p{percent:g}"
+    assert measured <= expected + max(0.05 * expected, BUSY_MS) + late_ms, f"p{percent:g}"
 
 
 def test_three_of_a_hundred_answers_half_a_second_late_are_the_p99_and_the_p999() -> None:
