@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +25,7 @@ import replay
 import shadow
 from batching import WrongAnswers, check
 from fakes import settle
+from integration_support import eventually
 from measuring import (
     batching_table,
     ceiling,
@@ -444,10 +444,10 @@ def test_a_server_that_ignores_sigterm_is_ended_with_what_it_started(
         "time.sleep(600)"
     )
     with Server("it", [sys.executable, "-c", code], {}, tmp_path, tmp_path / "log") as server:
-        eventually(lambda: (tmp_path / "log").read_text() == "up\n")
+        eventually("it is up", lambda: (tmp_path / "log").read_text() == "up\n")
         family = with_descendants(server.pid)
         assert len(family) == 2
-    eventually(lambda: not any(is_alive(pid) for pid in family))
+    eventually("all have ended", lambda: not any(is_alive(pid) for pid in family))
 
 
 def test_triton_is_refused_with_a_reason_where_its_wheel_does_not_fit(tmp_path: Path) -> None:
@@ -1165,7 +1165,7 @@ def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path, script
         _, errors = process.communicate(timeout=SOON_S)
     assert process.returncode == 130
     assert "nothing was written" in errors
-    eventually(lambda: not any(is_alive(pid) for pid in family))
+    eventually("all have ended", lambda: not any(is_alive(pid) for pid in family))
     assert not file.exists()
 
 
@@ -1175,13 +1175,6 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SOON_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

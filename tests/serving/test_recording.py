@@ -7,19 +7,18 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from integration_support import SOON_S, eventually
 from saccade_serving import lines
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.recording import Recorder
 from saccade_serving.scheduling.trace import Recorded, read_trace
-
-SOON_S = 30.0
 
 
 @pytest.fixture(autouse=True)
@@ -27,13 +26,6 @@ def _at_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) 
     monkeypatch.setattr(lines, "_INTERVAL_S", 0.001)
     with caplog.at_level(logging.INFO, "saccade.lines"):
         yield
-
-
-def eventually(what: str, check: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SOON_S
-    while not check():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.001)
 
 
 def request(**attributes: Any) -> Exchange:

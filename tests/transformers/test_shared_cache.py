@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import socket
 import time
@@ -831,6 +832,33 @@ async def test_why_a_redis_that_does_not_answer_is_away(
         [said] = [vars(one)["why"] for one in caplog.records if one.msg == "redis_away"]
         assert said == ("no connection within 0.1 s" if is_frozen else "no answer within 50 ms")
         await replica.close()
+
+
+async def test_a_redis_that_comes_and_goes_is_told_of_once_a_minute(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "saccade.cache")
+
+    def told() -> list[str]:
+        return [one.msg for one in caplog.records if one.msg.startswith("redis_")]
+
+    async def kill(server: RedisServer, one: Replica) -> None:
+        server.kill()
+        await asyncio.gather(*(one.answer(frame(scene()), f"camera {n}") for n in range(8)))
+        await eventually(lambda: not one.connections.is_up, "it is away")
+
+    with redis_server(tmp_path) as server:
+        async with fleet(server.url, 1) as (one,):
+            for _ in range(3):
+                await kill(server, one)
+                server.start()
+                await one.is_up()
+            assert told() == ["redis_in_use", "redis_away", "redis_in_use"]
+            monkeypatch.setattr(connections, "_TELL_S", 0.2)  # the minute is over, and it stays away
+            await kill(server, one)
+            await eventually(lambda: told()[3:] == ["redis_away"], "it is told of again")
+            server.start()
+            await eventually(lambda: told()[3:] == ["redis_away", "redis_in_use"], "and that it is back")
 
 
 async def test_a_call_that_was_cancelled_leaves_no_answer_to_another(redis: RedisServer) -> None:

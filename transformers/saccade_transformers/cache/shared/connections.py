@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -52,6 +53,8 @@ _CLOSE_S: Final = 1.0
 #: How often it is seen to whether it may be tried, and how long after a connection could not be opened beside others.
 _LOOK_S: Final = 0.05
 _MORE_S: Final = 1.0
+#: That it is away is told at most once in so long (seconds): where one call in four is late, it comes and goes.
+_TELL_S: Final = 60.0
 #: A connection that was idle for so long may have been closed by the other side.
 _STALE_S: Final = 1.0
 #: Calls that are sent together.
@@ -109,7 +112,9 @@ class Connections:
         self._breaker = Breaker(1, *_PAUSE_S)
         self._failures = 0.0
         self._why = "all connections were closed"  # of the last failure
-        self._said = ""
+        self._said = ""  # why it is away, if that was told
+        self._told_at = -math.inf
+        self._has_come = False
         self._waiting: deque[_Call] = deque()
         self._idle: list[asyncio.Future[None]] = []  # of connections that have nothing to do; the last one is woken
         self._open: dict[Redis, asyncio.Task[None]] = {}
@@ -263,8 +268,9 @@ class Connections:
         self._leave(why)
 
     def _tell(self, why: str) -> None:
-        if why != self._said:
-            self._said = why
+        now = self._clock()
+        if why != self._said and now - self._told_at >= _TELL_S:
+            self._said, self._told_at = why, now
             log.warning("redis_away", extra={"why": why[:300]})
 
     def _leave(self, why: str) -> None:
@@ -300,8 +306,8 @@ class Connections:
                 self._breaker.withdrawn(permit)
                 raise
             self._breaker.succeeded(permit)
-            if not self._open:
-                self._said = ""
+            if self._said or not self._has_come:
+                self._said, self._has_come = "", True
                 log.info("redis_in_use")
             task = asyncio.get_running_loop().create_task(self._serve(redis))
             self._open[redis] = task
