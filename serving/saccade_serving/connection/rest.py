@@ -24,7 +24,6 @@ from saccade_serving.connection.http1 import RATE_GRACE_S
 from saccade_serving.connection.operation import Operation, Reply, error_reply, match_path, path_pattern
 from saccade_serving.connection.ordinary import REFUSAL
 from saccade_serving.errors import (
-    DeadlineExceeded,
     InvalidRequest,
     MalformedBody,
     PayloadTooLarge,
@@ -179,9 +178,7 @@ class _Endpoint:
                 sink.future.result()  # the server ended it, as it does when its grace is over
             if due < deadline:
                 raise SlowBody(at, max(declared, at), loop.time() - begun, least_per_s) from None
-            raise DeadlineExceeded(
-                f"the request's time was over before its body was received ({at} bytes came)"
-            ) from None
+            raise exchange.too_late("before its body was received") from None
         finally:
             sink.future.remove_done_callback(stop)
         lease.narrow(at)
