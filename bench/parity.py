@@ -197,7 +197,8 @@ def show(found: Sequence[Judged]) -> Table:
     for one in found:
         recall, of = one.detections["recall"], one.detections["reference"]
         interval = f"{recall['low']:.2%} to {recall['high']:.2%}"
-        goal = f"{GOALS[one.precision]:.0%}: {'reached' if one.is_reached else 'missed'}"
+        outcome = "not judged" if of < LEAST_DETECTIONS else "reached" if one.is_reached else "missed"
+        goal = f"{GOALS[one.precision]:.0%}: {outcome}"
         cells = (str(one.report["samples"]), f"{of:,}", f"{round(recall['share'] * of):,}", f"{recall['share']:.2%}")
         shown.add_row(one.precision, one.candidate, *cells, interval, goal)
     return shown

@@ -39,6 +39,7 @@ def test_a_run_tells_what_each_precision_finds_again_and_keeps_its_pictures(tmp_
     ended = run("--pictures", 8, "--precision", "fp16", "--cpu", "--folder", folder, "--output", output)
     assert ended.returncode == 0, ended.stderr
     assert "detections of the reference; 1,000 are wanted" in ended.stdout
+    assert "99%: not judged" in ended.stdout
     [judged] = json.loads(output.read_text())["judged"]
     assert (judged["precision"], judged["report"]["samples"]) == ("fp16", 8)
     detections = judged["report"]["detections"]
