@@ -126,7 +126,8 @@ MakeRig = Callable[..., Rig]
 
 
 @pytest.fixture
-async def rig() -> AsyncIterator[MakeRig]:
+async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeRig]:
+    monkeypatch.setattr(mirror_module, "_BEHIND_S", 0.0)
     made: list[Rig] = []
 
     def make(*arguments: Any, **more: Any) -> Rig:
@@ -180,6 +181,20 @@ async def test_the_candidate_is_sent_the_same_tensor_and_its_answer_is_compared(
     assert one.sample("saccade_shadow_count_difference_count", direction="equal") == 1
     assert one.registry.get_sample_value("saccade_shadow_seconds_count", {"model": "next"}) == 1
     assert one.registry.get_sample_value("saccade_predictor_seconds_count", {"model": "next"}) is None
+
+
+async def test_the_client_has_its_answer_before_the_candidate_is_asked(
+    rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the candidate is sent takes a millisecond of the event loop, and the kernel wakes its process."""
+    one = rig(detector_client(PERSON))
+    monkeypatch.setattr(mirror_module, "_BEHIND_S", 0.2)
+    await one.ask()
+    assert (one.candidate.metadata_calls, one.shadow._drawn) == (0, 1)
+    await settle()
+    assert (one.candidate.metadata_calls, one.shadow._drawn) == (0, 1), "nothing is done for it meanwhile"
+    await eventually(lambda: one.outcomes() == {"compared": 1}, "it is mirrored all the same")
+    assert one.shadow._drawn == 0
 
 
 async def test_shifts_and_counts_are_told_by_direction(rig: MakeRig) -> None:
@@ -495,7 +510,7 @@ async def test_an_hour_of_a_dead_candidate_costs_a_probe_a_minute_and_nothing_el
                 for _ in range(per_minute):
                     answered: Answered = await one.ask()
                     assert len(answered.answer) == 2
-                    await settle(3)
+                    await settle(5)
                     one.clock.now += 60 / per_minute
                     assert one.shadow._drawn <= 1
                 if minute >= 10:

@@ -50,6 +50,8 @@ from saccade_transformers.variants import Assigned
 log = logging.getLogger("saccade.shadow")
 
 _LOG_EVERY_S: Final = 60.0
+#: How long after its request a sample is mirrored: the answer goes out, and is read, before the candidate is sent to.
+_BEHIND_S: Final = 0.01
 #: Time that calls in flight have to notice that they were called off.
 _CLOSE_S: Final = 2.0
 #: Longer parameters are no option of a task, and are not kept for a candidate.
@@ -109,8 +111,9 @@ class Shadow:
         self._breaker = breaker or Breaker()
         self._clock = clock
         self._seldom = Seldom(_LOG_EVERY_S, clock)
+        self._answered: deque[Sample] = deque()  # whose answers are on their way
         self._waiting: deque[Sample] = deque()
-        self._drawn = 0  # images with a place: drawn, waiting or being asked for
+        self._drawn = 0  # images with a place: drawn, answered, waiting or being asked for
         self._mirrors: set[asyncio.Task[None]] = set()
         self._comparing = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._closed = False
@@ -140,7 +143,8 @@ class Shadow:
     async def close(self) -> None:
         """Call off what is under way, write what is to be kept; takes seconds at most."""
         self._closed = True
-        self._drawn -= len(self._waiting)
+        self._drawn -= len(self._answered) + len(self._waiting)
+        self._answered.clear()
         self._waiting.clear()
         mirrors = list(self._mirrors)
         for mirror in mirrors:
@@ -158,7 +162,14 @@ class Shadow:
         if self._closed or not sample.complete:
             self._drawn -= 1
             return
-        self._waiting.append(sample)
+        # The answer is not written yet: what is done now, the client would wait for.
+        self._answered.append(sample)
+        asyncio.get_running_loop().call_later(_BEHIND_S, self._enqueue)
+
+    def _enqueue(self) -> None:
+        if not self._answered:  # called off
+            return
+        self._waiting.append(self._answered.popleft())
         if len(self._mirrors) < self._limits.concurrency:
             self._mirrors.add(asyncio.get_running_loop().create_task(self._mirror_all()))
 
