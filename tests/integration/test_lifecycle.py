@@ -240,17 +240,20 @@ class TestChain:
             assert transformer.address.http("/detect", photos["astronaut.jpg"], {"x-request-id": i}).status == 200
         refused = transformer.address.http("/detect", b"text", {"x-request-id": f"bad-{ids[0]}"})
         assert refused.status == 415
+
+        def lines(service: Service, request_id: str) -> list[dict[str, Any]]:
+            return [event for event in service.events("request") if event["request_id"] == request_id]
+
         for service, own in ((transformer, "detect"), (chain.predictor, "rest" if protocol == "v2" else "grpc")):
             for i in ids:
-                lines = [event for event in service.events("request") if event["request_id"] == i]
-                assert len(lines) == 1
-                [line] = lines
+                # It is written after the answer.
+                [line] = eventually("there is a line", partial(lines, service, i))
                 assert line["protocol"] == own
                 assert line["model"] == MODEL
                 assert line["code"] in ("200", "OK")
                 assert line["total_ms"] > 0
                 assert line["received_bytes"] > 10_000
-        [line] = [event for event in transformer.events("request") if event["request_id"] == f"bad-{ids[0]}"]
+        [line] = eventually("there is a line", partial(lines, transformer, f"bad-{ids[0]}"))
         assert line["code"] == "415"
         assert not [event for event in chain.predictor.events("request") if event["request_id"].startswith("bad-")]
 

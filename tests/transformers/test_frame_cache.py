@@ -20,6 +20,7 @@ from fakes import FakeV2Client, candidates, eventually, settle
 from saccade_serving.connection.exchange import Exchange
 from saccade_serving.errors import DeadlineExceeded, PredictorUnavailable, SaccadeError
 from saccade_serving.oip.messages import InferRequest, InferResponse
+from saccade_transformers import auditing
 from saccade_transformers.cache.cache import CacheLimits, size_of
 from saccade_transformers.cache.frames import Frame, Kept, Scope
 from saccade_transformers.cache.policy import compare
@@ -403,6 +404,18 @@ async def test_a_share_of_near_hits_is_inferred_all_the_same(bench: Bench) -> No
     assert bench.asked == 2
 
 
+async def test_the_client_has_its_answer_before_the_predictor_is_asked(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditing, "BEHIND_S", 0.2)
+    await bench.answer(frame(scene()), "gate")
+    bench.drawn = 0.0
+    assert (await bench.answer(frame(scene()), "gate")).cache == "near"
+    await settle()
+    assert bench.asked == 1
+    await eventually(lambda: bench.value("saccade_cache_audits_total", agreed="true") == 1, "the audit has ended")
+
+
 async def test_a_camera_whose_audits_disagree_loses_its_near_cache(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -440,6 +453,7 @@ async def test_an_audit_that_fails_or_hangs_costs_nothing(bench: Bench) -> None:
     Held(bench.client)
     for _ in range(5):
         assert (await bench.answer(frame(scene()), "gate")).cache == "near"
+    await eventually(lambda: bench.asked == 1 + 1 + 2, "two are under way")
     await settle()
     assert bench.asked == 1 + 1 + 2, "no more than two at once"
 

@@ -127,7 +127,7 @@ MakeRig = Callable[..., Rig]
 
 @pytest.fixture
 async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeRig]:
-    monkeypatch.setattr(mirror_module, "_BEHIND_S", 0.0)
+    monkeypatch.setattr(mirror_module, "BEHIND_S", 0.0)
     made: list[Rig] = []
 
     def make(*arguments: Any, **more: Any) -> Rig:
@@ -188,7 +188,7 @@ async def test_the_client_has_its_answer_before_the_candidate_is_asked(
 ) -> None:
     """What the candidate is sent takes a millisecond of the event loop, and the kernel wakes its process."""
     one = rig(detector_client(PERSON))
-    monkeypatch.setattr(mirror_module, "_BEHIND_S", 0.2)
+    monkeypatch.setattr(mirror_module, "BEHIND_S", 0.2)
     await one.ask()
     assert (one.candidate.metadata_calls, one.shadow._drawn) == (0, 1)
     await settle()

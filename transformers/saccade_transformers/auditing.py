@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saccade_serving.connection.exchange import Exchange
+from saccade_transformers.beside import BEHIND_S
 from saccade_transformers.cache.cache import FrameCache
 from saccade_transformers.cache.frames import Frame, Hit, Kept
 from saccade_transformers.cache.perceptual import Look
@@ -86,6 +87,7 @@ class Auditor:
         known: Known,
         options: Options,
     ) -> None:
+        await asyncio.sleep(BEHIND_S)
         try:
             exchange = Exchange.begin("audit", {}, _TIMEOUT_S)
             outputs, version = await target.predictor.infer(

@@ -33,6 +33,7 @@ from saccade_serving.errors import (
 )
 from saccade_serving.oip.messages import Parameters
 from saccade_serving.telemetry import Seldom
+from saccade_transformers.beside import BEHIND_S
 from saccade_transformers.breaker import Breaker
 from saccade_transformers.image.decode import ImageLimits, decode_for_input
 from saccade_transformers.image.header import read_header
@@ -50,8 +51,6 @@ from saccade_transformers.variants import Assigned
 log = logging.getLogger("saccade.shadow")
 
 _LOG_EVERY_S: Final = 60.0
-#: How long after its request a sample is mirrored: the answer goes out, and is read, before the candidate is sent to.
-_BEHIND_S: Final = 0.01
 #: Time that calls in flight have to notice that they were called off.
 _CLOSE_S: Final = 2.0
 #: Longer parameters are no option of a task, and are not kept for a candidate.
@@ -162,9 +161,8 @@ class Shadow:
         if self._closed or not sample.complete:
             self._drawn -= 1
             return
-        # The answer is not written yet: what is done now, the client would wait for.
         self._answered.append(sample)
-        asyncio.get_running_loop().call_later(_BEHIND_S, self._enqueue)
+        asyncio.get_running_loop().call_later(BEHIND_S, self._enqueue)
 
     def _enqueue(self) -> None:
         if not self._answered:  # called off
