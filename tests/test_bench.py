@@ -1215,7 +1215,7 @@ from measuring.table import Progress
 
 class Answer(io.RawIOBase):
     def close(self):
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
         super().close()
 
 end_as_ctrl_c_does()

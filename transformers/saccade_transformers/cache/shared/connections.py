@@ -306,6 +306,9 @@ class Connections:
                 self._breaker.withdrawn(permit)
                 raise
             self._breaker.succeeded(permit)
+            if self._breaker.is_open:  # calls on other connections have failed meanwhile
+                await _close(redis)
+                continue
             if self._said or not self._has_come:
                 self._said, self._has_come = "", True
                 log.info("redis_in_use")
