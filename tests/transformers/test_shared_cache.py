@@ -835,7 +835,7 @@ async def test_why_a_redis_that_does_not_answer_is_away(
 
 
 async def test_a_redis_that_comes_and_goes_is_told_of_once_a_minute(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "saccade.cache")
 
@@ -854,8 +854,9 @@ async def test_a_redis_that_comes_and_goes_is_told_of_once_a_minute(
                 server.start()
                 await one.is_up()
             assert told() == ["redis_in_use", "redis_away", "redis_in_use"]
-            monkeypatch.setattr(connections, "_TELL_S", 0.2)  # the minute is over, and it stays away
             await kill(server, one)
+            assert told()[3:] == []
+            one.connections._seldom._next.clear()  # the minute is over, and it stays away
             await eventually(lambda: told()[3:] == ["redis_away"], "it is told of again")
             server.start()
             await eventually(lambda: told()[3:] == ["redis_away", "redis_in_use"], "and that it is back")

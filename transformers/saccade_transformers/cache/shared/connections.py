@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from saccade_serving.telemetry import Seldom
 from saccade_transformers.breaker import Breaker
 from saccade_transformers.cache.shared.limit import Limit, answer_within
 from saccade_transformers.cache.shared.metrics import RedisMetrics
@@ -113,7 +113,7 @@ class Connections:
         self._failures = 0.0
         self._why = "all connections were closed"  # of the last failure
         self._said = ""  # why it is away, if that was told
-        self._told_at = -math.inf
+        self._seldom = Seldom(_TELL_S, clock)
         self._has_come = False
         self._waiting: deque[_Call] = deque()
         self._idle: list[asyncio.Future[None]] = []  # of connections that have nothing to do; the last one is woken
@@ -268,9 +268,8 @@ class Connections:
         self._leave(why)
 
     def _tell(self, why: str) -> None:
-        now = self._clock()
-        if why != self._said and now - self._told_at >= _TELL_S:
-            self._said, self._told_at = why, now
+        if why != self._said and self._seldom.due("redis_away"):
+            self._said = why
             log.warning("redis_away", extra={"why": why[:300]})
 
     def _leave(self, why: str) -> None:
